@@ -1,0 +1,1 @@
+"""What meets the kernel: the FUSE bindings and the Operations class."""
