@@ -2,16 +2,27 @@
 
 Owns: every option's name, default, unit and reason; the reading of a SOURCE, of `-o` strings, of
 netrc and of the environment. Owns no behaviour: each part is handed its own dataclass.
+
+An option is declared once, as a dataclass field with `_option(...)` metadata. The flags of the
+command line and the words of `-o` are both generated from `OPTIONS`, so they cannot differ.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import os
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from ftpfs.errors import InvalidArgument, printable
 
 MIB = 1 << 20
+ANONYMOUS = "anonymous"
+PASSWORD_VARIABLE = "FTPFS_PASSWORD"  # noqa: S105 - the variable's name, not its value
 
 
 class Secret:
@@ -53,28 +64,202 @@ class DataMode(enum.Enum):
     ACTIVE = "active"  # the server (EPRT/PORT): for servers whose passive ports are blocked
 
 
+# How an option's value is written. `parse` raises ValueError with the reason in words.
+
+
+class Kind(NamedTuple):
+    """A sort of value: its name in the help, its reading, and how a default is shown."""
+
+    metavar: str
+    parse: Callable[[str], object]
+    show: Callable[[Any], str] = str
+
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def _seconds(text: str) -> float:
+    # Twelve digits are 30,000 years, and still a finite float.
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)([smhd]?)", text)
+    if not match:
+        raise ValueError("a time is written 30, 1.5, 2m, 1h or 1d")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _deadline(text: str) -> float:
+    # A socket timeout of zero would mean "do not wait at all".
+    if (seconds := _seconds(text)) <= 0:
+        raise ValueError("a deadline must be more than zero")
+    return seconds
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([KMGT]?)(?:I?B)?", text.upper())
+    if not match:
+        raise ValueError("a size is written 1048576, 512K, 64M or 1G")
+    return int(float(match[1]) * _BYTES[match[2]])
+
+
+def _show_size(size: int) -> str:
+    unit = max((u for u, factor in _BYTES.items() if size % factor == 0), key=_BYTES.__getitem__)
+    return f"{size // _BYTES[unit]}{unit}"
+
+
+def _number(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,10}", text) or not low <= int(text) <= high:
+            raise ValueError(f"must be a number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _umask(text: str) -> int:
+    if not re.fullmatch(r"(?:0o)?[0-7]{1,4}", text) or (mask := int(text, 8)) > 0o777:
+        raise ValueError("must be an octal number such as 022")
+    return mask
+
+
+# The highest id is (uid_t)-1, which chown(2) reads as "leave it".
+_ID = _number(0, 0xFFFFFFFE)
+
+
+def _uid(text: str) -> int:
+    if text.isdigit():
+        return _ID(text)
+    import pwd
+
+    try:
+        return pwd.getpwnam(text).pw_uid
+    except (KeyError, ValueError):  # ValueError: a name with NUL, or not encodable
+        raise ValueError("no such user on this system") from None
+
+
+def _gid(text: str) -> int:
+    if text.isdigit():
+        return _ID(text)
+    import grp
+
+    try:
+        return grp.getgrnam(text).gr_gid
+    except (KeyError, ValueError):
+        raise ValueError("no such group on this system") from None
+
+
+def _path(text: str) -> Path:
+    # Absolute at once: the daemon leaves the folder it was started in. `-o` has no shell that
+    # would expand a tilde.
+    if not text or "\0" in text:
+        raise ValueError("must be a path")
+    return Path(os.path.abspath(os.path.expanduser(text)))
+
+
+def _user(text: str) -> str:
+    if not text or _has_line_break(text):
+        raise ValueError("must be a name without line breaks")
+    return text
+
+
+def _encoding(text: str) -> str:
+    # FTP's own separators must survive it: UTF-16 or EBCDIC names cannot be told apart on a line.
+    probe = "/ \r\n"
+    try:
+        if probe.encode(text) == probe.encode("ascii"):
+            return text
+    except (LookupError, ValueError):  # ValueError: NUL in the name, or no text encoding
+        pass
+    raise ValueError("no such character encoding, or none that contains ASCII")
+
+
+def _choice(*words: str) -> Kind:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return text
+
+    return Kind("|".join(words), parse)
+
+
+_A_TIME = Kind("SECONDS", _seconds, lambda seconds: f"{seconds:g}")
+_A_DEADLINE = _A_TIME._replace(parse=_deadline)
+_A_SIZE = Kind("SIZE", _size, _show_size)
+_A_PATH = Kind("PATH", _path)
+
+
+class _Declared(NamedTuple):
+    help: str
+    kind: Kind | None  # None: a switch
+    name: str  # "" for the field's own
+    value: object  # what a switch stands for
+
+
+def _option(
+    text: str, kind: Kind | None = None, *, name: str = "", value: object = True
+) -> dict[str, _Declared]:
+    """Metadata that makes a dataclass field an option: its help, and what its value looks like."""
+    return {"option": _Declared(text, kind, name, value)}
+
+
+# The parts.
+
+
 @dataclass(frozen=True)
 class Server:
     """Which server, who we are there, and which folder of it is the root of the mount."""
 
     host: str
-    port: int = 21
+    port: int = field(
+        default=21,
+        metadata=_option("Port; 990 with implicit TLS.", Kind("PORT", _number(1, 65535))),
+    )
     tls: Tls = Tls.OFF
-    user: str = "anonymous"
+    user: str = field(
+        default=ANONYMOUS, metadata=_option("Name to log in with.", Kind("NAME", _user))
+    )
     password: Secret = field(default_factory=lambda: Secret("anonymous@"))
+    # Where `password` was read from, so that it need not stand in fstab.
+    password_file: Path | None = field(
+        default=None, metadata=_option("File whose first line is the password.", _A_PATH)
+    )
     # Relative to the folder that login lands in (RFC 1738, 3.2.2), unless it starts with "/".
     path: str = ""
-    encoding: str = "utf-8"
-    data_mode: DataMode = DataMode.PASSIVE
-    tls_ca: Path | None = None  # a PEM file with the authorities to trust instead of the system's
-    tls_insecure: bool = False  # do not verify the certificate; said in the log each time
-    tls_max: str = ""  # "1.2": servers whose TLS 1.3 tickets run out demand it
+    encoding: str = field(
+        default="utf-8",
+        metadata=_option("Encoding of file names on the server.", Kind("NAME", _encoding)),
+    )
+    data_mode: DataMode = field(
+        default=DataMode.PASSIVE,
+        metadata=_option(
+            "Let the server open the data connections.", name="active", value=DataMode.ACTIVE
+        ),
+    )
+    # A PEM file with the authorities to trust instead of the system's.
+    tls_ca: Path | None = field(
+        default=None, metadata=_option("Trust the certificate authorities in this file.", _A_PATH)
+    )
+    # Said in the log each time.
+    tls_insecure: bool = field(
+        default=False, metadata=_option("Do not verify the server's certificate.")
+    )
+    # Servers whose TLS 1.3 tickets run out demand it.
+    tls_max: str = field(
+        default="", metadata=_option("Newest TLS version to use.", _choice("1.2", "1.3"))
+    )
 
     def __str__(self) -> str:
-        scheme = {Tls.OFF: "ftp", Tls.EXPLICIT: "ftpes", Tls.IMPLICIT: "ftps"}[self.tls]
+        """The URL of this server and folder, without the password. `parse_source` reads it back.
+
+        Quoted, so that it fits where a comma or a space would end it (the mount table).
+        """
+        from urllib.parse import quote
+
+        scheme = {tls: scheme for scheme, tls in _SCHEMES.items()}[self.tls]
         host = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if self.port == (990 if self.tls is Tls.IMPLICIT else 21) else f":{self.port}"
-        return f"{scheme}://{self.user}@{host}{port}/{self.path}"
+        port = "" if self.port == default_port(self.tls) else f":{self.port}"
+        user = quote(self.user, safe="", errors="surrogateescape")
+        path = quote(self.path, errors="surrogateescape")
+        return f"{scheme}://{user}@{host}{port}/{path}"
 
 
 @dataclass(frozen=True)
@@ -82,17 +267,31 @@ class Network:
     """Deadlines in seconds, and how many connections there may be."""
 
     # A TCP handshake across the world takes 0.3 s, three SYN retries 7 s.
-    connect_timeout: float = 10.0
+    connect_timeout: float = field(
+        default=10.0, metadata=_option("Deadline for connecting.", _A_DEADLINE)
+    )
     # For one reply on the control connection; servers that check passwords slowly take 3-5 s.
-    reply_timeout: float = 20.0
+    reply_timeout: float = field(
+        default=20.0, metadata=_option("Deadline for a reply.", _A_DEADLINE)
+    )
     # For the next bytes on a data connection, and for a server to take ours.
-    data_timeout: float = 20.0
+    data_timeout: float = field(
+        default=20.0, metadata=_option("Deadline for the next bytes of a transfer.", _A_DEADLINE)
+    )
     # For the 226 after the last byte: servers that scan or copy an upload take their time.
-    finish_timeout: float = 60.0
+    finish_timeout: float = field(
+        default=60.0,
+        metadata=_option("Deadline for the reply that ends a transfer.", _A_DEADLINE),
+    )
     # Sessions unused for so long are let go; many servers drop them at 60-300 s themselves.
-    idle_timeout: float = 50.0
+    idle_timeout: float = field(
+        default=50.0, metadata=_option("Close connections unused for so long.", _A_DEADLINE)
+    )
     # Web hosts commonly allow 8-10 per address. What the server refuses lowers it.
-    max_connections: int = 8
+    max_connections: int = field(
+        default=8,
+        metadata=_option("Connections to open at most.", Kind("NUMBER", _number(1, 1000))),
+    )
 
 
 @dataclass(frozen=True)
@@ -100,36 +299,78 @@ class Cache:
     """How much is remembered, and for how long (bytes, seconds)."""
 
     # How long a listing is believed. Other people's changes show up after it at the latest.
-    list_ttl: float = 60.0
+    list_ttl: float = field(
+        default=60.0, metadata=_option("How long a listing is believed.", _A_TIME)
+    )
     # A file opened this long after its entry was fetched is looked at again first.
-    open_ttl: float = 2.0
+    open_ttl: float = field(
+        default=2.0,
+        metadata=_option("Look at a file again when opened so long after its listing.", _A_TIME),
+    )
     # Block cache for file contents.
-    block_cache: int = 64 * MIB
+    block_cache: int = field(
+        default=64 * MIB, metadata=_option("Memory for the contents of files.", _A_SIZE)
+    )
     # How far a sequential reader may be read ahead of.
-    read_ahead: int = 16 * MIB
+    read_ahead: int = field(
+        default=16 * MIB, metadata=_option("How far to read ahead in a file.", _A_SIZE)
+    )
 
 
 @dataclass(frozen=True)
 class Mount:
     """How the tree looks here, and how the daemon behaves."""
 
-    ro: bool = False
-    uid: int = field(default_factory=os.getuid)
-    gid: int = field(default_factory=os.getgid)
-    umask: int = 0o022
-    allow_other: bool = False
+    ro: bool = field(default=False, metadata=_option("Mount read-only."))
+    uid: int = field(
+        default_factory=os.getuid, metadata=_option("Owner of all files.", Kind("USER", _uid))
+    )
+    gid: int = field(
+        default_factory=os.getgid, metadata=_option("Group of all files.", Kind("GROUP", _gid))
+    )
+    umask: int = field(
+        default=0o022,
+        metadata=_option(
+            "Permissions to take away, in octal.",
+            Kind("OCTAL", _umask, lambda mask: f"{mask:03o}"),
+        ),
+    )
+    allow_other: bool = field(
+        default=False, metadata=_option("Let other users of this machine in.")
+    )
     # Let the kernel check mode bits; on by itself with allow_other, where it protects others.
-    default_permissions: bool = False
+    default_permissions: bool = field(
+        default=False, metadata=_option("Let the kernel check permissions.")
+    )
     # The kernel keeps attributes and names for so long without asking.
-    attr_timeout: float = 1.0
+    attr_timeout: float = field(
+        default=1.0, metadata=_option("How long the kernel keeps attributes.", _A_TIME)
+    )
     # "ignore": chmod/chown/utimens that the server cannot do succeed without effect, as
     # `cp -p` and `rsync -a` need; "report": EOPNOTSUPP.
-    attr_errors: str = "ignore"
-    binding: str = "auto"  # "fusepy", "mfusepy", or whichever is best here
-    spool_dir: Path | None = None
-    foreground: bool = False
-    log_level: str = "info"
-    log_file: Path | None = None
+    attr_errors: str = field(
+        default="ignore",
+        metadata=_option(
+            "What chmod, chown and touch do where the server cannot.",
+            _choice("ignore", "report"),
+        ),
+    )
+    # "auto": whichever is best here.
+    binding: str = field(
+        default="auto",
+        metadata=_option("FUSE binding to use.", _choice("auto", "fusepy", "mfusepy")),
+    )
+    spool_dir: Path | None = field(
+        default=None, metadata=_option("Where writes wait until the server has them.", _A_PATH)
+    )
+    foreground: bool = field(
+        default=False, metadata=_option("Stay in the foreground and log to the terminal.")
+    )
+    log_level: str = field(
+        default="info",
+        metadata=_option("How much to log.", _choice("error", "warning", "info", "debug")),
+    )
+    log_file: Path | None = field(default=None, metadata=_option("Where to log.", _A_PATH))
 
 
 @dataclass(frozen=True)
@@ -140,3 +381,359 @@ class Config:
     network: Network = Network()
     cache: Cache = Cache()
     mount: Mount = field(default_factory=Mount)
+
+
+# The table of options.
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option, by the name it has in `-o` and, with dashes, as a flag."""
+
+    name: str
+    part: type
+    field: str
+    help: str
+    kind: Kind | None
+    value: object
+    default: str  # as shown in the help; "" where there is nothing to say
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    def read(self, text: str) -> object:
+        """The value that `text` stands for. Raises InvalidArgument."""
+        if self.kind is None:
+            raise InvalidArgument(f"option {self.name} takes no value")
+        try:
+            return self.kind.parse(text)
+        except ValueError as error:
+            raise InvalidArgument(f"option {self.name}: {error}") from None
+
+
+def _options_of(part: type) -> Iterable[Option]:
+    for each in dataclasses.fields(part):
+        declared: _Declared | None = each.metadata.get("option")
+        if declared is None:
+            continue
+        shown = ""
+        if declared.kind and each.default not in (dataclasses.MISSING, None, ""):
+            shown = declared.kind.show(each.default)
+        name = declared.name or each.name
+        yield Option(
+            name, part, each.name, declared.help, declared.kind, declared.value, default=shown
+        )
+
+
+OPTIONS: Mapping[str, Option] = {
+    option.name: option for part in (Server, Network, Cache, Mount) for option in _options_of(part)
+}
+
+# What fstab lines carry for mount(8), systemd and desktops; they are not ours to act on. `user`
+# with a value is our own option.
+_FSTAB_WORDS = re.compile(
+    r"defaults|_netdev|nofail|(?:no)?auto|(?:no)?users?|owner|group"
+    r"|(?:no)?(?:exec|dev|suid|atime|diratime|relatime)|x-.*|comment=.*"
+)
+
+
+def parse_options(text: str) -> dict[str, object]:
+    """The values in one `-o a,b=c` string, by option name. Raises InvalidArgument.
+
+    A value cannot contain a comma here; the flag of the same name can take it.
+    """
+    values: dict[str, object] = {}
+    for item in filter(None, map(str.strip, text.split(","))):
+        if _FSTAB_WORDS.fullmatch(item):
+            continue
+        name, has_value, value = item.partition("=")
+        name = name.replace("-", "_")
+        if item == "rw":
+            values["ro"] = False
+        elif name not in OPTIONS:
+            raise InvalidArgument(_unknown_option(name))
+        elif has_value:
+            values[name] = OPTIONS[name].read(value)
+        elif OPTIONS[name].kind:
+            raise InvalidArgument(f"option {name} needs a value")
+        else:
+            values[name] = OPTIONS[name].value
+    return values
+
+
+def _unknown_option(name: str) -> str:
+    # Only the name is repeated: a value may be a password that was tried here.
+    if name in ("pass", "passwd", "password"):
+        return f"no option {name}: use password_file, ${PASSWORD_VARIABLE} or ~/.netrc"
+    import difflib
+
+    close = difflib.get_close_matches(name, OPTIONS, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"no option {printable(name[:40])}{hint}"
+
+
+# SOURCE.
+
+
+@dataclass(frozen=True)
+class Source:
+    """A SOURCE or URL, taken apart. None: it did not say."""
+
+    host: str
+    port: int | None = None
+    tls: Tls = Tls.OFF
+    user: str | None = None
+    password: Secret | None = None
+    path: str = ""  # as in Server; a trailing "/" is kept
+
+
+_SCHEMES = {"ftp": Tls.OFF, "ftpes": Tls.EXPLICIT, "ftps": Tls.IMPLICIT}
+_EXPECTED = "expected host, host:port, [v6]:port, host/path or ftp://user@host/path"
+
+
+def default_port(tls: Tls) -> int:
+    return 990 if tls is Tls.IMPLICIT else 21
+
+
+def parse_source(text: str) -> Source:
+    """Take apart `[ftp://|ftps://|ftpes://][user[:password]@]host[:port][/path]`.
+
+    The path is relative to the login folder; `//path` and `/%2Fpath` are absolute (RFC 1738,
+    3.2.2). Percent-encoded bytes are UTF-8, odd ones become surrogate escapes.
+
+    Raises InvalidArgument. Its message repeats nothing of `text` but a foreign scheme: a password
+    with an unescaped "/", "@" or ":" in it could be anywhere else.
+    """
+    if _has_line_break(text):
+        raise InvalidArgument("the address contains a line break or NUL")
+    tls, rest = _split_scheme(text)
+    authority, _, path = rest.partition("/")
+    login, _, place = authority.rpartition("@")
+    user, has_password, password = login.partition(":")
+    host, port = _split_place(place)
+    return Source(
+        host=host,
+        port=port,
+        tls=tls,
+        user=_unquote(user) or None,
+        password=Secret(_unquote(password)) if has_password else None,
+        path=_unquote(path),
+    )
+
+
+def _split_scheme(text: str) -> tuple[Tls, str]:
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
+    if not match:
+        return Tls.OFF, text
+    scheme = match[1].lower()
+    if scheme not in _SCHEMES:
+        hint = " (SFTP belongs to SSH: sshfs mounts it)" if scheme == "sftp" else ""
+        raise InvalidArgument(f"{scheme}:// is not FTP; use ftp://, ftps:// or ftpes://{hint}")
+    return _SCHEMES[scheme], text[match.end() :]
+
+
+def _split_place(text: str) -> tuple[str, int | None]:
+    """`host`, `host:port` or `[v6]:port`, checked."""
+    if text.startswith("["):
+        host, closed, after = text[1:].partition("]")
+        host = host.replace("%25", "%")  # the zone of a link-local address, RFC 6874
+        if not closed or not _is_ipv6(host):
+            raise InvalidArgument("no IPv6 address between [ and ]")
+        if after and not after.startswith(":"):
+            raise InvalidArgument(f"unexpected text after ]: {_EXPECTED}")
+        port = after[1:]
+    else:
+        host, _, port = text.partition(":")
+        if ":" in port:
+            raise InvalidArgument("an IPv6 address needs brackets: [2001:db8::1]:21")
+        if not host:
+            raise InvalidArgument(f"no host in the address: {_EXPECTED}")
+        if not _is_hostname(host):
+            raise InvalidArgument(f"that cannot be a host name: {_EXPECTED}")
+    if not port:
+        return host, None
+    try:
+        return host, _number(1, 65535)(port)
+    except ValueError as error:
+        raise InvalidArgument(f"the port {error}") from None
+
+
+def _is_hostname(text: str) -> bool:
+    # Letters of any script (IDNA); names in DNS are at most 253 characters, RFC 1035.
+    return len(text) <= 253 and text[0] not in "-." and all(c.isalnum() or c in "-._" for c in text)
+
+
+def _is_ipv6(text: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return text.isprintable() and " " not in text
+
+
+def _unquote(text: str) -> str:
+    from urllib.parse import unquote_to_bytes
+
+    try:
+        encoded = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise InvalidArgument("the address is not valid text") from None
+    decoded = unquote_to_bytes(encoded).decode("utf-8", "surrogateescape")
+    if _has_line_break(decoded):
+        raise InvalidArgument("the address contains a line break or NUL (percent-encoded)")
+    return decoded
+
+
+def _has_line_break(text: str) -> bool:
+    """Whether `text` would end an FTP command early (RFC 959, 4.1: CRLF ends it)."""
+    return any(c in text for c in "\r\n\0")
+
+
+# User and password.
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the process was started in, injected so that tests need none of it."""
+
+    environ: Mapping[str, str]
+    home: Path | None  # None: it has none, as in a boot-time mount
+    prompt: Callable[[str], str] | None  # None: there is no terminal to ask
+    warn: Callable[[str], None]
+
+
+class _Login(NamedTuple):
+    user: str
+    password: Secret
+    exposed: bool  # others can read the file it stands in
+
+
+def _credentials(
+    source: Source, values: Mapping[str, object], around: Surroundings
+) -> tuple[str, Secret]:
+    """Who to log in as, and the password: option, environment, URL, ~/.netrc, terminal.
+
+    A password is only ever used with the user it stands beside: an environment variable meant for
+    another server is not sent to an anonymous one. Raises InvalidArgument when there is none.
+    """
+    user = values.get("user") or source.user
+    login = _netrc_login(source.host, around.home) if not user else None
+    user = str(user or (login and login.user) or ANONYMOUS)
+    anonymous = user in (ANONYMOUS, "ftp")
+
+    given = password_given(values.get("password_file"), {} if anonymous else around.environ)
+    if given:
+        return user, given
+    if source.password and source.user == user:
+        if not anonymous:
+            around.warn(
+                "a password in the address ends up in shell histories and process lists; "
+                f"better: --password-file, ${PASSWORD_VARIABLE} or ~/.netrc"
+            )
+        return user, source.password
+    if anonymous and not login:
+        return user, Secret("anonymous@")
+    login = login or _netrc_login(source.host, around.home)
+    if login and login.user == user:
+        if login.exposed and not anonymous:
+            raise InvalidArgument(
+                "~/.netrc holds a password and others can read it; run: chmod 600 ~/.netrc"
+            )
+        return user, login.password
+    who = printable(f"{user}@{source.host}")
+    if not around.prompt:
+        raise InvalidArgument(
+            f"no password for {who}: use --password-file, ${PASSWORD_VARIABLE} or ~/.netrc"
+        )
+    return user, _checked(around.prompt(f"Password for {who}: "), "the password")
+
+
+def password_given(file: object, environ: Mapping[str, str]) -> Secret | None:
+    """The password in `file` (a Path, or None), else in the environment, else None."""
+    if isinstance(file, Path):
+        return _password_from(file)
+    if password := environ.get(PASSWORD_VARIABLE):
+        return _checked(password, f"${PASSWORD_VARIABLE}")
+    return None
+
+
+def _checked(password: str, where: str) -> Secret:
+    if _has_line_break(password):
+        raise InvalidArgument(f"{where} contains a line break or NUL")
+    return Secret(password)
+
+
+def _password_from(file: Path) -> Secret:
+    try:
+        # Bounded: the path may be a device, or the wrong file.
+        with file.open(encoding="utf-8", errors="surrogateescape") as stream:
+            line = stream.readline(4096)
+    except OSError as error:
+        raise InvalidArgument(f"password file {file}: {error.strerror}") from None
+    return _checked(line.rstrip("\r\n"), f"password file {file}")
+
+
+def _netrc_login(host: str, home: Path | None) -> _Login | None:
+    """The entry for `host` (or `default`) in ~/.netrc. Raises InvalidArgument if it is broken."""
+    import netrc
+
+    file = home and home / ".netrc"
+    if not file:
+        return None
+    try:
+        exposed = bool(file.stat().st_mode & 0o077)
+        entry = netrc.netrc(str(file)).authenticators(host)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InvalidArgument(f"{file}: {error.strerror}") from None
+    except netrc.NetrcParseError as error:
+        # Its message quotes the word it stumbled over, which may be half a password.
+        raise InvalidArgument(f"{file}, line {error.lineno}: not in netrc format") from None
+    except UnicodeDecodeError:
+        raise InvalidArgument(f"{file} is not valid text") from None
+    if not entry or not entry[0]:
+        return None
+    user, _, password = entry
+    if _has_line_break(user):
+        raise InvalidArgument(f"{file}: the user of {printable(host)} contains a line break")
+    return _Login(user, _checked(password or "", str(file)), exposed)
+
+
+# All of it together.
+
+
+def build(source: Source, values: Mapping[str, object], around: Surroundings) -> Config:
+    """The configuration for `source` with option `values` (by name); options win over the URL.
+
+    Raises InvalidArgument, also where a password is needed and none is to be had.
+    """
+    user, password = _credentials(source, values, around)
+    # The folder itself, however it was written; "/" alone stays: it is the server's root.
+    path = source.path.rstrip("/") or source.path[:1]
+    server = {
+        "host": source.host,
+        "path": path,
+        "port": source.port or default_port(source.tls),
+        "tls": source.tls,
+        **_values_of(Server, values),
+        "user": user,
+        "password": password,
+    }
+    return Config(
+        server=Server(**server),
+        network=Network(**_values_of(Network, values)),
+        cache=Cache(**_values_of(Cache, values)),
+        mount=Mount(**_values_of(Mount, values)),
+    )
+
+
+def _values_of(part: type, values: Mapping[str, object]) -> dict[str, Any]:
+    return {
+        option.field: values[option.name]
+        for option in OPTIONS.values()
+        if option.part is part and option.name in values
+    }

@@ -1,0 +1,395 @@
+"""The commands: arguments in, configuration out, exit codes.
+
+Owns: what the command line looks like, what is printed when something fails, and that no password
+stays in the process list. Owns nothing else: each command hands over to one function elsewhere.
+
+Exit codes: 0; 1 it failed (one line on stderr says why); 2 it was called wrongly; 130 interrupted,
+143 terminated, 141 nobody reads the output any more, as a shell reports them.
+
+Modules that a command needs are imported by that command, so that `ftpfs --help` and shell
+completion stay quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from ftpfs import __version__, config
+from ftpfs.config import OPTIONS, Option, Source
+from ftpfs.errors import FtpfsError, InvalidArgument, printable
+
+if TYPE_CHECKING:
+    from ftpfs.ftp.remote import Remote
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    _hide_passwords()
+    try:
+        with cli.make_context("ftpfs", given or ["--help"]) as context:
+            code = cli.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        return _usage(error)
+    except (KeyboardInterrupt, click.Abort):
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Nobody reads: nothing may be written to stdout any more, not even by its destructor.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
+    except FtpfsError as error:
+        return _failure(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _failure(f"{where}{error.strerror or error}")
+    return int(code or 0)
+
+
+class _Misuse(click.UsageError):
+    """Wrong usage, in our own words: they repeat no argument."""
+
+
+def _failure(message: str) -> int:
+    """Report a failure in one line; in full where the log level is debug."""
+    if _debugging():
+        import traceback
+
+        traceback.print_exc()
+    click.echo(f"ftpfs: {printable(message)}", err=True)
+    return 1
+
+
+def _debugging() -> bool:
+    """Whether the user asked for everything there is to know."""
+    logging = sys.modules.get("logging")
+    return bool(logging and logging.getLogger().isEnabledFor(logging.DEBUG))
+
+
+def _usage(error: click.ClickException) -> int:
+    context = getattr(error, "ctx", None)
+    help_command = f"{context.command_path if context else 'ftpfs'} --help"
+    message = error.format_message()
+    if not isinstance(error, _Misuse):
+        # click repeats the argument it did not like: it may be an address with a password.
+        message = " ".join(_PASSWORD.sub(_starred, message).split())
+    click.echo(f"ftpfs: {printable(message)} (see: {help_command})", err=True)
+    return error.exit_code
+
+
+# Passwords on the command line.
+
+# From the colon after the user to the last @, so that a password with unescaped separators in it
+# is covered too. In a message, the first group takes in the words before the address.
+_PASSWORD = re.compile(r"\A((?:[^/:]*://)?[^/:]*:)(?!//)(.*)(?=@)", re.DOTALL)
+
+
+def _starred(match: re.Match[str]) -> str:
+    return match[1] + "*" * len(match[2])
+
+
+def _hide_passwords() -> None:
+    """Overwrite passwords in the memory that /proc/PID/cmdline, and so ps, shows.
+
+    The kernel shows the bytes where it put them at exec; Python works on copies, so nothing else
+    notices. Where /proc does not say where they are (field 48 and 49 of stat), they stay.
+    """
+    if not any(map(_PASSWORD.search, sys.argv)):
+        return
+    import ctypes
+
+    try:
+        with open("/proc/self/stat", "rb") as stat:
+            # The second field, the name, may hold spaces and brackets; the third follows the last.
+            fields = stat.read().rpartition(b")")[2].split()
+        start, end = int(fields[45]), int(fields[46])
+    except (OSError, ValueError, IndexError):
+        return
+    if not 0 < start < end:
+        return
+    shown = ctypes.string_at(start, end - start)
+    # latin-1: one character a byte, whatever the bytes are.
+    hidden = b"\0".join(
+        _PASSWORD.sub(_starred, word.decode("latin-1")).encode("latin-1")
+        for word in shown.split(b"\0")
+    )
+    ctypes.memmove(start, hidden, len(shown))
+
+
+# Arguments.
+
+
+def _source(text: str) -> Source:
+    try:
+        return config.parse_source(text)
+    except InvalidArgument as error:
+        raise _Misuse(str(error)) from None
+
+
+def _reader(option: Option) -> Callable[[str], object]:
+    def value(text: str) -> object:
+        try:
+            return option.read(text)
+        except InvalidArgument as error:
+            raise _Misuse(str(error)) from None
+
+    return value
+
+
+def _flags(*options: Option) -> Callable[[_Command], _Command]:
+    """The flags for these options; each arrives in the command's `**flags` by its name."""
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            shown = f"{option.help}  [default: {option.default}]" if option.default else option.help
+            if option.kind is None:
+                command = click.option(option.flag, option.name, is_flag=True, help=shown)(command)
+            else:
+                command = click.option(
+                    option.flag,
+                    option.name,
+                    type=_reader(option),
+                    metavar=option.kind.metavar,
+                    help=shown,
+                )(command)
+        return command
+
+    return decorate
+
+
+def _given(flags: dict[str, Any]) -> dict[str, object]:
+    """The values of the flags that were given, by option name."""
+    values: dict[str, object] = {}
+    for name, value in flags.items():
+        if OPTIONS[name].kind is not None and value is not None:
+            values[name] = value
+        elif OPTIONS[name].kind is None and value:
+            values[name] = OPTIONS[name].value
+    return values
+
+
+def _build(source: Source, values: dict[str, object]) -> config.Config:
+    home = os.path.expanduser("~")  # asks the user database where HOME is missing
+    around = config.Surroundings(
+        environ=os.environ,
+        home=Path(home) if os.path.isabs(home) else None,
+        prompt=_ask if sys.stdin and sys.stdin.isatty() else None,
+        warn=lambda line: click.echo(f"ftpfs: warning: {line}", err=True),
+    )
+    return config.build(source, values, around)
+
+
+def _ask(question: str) -> str:
+    from getpass import getpass
+
+    return getpass(question)
+
+
+_CONNECTION = [o for o in OPTIONS.values() if o.part in (config.Server, config.Network)]
+
+
+# The commands.
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="ftpfs %(version)s")
+def cli() -> None:
+    """FTP and FTPS servers as local folders.
+
+    SOURCE and URL are written host, host:port, host/path or
+    ftp://user@host:port/path; ftpes:// asks for explicit TLS, ftps:// for
+    implicit TLS. A path is relative to the login folder; ftp://host//path is
+    absolute.
+    """
+
+
+@cli.command()
+@click.argument("source", type=_source)
+@click.argument("mountpoint")
+@click.option("-o", "strings", multiple=True, metavar="A,B=C", help="Options by name, as in fstab.")
+@_flags(*OPTIONS.values())
+def mount(source: Source, mountpoint: str, strings: tuple[str, ...], **flags: Any) -> int:
+    """Mount the server SOURCE at the folder MOUNTPOINT.
+
+    Every option is also a word for -o, with underscores: -o ro,list_ttl=5.
+    """
+    values: dict[str, object] = {}
+    try:
+        for string in strings:
+            values.update(config.parse_options(string))
+    except InvalidArgument as error:
+        raise _Misuse(str(error)) from None
+    built = _build(source, {**values, **_given(flags)})
+    from ftpfs import mount as mounting
+
+    return mounting.run(built, mountpoint)
+
+
+@cli.command()
+@click.argument("mountpoint")
+def umount(mountpoint: str) -> int:
+    """Unmount MOUNTPOINT, after what was written has reached the server."""
+    from ftpfs import mount as mounting
+
+    return mounting.unmount(mountpoint)
+
+
+def _transfer_command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command over one connection, with the flags that a connection takes."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        return cli.command(name)(_flags(*_CONNECTION, OPTIONS["log_level"])(function))
+
+    return decorate
+
+
+@contextlib.contextmanager
+def _connected(url: Source, flags: dict[str, Any]) -> Iterator[tuple[Remote, str]]:
+    """The server of `url`, and the path on it."""
+    import dataclasses
+    import logging
+
+    from ftpfs import transfer
+    from ftpfs.ftp.remote import Remote
+
+    values = _given(flags)
+    level = str(values.get("log_level", "warning")).upper()
+    logging.basicConfig(level=level, format="ftpfs: %(message)s")
+    signal.signal(signal.SIGTERM, _terminate)
+    root, path = transfer.locate(url.path)
+    built = _build(dataclasses.replace(url, path=root), values)
+    remote = Remote(built.server, built.network)
+    try:
+        remote.connect()
+        yield remote, path
+    finally:
+        remote.close()
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    """Leave by an exception, so that half-written files are taken away."""
+    raise SystemExit(128 + number)
+
+
+@_transfer_command("ls")
+@click.argument("url", type=_source)
+@click.option("-l", "long", is_flag=True, help="Show mode, size and time (UTC).")
+@click.option("-a", "dotfiles", is_flag=True, help="Show names that begin with a dot.")
+def ls(url: Source, long: bool, dotfiles: bool, **flags: Any) -> None:
+    """List the folder (or file) at URL."""
+    from ftpfs import transfer
+
+    with _connected(url, flags) as (remote, path):
+        transfer.list_folder(remote, path, sys.stdout, long=long, dotfiles=dotfiles)
+
+
+_text = click.option("--text", is_flag=True, help="Transfer as text and convert line ends.")
+
+
+@_transfer_command("cat")
+@click.argument("url", type=_source)
+@_text
+def cat(url: Source, text: bool, **flags: Any) -> None:
+    """Print the file at URL."""
+    from ftpfs import transfer
+
+    with _connected(url, flags) as (remote, path):
+        transfer.cat(remote, path, sys.stdout.buffer, text=text)
+
+
+@_transfer_command("get")
+@click.argument("url", type=_source)
+@click.argument("local", default=".")
+@_text
+def get(url: Source, local: str, text: bool, **flags: Any) -> None:
+    """Copy the file at URL to LOCAL (a file, a folder, or - for stdout)."""
+    from ftpfs import transfer
+
+    with _connected(url, flags) as (remote, path):
+        if local == "-":
+            transfer.cat(remote, path, sys.stdout.buffer, text=text)
+        else:
+            transfer.get(remote, path, local, text=text)
+
+
+@_transfer_command("put")
+@click.argument("local")
+@click.argument("url", type=_source)
+@_text
+def put(local: str, url: Source, text: bool, **flags: Any) -> None:
+    """Copy LOCAL (a file, or - for stdin) to URL, or into it where it ends with /."""
+    from ftpfs import transfer
+
+    into = url.path.endswith("/") or not url.path
+    if into and local == "-":
+        raise _Misuse("what comes from stdin needs a file name in the URL")
+    with (
+        contextlib.nullcontext(sys.stdin.buffer) if local == "-" else open(local, "rb") as stream,
+        _connected(url, flags) as (remote, path),
+    ):
+        target = posixpath.join(path, os.path.basename(local)) if into else path
+        transfer.put(remote, stream, target, text=text)
+
+
+@_transfer_command("cmd")
+@click.argument("url", type=_source)
+@click.argument("command")
+@click.option("-v", "--verbose", is_flag=True, help="Show the server's welcome message first.")
+def cmd(url: Source, command: str, verbose: bool, **flags: Any) -> int:
+    """Send one raw FTP COMMAND, such as 'SITE HELP', and print the reply.
+
+    Exits with 1 when the server refuses it.
+    """
+    from ftpfs import transfer
+
+    with _connected(url, flags) as (remote, _path):
+        return 0 if transfer.command(remote, command, sys.stdout, welcome=verbose) else 1
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Port; 0: any free one.")
+@click.option("--write", is_flag=True, help="Let clients change the folder.")
+@click.option("--user", metavar="NAME", help="Demand this login; else anonymous may in.")
+@_flags(OPTIONS["password_file"])
+@click.option("--tls-cert", metavar="PATH", help="Demand explicit TLS, with this certificate.")
+@click.option("--tls-key", metavar="PATH", help="Its private key, if not in the same file.")
+@click.option("-v", "--verbose", is_flag=True, help="Log logins and transfers.")
+def serve(password_file: Path | None, verbose: bool, **settings: Any) -> None:
+    """Serve FOLDER by FTP until interrupted: read-only, on this machine only, unless asked."""
+    import logging
+
+    from ftpfs import serve as serving
+
+    logging.basicConfig(level="INFO" if verbose else "WARNING", format="ftpfs: %(message)s")
+    password = None
+    if user := settings["user"]:
+        password = config.password_given(password_file, os.environ)
+        if not password:
+            raise InvalidArgument(
+                f"no password for {user}: use --password-file or ${config.PASSWORD_VARIABLE}"
+            )
+    serving.run(serving.Service(**settings, password=password), click.echo)
+
+
+@cli.command()
+def demo() -> None:
+    """Show what a mount does, on a sample server of its own."""
+    from ftpfs import demo as demonstration
+
+    demonstration.run()

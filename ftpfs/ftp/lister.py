@@ -1,0 +1,208 @@
+"""One directory, listed the best way this server can.
+
+Owns: the choice between MLSD, `LIST -a` and LIST; exact times by MDTM where LIST has only minutes;
+which of these work (into the profile). Parsing is `listing`'s, the wire is `session`'s.
+
+Always CWD first and a listing command without a path: LIST takes its argument for a glob or an
+option on some servers, pure-ftpd finds nothing under `[x]`, and vsftpd and pure-ftpd answer 226 and
+nothing for a path that does not exist. The CWD is sent even if the session is there already: the
+folder may have been renamed and another made in its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ftpfs import errors
+from ftpfs.ftp import listing
+from ftpfs.ftp.listing import Entry, Kind, Listing
+from ftpfs.ftp.session import Reply, Session
+
+log = logging.getLogger(__name__)
+
+# Our own files: uploads under way and files deleted while open. Other clients see them, we do not.
+HIDDEN_PREFIX = ".ftpfs-"
+
+_ZONE_STEP = 15 * 60  # every time zone is a multiple of a quarter of an hour away from UTC
+
+
+def list_directory(session: Session, path: str) -> list[Entry]:
+    """The entries of `path` (absolute on the server), without `.`, `..` and our own files.
+
+    Raises Unavailable when the CWD is refused (missing, no directory, or no permission: the caller
+    settles which), PermissionDenied when it may be entered but not read, and what a broken
+    conversation raises. A listing that was cut short is an error, never a short directory.
+    """
+    session.require(f"CWD {path}")
+    found = _by_mlsd(session) if session.profile.mlsd is not False else None
+    if found is None:
+        found = _by_list(session)
+        found = replace(found, entries=_with_exact_times(session, path, found.entries))
+    for line in found.rejected:
+        log.warning("a line of the listing of %s was not understood: %s", path, line)
+    return [e for e in found.entries if not e.name.startswith(HIDDEN_PREFIX)]
+
+
+def list_links(session: Session, path: str) -> list[Entry]:
+    """The links of `path` with their targets, by LIST: MLSD need not tell them."""
+    session.require(f"CWD {path}")
+    return [entry for entry in _by_list(session).entries if entry.kind is Kind.LINK]
+
+
+def look_at(session: Session, path: str) -> Entry | None:
+    """What MLST says about `path`; None where this server has no MLST.
+
+    Raises Unavailable when it refuses.
+    """
+    if session.profile.mlst is False:
+        return None
+    reply = session.command(f"MLST {path}")
+    if reply.code in (500, 501, 502, 504):
+        session.profile.mlst = False
+        return None
+    reply.check()
+    facts = [line for line in reply.lines[1:-1] if line.strip()]
+    entry = listing.parse_mlst(facts[0].encode("latin-1"), session.decode_bytes) if facts else None
+    session.profile.mlst = entry is not None
+    return entry
+
+
+def _by_mlsd(session: Session) -> Listing | None:
+    """The MLSD listing; None when the server turns out not to have it after all."""
+    try:
+        data = session.listing("MLSD")
+    except (errors.NotSupported, errors.InvalidArgument):
+        session.profile.mlsd = False
+        return None
+    except errors.Unavailable as refusal:
+        if session.profile.mlsd:
+            return _empty_or_denied(refusal)
+        # Never seen to work: LIST shall say whether this folder or the command is at fault.
+        return None
+    found = listing.parse_mlsd(_lines(data), session.decode_bytes)
+    if found.rejected and not found.entries:
+        log.warning("MLSD of this server makes no sense, using LIST")
+        session.profile.mlsd = False
+        return None
+    session.profile.mlsd = True
+    return found
+
+
+def _by_list(session: Session) -> Listing:
+    """LIST -a where it is taken for an option (vsftpd hides dot files without), else LIST."""
+    profile = session.profile
+    command = "LIST" if profile.list_all is False else "LIST -a"
+    try:
+        data = session.listing(command)
+    except errors.NotSupported:
+        raise
+    except (errors.Unavailable, errors.InvalidArgument, errors.Refused) as refusal:
+        if profile.list_all is not None:
+            return _empty_or_denied(refusal)
+        profile.list_all = False
+        return _by_list(session)
+    found = listing.parse_list(
+        _lines(data), session.decode_bytes, time.time(), profile.list_zone or 0
+    )
+    if found.rejected and not found.entries:
+        # `ls: cannot open directory` and the like, sent as if it were a listing.
+        raise errors.PermissionDenied(f"not a listing: {found.rejected[0]}")
+    if profile.list_all is None:
+        # With -a even an empty folder shows `.` and `..`; nothing at all may mean that the
+        # server looked for a file called "-a".
+        profile.list_all = bool(data)
+        if not data:
+            return _by_list(session)
+    return found
+
+
+def _empty_or_denied(refusal: errors.FtpfsError) -> Listing:
+    """A refusal of LIST after the CWD went well: an empty folder, or one that may not be read.
+
+    Both come as 450 or 550, and nothing but the text tells them apart.
+    """
+    text = str(refusal).lower()
+    if isinstance(refusal, errors.Unavailable) and any(
+        phrase in text for phrase in ("no files", "no such file", "not found", "empty")
+    ):
+        return Listing(entries=[], rejected=[])
+    raise errors.PermissionDenied(str(refusal)) from refusal
+
+
+def _with_exact_times(session: Session, path: str, entries: list[Entry]) -> list[Entry]:
+    """The same entries with the files' times to the second, in UTC, by pipelined MDTM.
+
+    LIST shows minutes at best, in the server's own zone. MDTM is for files; directories and links
+    keep LIST's time, corrected by the zone that the files' two times reveal.
+    """
+    if session.profile.mdtm is False:
+        return entries
+    files = [e for e in entries if e.kind is Kind.FILE]
+    if not files:
+        return entries
+    times = _modification_times(session, path, [e.name for e in files])
+    if times is None:
+        return entries
+    exact = {e.name: t for e, t in zip(files, times, strict=True) if t is not None}
+    shift = _learn_zone(session, files, exact)
+    return [
+        replace(e, mtime=exact[e.name], exact=True)
+        if e.kind is Kind.FILE and e.name in exact
+        else replace(e, mtime=None if e.mtime is None else e.mtime - shift)
+        for e in entries
+    ]
+
+
+def _modification_times(
+    session: Session, path: str, names: Sequence[str]
+) -> list[int | None] | None:
+    """MDTM of each name; None for a name that the server refuses. None if it has no MDTM at all.
+
+    A NOOP at the end guards the pairing: a stray or missing reply would put a 213 in the place of
+    its 200, and then no answer of the batch is believed.
+    """
+    prefix = path.rstrip("/")
+    replies = session.exchange([*(f"MDTM {prefix}/{name}" for name in names), "NOOP"])
+    if replies[-1].code != 200 or any(reply.code == 200 for reply in replies[:-1]):
+        session.drop()
+        session.profile.pipelining = False
+        raise errors.ConnectionLost("replies to pipelined commands do not match; starting over")
+    if all(reply.code in (500, 502, 504) for reply in replies[:-1]):
+        session.profile.mdtm = False
+        return None
+    return [time_in(reply) for reply in replies[:-1]]
+
+
+def time_in(reply: Reply) -> int | None:
+    """The time in a reply to MDTM (RFC 3659, 3.1: `213 YYYYMMDDHHMMSS`), None if there is none."""
+    if reply.code != 213:
+        return None
+    try:
+        return listing.parse_time_val(reply.text.strip())
+    except ValueError:
+        return None
+
+
+def _learn_zone(session: Session, files: Sequence[Entry], exact: dict[str, int]) -> int:
+    """How far (s) this listing's times are ahead of UTC, beyond what the profile knew already.
+
+    Only entries younger than half a year count: older ones show no time of day.
+    """
+    recent = time.time() - 150 * 86400
+    for entry in files:
+        true = exact.get(entry.name)
+        if true is None or entry.mtime is None or true < recent:
+            continue
+        shift = round((entry.mtime - true // 60 * 60) / _ZONE_STEP) * _ZONE_STEP
+        if abs(shift) <= 15 * 3600:
+            session.profile.list_zone = (session.profile.list_zone or 0) + shift
+            return shift
+    return 0
+
+
+def _lines(data: bytes) -> list[bytes]:
+    """Lines end with CRLF; only LF counts, as a CR may belong to a name."""
+    return data.split(b"\n")[:-1] if data.endswith(b"\n") else data.split(b"\n") if data else []

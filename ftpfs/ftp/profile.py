@@ -1,0 +1,114 @@
+"""What one server can do: what it says (FEAT, SYST) and what was learned by using it.
+
+Owns: the facts, and the questions other modules ask of them. Does not talk to the server itself.
+
+Threading: shared by all sessions of one server. Every attribute is a plain value that is only ever
+replaced whole, and learning the same thing twice is harmless, so no lock is needed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+
+
+class Passive(enum.Enum):
+    """How a passive data connection is asked for."""
+
+    EPSV = "EPSV"  # RFC 2428: a port only, so NAT and IPv6 cannot spoil it
+    PASV = "PASV"  # RFC 959: an address and a port; the address is ignored, see session.py
+
+
+class SetTime(enum.Enum):
+    """The command that sets a file's modification time."""
+
+    MFMT = "MFMT {time} {path}"  # draft-somers-ftp-mfxx: proftpd, pure-ftpd, pyftpdlib, FileZilla
+    MDTM = "MDTM {time} {path}"  # vsftpd, Serv-U and others overload the query
+    SITE_UTIME = "SITE UTIME {time} {path}"
+    NONE = ""
+
+
+class Profile:
+    """One server's abilities. `None` in a learned attribute means: not tried yet."""
+
+    def __init__(self) -> None:
+        # From FEAT and SYST; empty until `read_features`.
+        self.features: dict[str, str] = {}
+        self.system = ""
+        self.welcome = ""
+        # The folder that login lands in; where relative paths of the mount begin.
+        self.home = ""
+        # Learned by use.
+        self.known = False  # a session has logged in and looked around
+        self.passive: Passive | None = None
+        self.mlsd: bool | None = None
+        self.mlst: bool | None = None
+        self.list_all: bool | None = None  # LIST -a is taken for an option, not for a name
+        self.mdtm: bool | None = None
+        self.chmod: bool | None = None
+        self.set_time: SetTime | None = None  # the command to try; None: not thought about yet
+        self.set_time_works = False  # that command was seen to work
+        self.rest: bool | None = None
+        self.pipelining = True
+        self.list_zone: int | None = None  # seconds that LIST's clock is ahead of UTC
+
+    def read_features(self, lines: Iterable[str]) -> None:
+        """Take the lines between 211- and 211 of a FEAT reply (RFC 2389, 3.2)."""
+        features: dict[str, str] = {}
+        for line in lines:
+            name, _, rest = line.strip().partition(" ")
+            if name:
+                features[name.upper()] = rest
+        self.features = features
+        if "MLST" not in features:  # RFC 3659, 7.8: FEAT names MLST for both
+            self.mlsd = self.mlst = False
+        if "MDTM" in features:
+            self.mdtm = True
+
+    @property
+    def mlst_options(self) -> str | None:
+        """The OPTS MLST line that makes listings carry what a file system wants to know.
+
+        None when the server sends those facts by itself. FEAT marks with `*` what is sent already
+        (RFC 3659, 7.8); pyftpdlib, for one, sends UNIX.mode only when asked.
+        """
+        offered = self.features.get("MLST", "")
+        facts = [fact for fact in offered.split(";") if fact]
+        wanted = [f for f in facts if f.rstrip("*").lower() in _WANTED_FACTS]
+        if all(fact.endswith("*") for fact in wanted):
+            return None
+        return "OPTS MLST " + "".join(f"{fact.rstrip('*')};" for fact in wanted)
+
+    def way_to_set_time(self) -> SetTime:
+        """The command that sets a time: known to work, or the most promising one left."""
+        if self.set_time is None:
+            self.set_time = SetTime.MFMT if "MFMT" in self.features else SetTime.MDTM
+        return self.set_time
+
+    def saw_set_time(self, way: SetTime, code: int) -> bool:
+        """Learn from the reply to `way` on an existing file; whether another way is worth a try.
+
+        MDTM with a time is refused with 550 by servers that take "time name" for a name.
+        """
+        if code < 400:
+            self.set_time, self.set_time_works = way, True
+            return False
+        unknown = code in (500, 501, 502, 504) or (way is SetTime.MDTM and code == 550)
+        if self.set_time_works or not unknown:
+            return False
+        self.set_time = _NEXT_WAY[way]
+        return True
+
+    @property
+    def utf8(self) -> bool:
+        return "UTF8" in self.features
+
+
+_NEXT_WAY = {
+    SetTime.MFMT: SetTime.MDTM,
+    SetTime.MDTM: SetTime.SITE_UTIME,
+    SetTime.SITE_UTIME: SetTime.NONE,
+    SetTime.NONE: SetTime.NONE,
+}
+
+_WANTED_FACTS = {"type", "size", "modify", "unix.mode"}

@@ -1,0 +1,336 @@
+"""The composition root: builds one mount out of its parts, runs it, and takes it down.
+
+Owns: the checks before mounting, going to the background, logging, the housekeeper, and the order
+of leaving (unmounted, then uploaded, then disconnected). Owns no file system logic.
+
+Threading: no thread and no connection exists before the fork that makes the daemon; threads are
+started in libfuse's `init`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import logging
+import logging.handlers
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import platformdirs
+
+from ftpfs import errors
+from ftpfs.config import Config, Server
+from ftpfs.core.filesystem import Filesystem
+from ftpfs.core.writer import Spool
+from ftpfs.ftp.remote import Remote
+from ftpfs.fuse import binding
+from ftpfs.fuse.operations import Look, Operations
+
+log = logging.getLogger(__name__)
+
+HOUSEKEEPING = 5.0  # seconds between rounds: idle sessions are closed to within that
+PR_SET_DUMPABLE = 4  # linux/prctl.h
+
+# What the daemon tells the process that started it, over a pipe.
+_READY, _FAILED = b"R", b"E"
+
+
+def run(config: Config, mountpoint: str) -> int:
+    """Mount. In the foreground: until unmounted. Else: 0 once the mount answers.
+
+    Raises FtpfsError with one line that names the cause.
+    """
+    mountpoint = os.path.abspath(mountpoint)
+    _check_mountpoint(mountpoint)
+    chosen = binding.choose(config.mount.binding)
+    _check_device()
+    if config.mount.foreground:
+        _log_to_stderr(config.mount.log_level)
+        _serve(config, mountpoint, chosen, started=lambda: None)
+        return 0
+    return _run_in_background(config, mountpoint, chosen)
+
+
+def unmount(mountpoint: str) -> int:
+    """Unmount. Everything that was closed is on the server already."""
+    mountpoint = os.path.abspath(mountpoint)
+    if mountpoint not in _mounts():
+        raise errors.InvalidArgument(f"{mountpoint}: nothing of ftpfs is mounted there")
+    tool = shutil.which("fusermount3") or shutil.which("fusermount")
+    command = [tool, "-u", mountpoint] if tool and os.getuid() else ["umount", mountpoint]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        hint = f" (fuser -vm {mountpoint} tells who uses it)" if "busy" in reason[0] else ""
+        raise errors.FtpfsError(f"{mountpoint}: not unmounted: {reason[0]}{hint}")
+    return 0
+
+
+# Before.
+
+
+def _check_mountpoint(mountpoint: str) -> None:
+    if mountpoint in _mounts():
+        raise errors.Exists(f"{mountpoint}: ftpfs is mounted there already")
+    try:
+        if os.path.ismount(mountpoint):
+            raise errors.Exists(f"{mountpoint}: something is mounted there already")
+        if os.listdir(mountpoint):
+            raise errors.NotEmpty(f"{mountpoint}: not empty")
+    except FileNotFoundError as error:
+        raise errors.NotFound(f"{mountpoint}: no such directory (make it first)") from error
+    except NotADirectoryError as error:
+        raise errors.NotADirectory(f"{mountpoint}: not a directory") from error
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise errors.Exists(
+                f"{mountpoint}: a crashed mount is in the way (fusermount -u {mountpoint})"
+            ) from error
+        raise
+
+
+def _check_device() -> None:
+    if not os.path.exists(binding.FUSE_DEVICE):
+        raise errors.NotSupported(
+            f"{binding.FUSE_DEVICE} is missing (modprobe fuse; in a container: "
+            f"--device {binding.FUSE_DEVICE} --cap-add SYS_ADMIN)"
+        )
+    if not os.access(binding.FUSE_DEVICE, os.R_OK | os.W_OK):
+        raise errors.PermissionDenied(f"{binding.FUSE_DEVICE} may not be used by this user")
+
+
+def _mounts() -> set[str]:
+    """Where something of ftpfs is mounted, by this system's own account."""
+    found = set()
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            _, where, kind, *_ = line.split(" ")
+            if kind == "fuse.ftpfs":
+                found.add(where.encode("utf-8", "surrogateescape").decode("unicode_escape"))
+    return found
+
+
+# The daemon.
+
+
+def _run_in_background(config: Config, mountpoint: str, chosen: binding.Binding) -> int:
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _daemon(config, mountpoint, chosen, writing)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read()
+    if answer == _READY:
+        os.stat(mountpoint)  # answered by the daemon
+        return 0
+    os.waitpid(child, 0)
+    line = answer.removeprefix(_FAILED).decode(errors="replace")
+    raise errors.FtpfsError(line or "the mount process died without a word")
+
+
+def _daemon(config: Config, mountpoint: str, chosen: binding.Binding, pipe: int) -> None:
+    """The child's whole life. Never returns: what runs at exit belongs to the parent."""
+    code = 1
+    try:
+        os.setsid()
+        _log_to_file(config)
+
+        def started() -> None:
+            os.chdir("/")
+            _let_go_of_terminal()
+            os.write(pipe, _READY)
+            os.close(pipe)
+
+        _serve(config, mountpoint, chosen, started)
+        code = 0
+    except errors.FtpfsError as error:
+        log.error("%s", error)
+        with contextlib.suppress(OSError):
+            os.write(pipe, _FAILED + str(error).encode(errors="replace"))
+    except Exception as error:
+        log.exception("the mount failed in a way nobody foresaw")
+        with contextlib.suppress(OSError):
+            os.write(pipe, _FAILED + f"{type(error).__name__}: {error}".encode(errors="replace"))
+    finally:
+        logging.shutdown()
+        os._exit(code)
+
+
+def _let_go_of_terminal() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.close(null)
+
+
+def _serve(
+    config: Config, mountpoint: str, chosen: binding.Binding, started: Callable[[], None]
+) -> None:
+    """Connect, mount, serve until the end, leave."""
+    _protect_memory()
+    remote = Remote(config.server, config.network)
+    try:
+        remote.connect()
+        remote.list("/")  # the folder is there and may be read
+        _mount(config, mountpoint, chosen, remote, started)
+    finally:
+        remote.close()
+
+
+def _mount(
+    config: Config,
+    mountpoint: str,
+    chosen: binding.Binding,
+    remote: Remote,
+    started: Callable[[], None],
+) -> None:
+    mount = config.mount
+    filesystem = Filesystem(
+        remote,
+        Spool(mount.spool_dir or default_spool(config.server)),
+        config.cache,
+        read_only=mount.ro,
+    )
+    ended = threading.Event()
+
+    def keep_house() -> None:
+        while not ended.wait(HOUSEKEEPING):
+            remote.tidy()
+
+    with _captured_stderr() as captured:
+
+        def on_start() -> None:
+            captured.end()
+            threading.Thread(target=keep_house, name="ftpfs-housekeeper", daemon=True).start()
+            log.info(
+                "mounted %s on %s with %s (%s)",
+                config.server,
+                mountpoint,
+                chosen.module,
+                chosen.library,
+            )
+            started()
+
+        def on_stop() -> None:
+            ended.set()
+            filesystem.close()
+            log.info("unmounted %s", mountpoint)
+
+        operations = Operations(
+            filesystem,
+            Look(mount.uid, mount.gid, mount.umask, mount.attr_errors == "ignore"),
+            started=on_start,
+            stopped=on_stop,
+        )
+        options = binding.MountOptions(
+            name=str(config.server),
+            read_only=mount.ro,
+            allow_other=mount.allow_other,
+            default_permissions=mount.default_permissions or mount.allow_other,
+            attr_timeout=mount.attr_timeout,
+        )
+        try:
+            binding.run(chosen, operations, mountpoint, options)
+        except errors.FtpfsError as error:
+            said = captured.text()
+            raise errors.FtpfsError(f"{error}: {said}" if said else str(error)) from error
+
+
+def default_spool(server: Server) -> Path:
+    """The folder for what is written to `server`: the same for each mount of it."""
+    name = hashlib.sha256(str(server).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return platformdirs.user_state_path("ftpfs") / "spool" / name
+
+
+def _protect_memory() -> None:
+    """The password is in this process: no core file of it, and no other process reads it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+class _Captured:
+    """What is written to stderr until `end`: libfuse explains itself there, and only there."""
+
+    def __init__(self) -> None:
+        self._saved = os.dup(2)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end)
+        self._ended = False
+        os.dup2(self._file.fileno(), 2)
+
+    def end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            os.dup2(self._saved, 2)
+            os.close(self._saved)
+
+    def text(self) -> str:
+        """The last line of it."""
+        self._file.seek(0)
+        lines = self._file.read().decode(errors="replace").strip().splitlines()
+        return errors.printable(lines[-1]) if lines else ""
+
+    def close(self) -> None:
+        self.end()
+        self._file.close()
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[_Captured]:
+    captured = _Captured()
+    try:
+        yield captured
+    finally:
+        captured.close()
+
+
+# Logging.
+
+_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def _log_to_stderr(level: str) -> None:
+    # A copy of stderr: libfuse's own messages are caught on the original while mounting.
+    stream = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    _start_logging(logging.StreamHandler(stream), level)
+
+
+def _log_to_file(config: Config) -> None:
+    path = config.mount.log_file or platformdirs.user_log_path("ftpfs") / "ftpfs.log"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Names of files are private, too.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+        # Watched: a log that was rotated away is noticed and begun anew.
+        handler: logging.Handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+    except OSError as error:
+        if config.mount.log_file:
+            raise errors.FtpfsError(f"cannot log to {path}: {error.strerror}") from error
+        handler = logging.handlers.SysLogHandler("/dev/log")
+    _start_logging(handler, config.mount.log_level)
+
+
+def _start_logging(handler: logging.Handler, level: str) -> None:
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.addFilter(_make_printable)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # fusepy logs every ENOENT with a traceback.
+    logging.getLogger("fuse").setLevel(logging.CRITICAL)
+
+
+def _make_printable(record: logging.LogRecord) -> bool:
+    """Names come from servers: what would paint a terminal or forge a log line is made visible."""
+    record.msg, record.args = errors.printable(record.getMessage()), None
+    return True

@@ -1,0 +1,211 @@
+"""Fixtures for every test: servers, certificates, relays; and the rule about skips in CI.
+
+A skip hides a hole. With CI=true in the environment the run fails if a test was skipped, unless
+the reason says why no run anywhere could do better: it starts with "server cannot: ", as
+`skip_if_cannot` writes it from the table `servers.CANNOT`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import certificates as certificates_module
+from tests.support import servers
+from tests.support.certificates import Certificates
+from tests.support.relay import Relay
+from tests.support.servers import FtpServer, Kind
+
+EXCUSE = "server cannot: "
+_skips = pytest.StashKey[list[str]]()
+
+
+def skip_if_cannot(kind: Kind, feature: str) -> None:
+    """Skip the calling test where `servers.CANNOT` says that `kind` is not able to do it."""
+    reason = servers.CANNOT[kind].get(feature)
+    if reason:
+        pytest.skip(f"{EXCUSE}{kind}: {reason}")
+
+
+# Skips in CI.
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_skips] = []
+
+
+def _note(config: pytest.Config, report: pytest.TestReport | pytest.CollectReport) -> None:
+    # An expected failure is reported as a skip too; it carries `wasxfail`.
+    if report.skipped and not hasattr(report, "wasxfail"):
+        longrepr = report.longrepr
+        reason = longrepr[2] if isinstance(longrepr, tuple) else str(longrepr)
+        reason = reason.removeprefix("Skipped: ")
+        if not reason.startswith(EXCUSE):
+            config.stash[_skips].append(f"{report.nodeid}: {reason}")
+
+
+class _SkipWatch:
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        _note(self.config, report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        _note(self.config, report)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.pluginmanager.register(_SkipWatch(session.config), "ftpfs-skip-watch")
+
+
+def in_ci() -> bool:
+    return os.environ.get("CI", "").lower() in ("true", "1")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if in_ci() and session.config.stash[_skips] and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    skips = config.stash[_skips]
+    if in_ci() and skips:
+        terminalreporter.section("skipped without an excuse: a failure in CI", red=True)
+        for line in skips:
+            terminalreporter.line(line)
+    ran = sum(
+        len(terminalreporter.stats.get(outcome, []))
+        for outcome in ("passed", "failed", "xfailed", "xpassed")
+    )
+    terminalreporter.line(f"{ran} tests ran")
+
+
+# Folders and certificates.
+
+
+@pytest.fixture(scope="session")
+def open_folder() -> Iterator[Path]:
+    """A folder for the session that every user may enter; pytest's own are closed to others."""
+    folder = Path(tempfile.mkdtemp(prefix="ftpfs-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def certificates(open_folder: Path) -> Certificates:
+    return certificates_module.make(open_folder / "certificates")
+
+
+# Servers.
+
+StartServer = Callable[..., FtpServer]
+
+
+@pytest.fixture(params=servers.KINDS, scope="session")
+def server_kind(request: pytest.FixtureRequest) -> Kind:
+    """Runs the test once for each kind of server."""
+    kind: Kind = request.param
+    reason = servers.why_unavailable(kind)
+    if reason:
+        pytest.skip(reason)
+    return kind
+
+
+@pytest.fixture(scope="session")
+def server(server_kind: Kind, open_folder: Path) -> Iterator[FtpServer]:
+    """One server of each kind for the whole session. Leave it as you found it."""
+    folder = open_folder / server_kind
+    with servers.start(server_kind, folder / "root", folder / "work") as running:
+        yield running
+
+
+@pytest.fixture
+def start_server(open_folder: Path, certificates: Certificates) -> Iterator[StartServer]:
+    """`start_server(kind, **what servers.start takes)`: a server for this test alone.
+
+    With `tls=` it gets the good certificate unless told otherwise.
+    """
+    folder = Path(tempfile.mkdtemp(dir=open_folder))
+    folder.chmod(0o755)
+    started: list[FtpServer] = []
+
+    def start(kind: Kind, **arguments: object) -> FtpServer:
+        number = len(started)
+        if arguments.get("tls"):
+            arguments.setdefault("certificate", certificates.server)
+            arguments.setdefault("ca", certificates.ca)
+        arguments.setdefault("root", folder / f"root{number}")
+        arguments.setdefault("workdir", folder / f"work{number}")
+        running = servers.start(kind, **arguments)  # type: ignore[arg-type]
+        started.append(running)
+        return running
+
+    yield start
+    for running in started:
+        running.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class RemoteDir:
+    """A folder of a server, seen from both sides."""
+
+    server: FtpServer
+    disk: Path  # on the server's own disk
+    path: str  # over FTP: absolute
+
+    def give(self, path: Path) -> Path:
+        """Hand a file made on disk by the test over to the server's user."""
+        os.chown(path, self.server.uid, self.server.gid, follow_symlinks=False)
+        return path
+
+    def write(self, name: str, data: bytes) -> Path:
+        """A file on the server's disk, owned by the server's user; folders above are made."""
+        path = self.disk / name
+        for parent in reversed(path.relative_to(self.disk).parents[:-1]):
+            if not (self.disk / parent).exists():
+                (self.disk / parent).mkdir()
+                self.give(self.disk / parent)
+        path.write_bytes(data)
+        return self.give(path)
+
+
+@pytest.fixture
+def remote_dir(server: FtpServer) -> Iterator[RemoteDir]:
+    """A fresh, empty folder of `server`, removed afterwards."""
+    disk = Path(tempfile.mkdtemp(dir=server.root))
+    disk.chmod(0o755)
+    os.chown(disk, server.uid, server.gid)
+    yield RemoteDir(server, disk, "/" + disk.name)
+    shutil.rmtree(disk, ignore_errors=True)
+
+
+@pytest.fixture
+def start_relay() -> Iterator[Callable[..., Relay]]:
+    """`start_relay(server, raw=False)`: a relay before a server, for this test."""
+    started: list[Relay] = []
+
+    def start(server: FtpServer, *, raw: bool = False) -> Relay:
+        relay = Relay(server.host, server.port, raw=raw).start()
+        started.append(relay)
+        return relay
+
+    yield start
+    for relay in started:
+        relay.stop()
+
+
+@pytest.fixture
+def relay(server: FtpServer, start_relay: Callable[..., Relay]) -> Relay:
+    """A relay before `server`."""
+    return start_relay(server)

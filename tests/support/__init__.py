@@ -1,0 +1,1 @@
+"""What the tests stand on: real FTP servers, certificates, and a relay that breaks things."""
