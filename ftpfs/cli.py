@@ -13,6 +13,7 @@ completion stay quick.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import posixpath
 import re
@@ -86,7 +87,7 @@ def _usage(error: click.ClickException) -> int:
     message = error.format_message()
     if not isinstance(error, _Misuse):
         # click repeats the argument it did not like: it may be an address with a password.
-        message = " ".join(_PASSWORD.sub(_starred, message).split())
+        message = " ".join(re.sub(r":(?!//).*@", ":***@", message, flags=re.DOTALL).split())
     click.echo(f"ftpfs: {printable(message)} (see: {help_command})", err=True)
     return error.exit_code
 
@@ -94,7 +95,7 @@ def _usage(error: click.ClickException) -> int:
 # Passwords on the command line.
 
 # From the colon after the user to the last @, so that a password with unescaped separators in it
-# is covered too. In a message, the first group takes in the words before the address.
+# is covered too.
 _PASSWORD = re.compile(r"\A((?:[^/:]*://)?[^/:]*:)(?!//)(.*)(?=@)", re.DOTALL)
 
 
@@ -200,6 +201,8 @@ def _ask(question: str) -> str:
 
 
 _CONNECTION = [o for o in OPTIONS.values() if o.part in (config.Server, config.Network)]
+# Without a daemon the log goes to the terminal, where only what matters is welcome.
+_LOG_LEVEL = dataclasses.replace(OPTIONS["log_level"], default="warning")
 
 
 # The commands.
@@ -252,7 +255,7 @@ def _transfer_command(name: str) -> Callable[[Callable[..., Any]], click.Command
     """A command over one connection, with the flags that a connection takes."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
-        return cli.command(name)(_flags(*_CONNECTION, OPTIONS["log_level"])(function))
+        return cli.command(name)(_flags(*_CONNECTION, _LOG_LEVEL)(function))
 
     return decorate
 
@@ -260,14 +263,13 @@ def _transfer_command(name: str) -> Callable[[Callable[..., Any]], click.Command
 @contextlib.contextmanager
 def _connected(url: Source, flags: dict[str, Any]) -> Iterator[tuple[Remote, str]]:
     """The server of `url`, and the path on it."""
-    import dataclasses
     import logging
 
     from ftpfs import transfer
     from ftpfs.ftp.remote import Remote
 
     values = _given(flags)
-    level = str(values.get("log_level", "warning")).upper()
+    level = str(values.get("log_level", _LOG_LEVEL.default)).upper()
     logging.basicConfig(level=level, format="ftpfs: %(message)s")
     signal.signal(signal.SIGTERM, _terminate)
     root, path = transfer.locate(url.path)

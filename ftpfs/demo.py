@@ -95,7 +95,7 @@ class _Stage:
         self.say(narration)
         self._console.print(Text(f"$ {command}", style="bold"))
         try:
-            done = subprocess.run(  # noqa: S603 - our own words
+            done = subprocess.run(
                 ["/bin/sh", "-c", self._prelude + command],
                 cwd=self._place,
                 env=self._environ,
@@ -140,7 +140,7 @@ def _take_down(mountpoint: Path) -> None:
         if not _mounted(mountpoint):
             return
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(  # noqa: S603 - our own words
+            subprocess.run(
                 [*command, str(mountpoint)], capture_output=True, timeout=_PATIENCE, check=False
             )
     if _mounted(mountpoint):

@@ -77,7 +77,7 @@ def running(folder: str, *arguments: str) -> Iterator[str]:
     # Complaints go to a file: a pipe that nobody empties would stop the server one day.
     with (
         tempfile.TemporaryFile("w+") as complaints,
-        subprocess.Popen(  # noqa: S603 - this very program
+        subprocess.Popen(
             [*command, "serve", folder, *arguments],
             stdout=subprocess.PIPE,
             stderr=complaints,

@@ -7,6 +7,7 @@
 SERVERS=${FTPFS_TEST_SERVERS:-$CACHE/servers}
 TEST_USER=ftpfstest
 PAM_FILE=/etc/pam.d/ftpfs-test
+# shellcheck disable=SC2016  # no variables
 TEST_HASH='$6$rounds=1000$ftpfstest$3rSAqP2.nA1G.JEQPX4ZUgIXwTzGa2P/p8LHzSbzK8zsrYy7fg08e2wpflnvEY1uwT5yhQ6.ApfukdS7F.B4E/'
 
 packages_of() {
@@ -58,18 +59,20 @@ unpack_server() {
 # an account is good; the service file for vsftpd does not ask. Password and hash are those of
 # tests/support/servers.py, and serve on loopback only.
 make_test_user() {
+  local stamp="$SERVERS/.user"
+  if id "$TEST_USER" >/dev/null 2>&1 && [ -e "$PAM_FILE" ] && [ -r "$stamp" ] &&
+    [ "$(<"$stamp")" = "$TEST_HASH" ]; then
+    return
+  fi
+  say "Making the user $TEST_USER for the test servers ..."
   if ! id "$TEST_USER" >/dev/null 2>&1; then
-    say "Adding the user $TEST_USER for the test servers ..."
     quietly useradd as_root useradd --system --user-group --no-create-home --home-dir / \
       --shell /usr/sbin/nologin --expiredate 1970-01-02 "$TEST_USER"
   fi
-  if ! as_root grep -qF "$TEST_USER:$TEST_HASH:" /etc/shadow; then
-    as_root usermod --password "$TEST_HASH" "$TEST_USER"
-  fi
-  if [ ! -e "$PAM_FILE" ]; then
-    printf '%s\n' '# Made by the tests of ftpfs.' 'auth required pam_unix.so nodelay' \
-      'account required pam_permit.so' | as_root tee "$PAM_FILE" >/dev/null
-  fi
+  quietly usermod as_root usermod --password "$TEST_HASH" "$TEST_USER"
+  printf '%s\n' '# Made by the tests of ftpfs.' 'auth required pam_unix.so nodelay' \
+    'account required pam_permit.so' | as_root tee "$PAM_FILE" >/dev/null
+  printf '%s\n' "$TEST_HASH" >"$stamp"
 }
 
 install_servers() {

@@ -451,6 +451,8 @@ class Relay:
         for sock in (client, server):
             sock.settimeout(None)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # ftplib sends ABOR as urgent data; out of line its last byte would be lost.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         with self._changed:
             self._numbers += 1
             record = Connection(self._numbers, time.monotonic())

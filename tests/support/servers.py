@@ -256,7 +256,7 @@ def start(
     # When the test run is killed without a chance to clean up, its pipe closes and this ends the
     # daemon's process group.
     watchdog = subprocess.Popen(
-        ["/bin/sh", "-c", f"read -r _; kill -KILL -- -{process.pid}"],
+        ["/bin/sh", "-c", f"read -r _; kill -s KILL -- -{process.pid}"],
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

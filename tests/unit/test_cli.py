@@ -114,6 +114,7 @@ class TestUsage:
             ["ftp://bob:hun ter2@host/"],
             ["bob:hun/ter2@host"],
             ["mount", "host", "m", "ftp://bob:hun'ter2@host/"],
+            ["mount", "host", "m", "/a/b", "ftp://bob:hun/ter2@host/"],
             ["ls", "ftp://bob:hun/ter2@host/"],
             ["mount", "host", "m", "-o", "password=hun.ter2"],
         ],

@@ -6,6 +6,7 @@ import contextlib
 import ftplib
 import io
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import StartServer
 from tests.support import servers
 from tests.support.relay import Relay
+from tests.support.servers import Kind
 
 LOST = (ConnectionResetError, BrokenPipeError, EOFError)
 BLOB = bytes(range(256)) * 4096 * 4  # 4 MiB
@@ -192,6 +195,52 @@ def test_limits_and_vanishing(relay: Relay) -> None:
         client(relay)
     relay.clear()
     client(relay).quit()
+
+
+def test_tls_passes_unread(start_server: StartServer) -> None:
+    server = start_server("pyftpdlib", tls="explicit")
+    with Relay(server.host, server.port) as relay:
+        context = ssl.create_default_context(cafile=str(server.ca))
+        ftp = ftplib.FTP_TLS(timeout=5, context=context)
+        ftp.connect(relay.host, relay.port)
+        ftp.login(server.user, server.password)
+        ftp.prot_p()
+        ftp.storbinary("STOR secret", io.BytesIO(BLOB))
+        assert (server.root / "secret").read_bytes() == BLOB
+        assert relay.verbs == ["AUTH"]
+        relay.vanish()
+        with pytest.raises((*LOST, ssl.SSLError)):
+            ftp.voidcmd("NOOP")
+
+
+@pytest.mark.parametrize("kind", ["vsftpd", "proftpd", "pure-ftpd"])
+def test_before_other_servers(kind: Kind, start_server: StartServer) -> None:
+    """Their replies are told apart: many lines, early ends, ABOR's two answers."""
+    server = start_server(kind)
+    server.root.joinpath("blob").write_bytes(BLOB * 4)
+    with Relay(server.host, server.port) as relay:
+        relay.refuse("MDTM", "502 no")
+        ftp = client(relay)
+        ftp.sendcmd("FEAT")
+        ftp.sendcmd("STAT")
+        ftp.voidcmd("TYPE I")
+        for early in (True, False):
+            data = ftp.transfercmd("RETR blob")
+            data.recv(1000)
+            if early:
+                data.close()
+                # pure-ftpd says 150 once more.
+                assert ftp.getmultiline()[:3] == ("150" if kind == "pure-ftpd" else "426")
+            else:
+                assert ftp.sock is not None
+                ftp.sock.sendall(b"ABOR\r\n", socket.MSG_OOB)  # as ftplib does it
+                data.close()
+                assert ftp.getmultiline()[:3] == "426"
+                assert ftp.getmultiline()[:3] in ("225", "226")
+            assert ftp.size("blob") == len(BLOB) * 4
+            with pytest.raises(ftplib.error_perm, match="502 no"):
+                ftp.sendcmd("MDTM blob")
+            ftp.voidcmd("NOOP")
 
 
 def test_many_at_once(relay: Relay) -> None:

@@ -1,0 +1,140 @@
+"""Real mounts: `ftpfs mount` as a user runs it, for each server and each binding."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RemoteDir
+from tests.support.servers import FtpServer
+
+BINDINGS = ("fusepy", "mfusepy")
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """A folder of a server, mounted."""
+
+    path: Path  # here
+    disk: Path  # on the server's own disk
+    log: Path
+    server: FtpServer
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def unmount(self) -> None:
+        unmount(self.path)
+
+
+def unmount(path: Path) -> None:
+    done = ftpfs("umount", str(path))
+    assert done.returncode == 0, done.stderr
+    assert not os.path.ismount(path)
+
+
+def ftpfs(
+    *arguments: str, env: dict[str, str] | None = None, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "ftpfs", *arguments],
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture(params=BINDINGS, scope="session")
+def fuse_binding(request: pytest.FixtureRequest) -> str:
+    """Runs the test once with each FUSE binding."""
+    return str(request.param)
+
+
+MountServer = Callable[..., Mounted]
+
+
+@pytest.fixture
+def mount_server(tmp_path: Path) -> Iterator[MountServer]:
+    """`mount_server(server, disk, path="/", scheme="ftp", port=None, binding=..., options=...)`.
+
+    What is mounted is unmounted after the test, and the daemon has to end within seconds.
+    """
+    mounted: list[Path] = []
+    state = tmp_path / "state"
+
+    def mount(
+        server: FtpServer,
+        disk: Path,
+        *,
+        path: str = "/",
+        scheme: str = "ftp",
+        host: str = "",
+        port: int | None = None,
+        binding: str = "auto",
+        options: str = "",
+    ) -> Mounted:
+        here = tmp_path / f"mnt{len(mounted)}"
+        here.mkdir()
+        log = tmp_path / f"mount{len(mounted)}.log"
+        words = f"binding={binding},log_file={log},log_level=debug"
+        done = ftpfs(
+            "mount",
+            f"{scheme}://{server.user}@{host or server.host}:{port or server.port}/{path}",
+            str(here),
+            "-o",
+            f"{words},{options}" if options else words,
+            env={"FTPFS_PASSWORD": server.password, "XDG_STATE_HOME": str(state)},
+        )
+        assert done.returncode == 0, done.stderr + (log.read_text() if log.exists() else "")
+        mounted.append(here)
+        return Mounted(here, disk, log, server)
+
+    yield mount
+    for here in mounted:
+        with contextlib.suppress(AssertionError):
+            if os.path.ismount(here):
+                unmount(here)
+        if os.path.ismount(here):
+            subprocess.run(["umount", "-l", str(here)], check=False)
+    _wait_for_daemons(tmp_path)
+
+
+def _wait_for_daemons(tmp_path: Path) -> None:
+    """No process of ours is left: a daemon that does not end has leaked a thread or a wait."""
+    deadline = time.monotonic() + 10
+    while left := _daemons(str(tmp_path)):
+        assert time.monotonic() < deadline, f"daemons left behind: {left}"
+        time.sleep(0.02)
+
+
+def _daemons(word: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes()
+                if b"ftpfs" in line and word.encode() in line:
+                    found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture
+def mounted(
+    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
+) -> Mounted:
+    """A fresh, empty folder of each server, mounted with each binding."""
+    return mount_server(
+        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
+    )

@@ -1,0 +1,594 @@
+"""What people do with files, on every server, with both FUSE bindings, on real mounts.
+
+Each result is compared with the server's own disk, not with what the mount says of itself. What a
+server itself cannot do is named in `tests.support.servers.CANNOT`; such a case is skipped with that
+reason, or the expectation says how it differs.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import errno
+import hashlib
+import os
+import random
+import shutil
+import sqlite3
+import stat
+import subprocess
+import tarfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RemoteDir, skip_if_cannot
+from tests.mount.conftest import Mounted, MountServer
+from tests.support import servers
+
+pytestmark = pytest.mark.mount
+
+Snapshot = dict[str, tuple[str, bytes, int]]
+
+
+def snapshot(folder: Path, *, times: bool = True) -> Snapshot:
+    """Every name below `folder`: its kind, its bytes, its time in whole seconds (of files)."""
+    found: Snapshot = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_dir():
+            found[name] = ("dir", b"", 0)
+        else:
+            when = int(path.stat().st_mtime) if times else 0
+            found[name] = ("file", path.read_bytes(), when)
+    return found
+
+
+def make_tree(folder: Path, *, seed: int = 1) -> Path:
+    """A small source tree: sizes around the block and buffer limits, old and odd times, modes."""
+    rng = random.Random(seed)
+    sizes = [0, 1, 4095, 4096, 4097, 131071, 131072, 131073, 300_000, 1_200_000]
+    for number, size in enumerate(sizes):
+        path = folder / f"dir{number % 3}" / f"sub{number % 2}" / f"file {number}.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rng.randbytes(size))
+        # From 2001 to now, among them winter and summer, and one in the future.
+        when = 1_000_000_000 + number * 90_000_000
+        os.utime(path, (when, when))
+    script = folder / "run.sh"
+    script.write_text("#!/bin/sh\necho run\n")
+    script.chmod(0o755)
+    (folder / "empty folder").mkdir()
+    return folder
+
+
+def run(command: str, cwd: Path, **variables: str) -> str:
+    """A shell command; its output. Fails the test with everything it said."""
+    done = subprocess.run(
+        ["/bin/sh", "-ec", command],
+        cwd=cwd,
+        env={**os.environ, "LC_ALL": "C", **variables},
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+# Copies.
+
+
+def test_cp_in_arrives_byte_for_byte_with_its_times_and_modes(
+    mounted: Mounted, tmp_path: Path
+) -> None:
+    source = make_tree(tmp_path / "source")
+    run(f"cp -a {source}/. {mounted.path}/", tmp_path)
+    assert snapshot(mounted.disk) == snapshot(source)
+    assert (mounted.disk / "run.sh").stat().st_mode & 0o111 == 0o111
+
+
+def test_cp_out_brings_everything_back_byte_for_byte_with_its_times(
+    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer, tmp_path: Path
+) -> None:
+    make_tree(remote_dir.disk)
+    for path in remote_dir.disk.rglob("*"):
+        remote_dir.give(path)
+    mounted = mount_server(
+        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
+    )
+    run(f"cp -a {mounted.path}/. {tmp_path}/out/", tmp_path)
+    assert snapshot(tmp_path / "out") == snapshot(remote_dir.disk)
+
+
+def test_rsync_a_second_time_transfers_nothing(mounted: Mounted, tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "source")
+    # Times of folders: not every server can set them, and rsync says so in its list.
+    command = f"rsync -a --omit-dir-times --itemize-changes {source}/ {mounted.path}/"
+    run(command, tmp_path)
+    assert snapshot(mounted.disk) == snapshot(source)
+    assert run(command, tmp_path) == ""
+
+
+def test_tar_unpacks_a_tree(mounted: Mounted, tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "source")
+    with tarfile.open(tmp_path / "tree.tar", "w") as archive:
+        archive.add(source, arcname=".")
+    run(f"tar -x --no-same-owner -f {tmp_path}/tree.tar -C {mounted.path}", tmp_path)
+    assert snapshot(mounted.disk) == snapshot(source)
+
+
+# Programs that work on files in earnest.
+
+
+def test_git_keeps_a_sound_repository(mounted: Mounted, tmp_path: Path) -> None:
+    identity = {
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "t"), ("EMAIL", "t@example.org"))
+    }
+    script = """
+        git init -q work && cd work
+        echo one > one.txt; mkdir sub; echo two > sub/two.txt
+        git add . && git commit -qm first
+        echo more >> one.txt; git mv sub/two.txt sub/three.txt; git commit -qam second
+        git checkout -q -b side HEAD~1; echo side > side.txt; git add .; git commit -qm side
+        git checkout -q -; git merge -q -m merged side
+        git gc -q; git fsck --strict; test -z "$(git status --porcelain)"
+    """
+    run(script, mounted.path, HOME=str(tmp_path), **identity)
+    # On the server's own disk it is a repository, too.
+    run(
+        "git -c safe.directory='*' fsck --strict && git -c safe.directory='*' log --oneline",
+        mounted.disk / "work",
+        HOME=str(tmp_path),
+    )
+    assert (mounted.disk / "work" / "side.txt").read_text() == "side\n"
+
+
+def test_sqlite_creates_inserts_and_selects(mounted: Mounted) -> None:
+    with sqlite3.connect(mounted.path / "data.db") as database:
+        database.execute("create table numbers (n integer primary key, s text)")
+        database.executemany(
+            "insert into numbers values (?, ?)", [(n, str(n) * 50) for n in range(500)]
+        )
+    database.close()
+    with sqlite3.connect(mounted.path / "data.db") as database:
+        database.execute("update numbers set s = 'changed' where n = 250")
+    database.close()
+    there = sqlite3.connect(mounted.disk / "data.db")
+    assert there.execute("pragma integrity_check").fetchone() == ("ok",)
+    assert there.execute("select count(*), sum(n) from numbers").fetchone() == (500, 124750)
+    assert there.execute("select s from numbers where n = 250").fetchone() == ("changed",)
+    there.close()
+
+
+def test_vim_writes_and_renames(mounted: Mounted) -> None:
+    (mounted.path / "note.txt").write_text("first\nsecond\n")
+    vim = shutil.which("vim") or shutil.which("vim.tiny") or "vim"
+    run(
+        f"{vim} -u NONE -N -es -c 'set backup writebackup' -c '%s/second/SECOND/' -c wq note.txt",
+        mounted.path,
+    )
+    assert (mounted.disk / "note.txt").read_text() == "first\nSECOND\n"
+    assert (mounted.disk / "note.txt~").read_text() == "first\nsecond\n"
+
+
+def test_sed_in_place(mounted: Mounted) -> None:
+    (mounted.path / "conf").write_text("a=1\nb=2\n" * 1000)
+    run("sed -i s/b=2/b=3/ conf", mounted.path)
+    assert (mounted.disk / "conf").read_text() == "a=1\nb=3\n" * 1000
+
+
+# Changes inside files.
+
+
+def test_appending_by_the_shell(mounted: Mounted) -> None:
+    run("for n in 1 2 3; do echo line $n >> log; done", mounted.path)
+    assert (mounted.disk / "log").read_text() == "line 1\nline 2\nline 3\n"
+
+
+def test_dd_overwrites_the_middle_and_leaves_the_rest(mounted: Mounted) -> None:
+    data = bytearray(random.Random(2).randbytes(500_000))
+    (mounted.path / "f").write_bytes(data)
+    run("printf HELLO | dd of=f bs=1 seek=250000 conv=notrunc status=none", mounted.path)
+    data[250_000:250_005] = b"HELLO"
+    assert (mounted.disk / "f").read_bytes() == data
+
+
+def test_overwriting_the_middle_of_a_file_that_was_never_read(
+    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
+) -> None:
+    data = bytearray(random.Random(3).randbytes(700_000))
+    remote_dir.write("f", bytes(data))
+    mounted = mount_server(
+        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
+    )
+    with open(mounted.path / "f", "r+b") as file:
+        file.seek(333_333)
+        file.write(b"x" * 200_000)
+        file.flush()
+        file.seek(333_300)
+        data[333_333:533_333] = b"x" * 200_000
+        assert file.read(100) == data[333_300:333_400], "own writes are read back at once"
+    assert (mounted.disk / "f").read_bytes() == data
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, 131_072, 400_000, 1_000_000])
+def test_truncate_to_any_size(mounted: Mounted, size: int) -> None:
+    data = random.Random(4).randbytes(400_000)
+    (mounted.path / "f").write_bytes(data)
+    os.truncate(mounted.path / "f", size)
+    expected = data[:size].ljust(size, b"\0")
+    assert (mounted.disk / "f").read_bytes() == expected
+    assert (mounted.path / "f").read_bytes() == expected
+
+
+def test_truncate_through_an_open_file(mounted: Mounted) -> None:
+    with open(mounted.path / "f", "w+b") as file:
+        file.write(b"0123456789" * 1000)
+        file.flush()
+        file.truncate(5)
+        assert os.fstat(file.fileno()).st_size == 5
+        file.seek(8)
+        file.write(b"!")
+    assert (mounted.disk / "f").read_bytes() == b"01234\0\0\0!"
+
+
+def test_a_mapped_file_is_written_back(mounted: Mounted) -> None:
+    import mmap
+
+    (mounted.path / "f").write_bytes(bytes(300_000))
+    with open(mounted.path / "f", "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        mapped[200_000:200_003] = b"map"
+        mapped.flush()
+    assert (mounted.disk / "f").read_bytes() == bytes(200_000) + b"map" + bytes(99_997)
+
+
+# Names.
+
+
+def test_rename_of_files_and_folders_over_existing_ones(mounted: Mounted) -> None:
+    here, there = mounted.path, mounted.disk
+    (here / "a").write_text("a")
+    (here / "b").write_text("b")
+    os.rename(here / "a", here / "b")
+    assert (there / "b").read_text() == "a"
+    assert not (there / "a").exists()
+    (here / "full").mkdir()
+    (here / "full" / "inside").write_text("x")
+    (here / "target").mkdir()
+    os.rename(here / "full", here / "target")
+    assert (there / "target" / "inside").read_text() == "x"
+    assert (here / "target" / "inside").read_text() == "x"
+    with pytest.raises(IsADirectoryError):
+        os.rename(here / "b", here / "target")
+    with pytest.raises(NotADirectoryError):
+        os.rename(here / "target", here / "b")
+    (here / "other").mkdir()
+    (here / "other" / "kept").write_text("kept")
+    with pytest.raises(OSError) as caught:
+        os.rename(here / "target", here / "other")
+    assert caught.value.errno == errno.ENOTEMPTY
+    assert sorted(p.name for p in there.iterdir()) == ["b", "other", "target"]
+
+
+def test_mv_between_folders_and_rm_of_a_tree(mounted: Mounted, tmp_path: Path) -> None:
+    make_tree(mounted.path)
+    run("mkdir moved && mv dir0 dir1/sub0 run.sh moved/ && mv moved 'moved again'", mounted.path)
+    assert (mounted.disk / "moved again" / "run.sh").exists()
+    assert (mounted.disk / "moved again" / "sub0").is_dir()
+    run("rm -rf ./*", mounted.path)
+    assert list(mounted.disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", sorted(servers.NAMES))
+def test_odd_names_reach_the_disk_as_they_are(mounted: Mounted, what: str) -> None:
+    skip_if_cannot(mounted.server.kind, what)
+    name = servers.NAMES[what]
+    here, there = os.fsencode(mounted.path), os.fsencode(mounted.disk)
+    data = name * 3
+    with open(here + b"/" + name, "wb") as file:
+        file.write(data)
+    assert os.listdir(there) == [name]
+    assert os.listdir(here) == [name]
+    with open(there + b"/" + name, "rb") as file:
+        assert file.read() == data
+    with open(here + b"/" + name, "rb") as file:
+        assert file.read() == data
+    assert os.stat(here + b"/" + name).st_size == len(data)
+    os.rename(here + b"/" + name, here + b"/plain")
+    os.mkdir(here + b"/" + name)
+    os.rename(here + b"/plain", here + b"/" + name + b"/" + name)
+    assert os.listdir(there + b"/" + name) == [name]
+    assert os.listdir(here + b"/" + name) == [name]
+    os.unlink(here + b"/" + name + b"/" + name)
+    os.rmdir(here + b"/" + name)
+    assert os.listdir(there) == []
+
+
+def test_a_name_that_ftp_cannot_carry_is_refused_and_nothing_is_sent(mounted: Mounted) -> None:
+    for name in ("a\rb", "a\nb", "x\r\nDELE y"):
+        with pytest.raises(OSError) as caught:
+            (mounted.path / name).write_text("x")
+        assert caught.value.errno == errno.EINVAL
+        with pytest.raises(OSError) as caught:
+            (mounted.path / name).mkdir()
+        assert caught.value.errno == errno.EINVAL
+    assert list(mounted.disk.iterdir()) == []
+
+
+def test_a_name_that_is_too_long_says_so(mounted: Mounted) -> None:
+    with pytest.raises(OSError) as caught:
+        (mounted.path / ("n" * 256)).write_text("x")
+    assert caught.value.errno == errno.ENAMETOOLONG
+
+
+# Sizes and crowds.
+
+
+def test_an_empty_file(mounted: Mounted) -> None:
+    run("touch empty; : > empty2", mounted.path)
+    assert (mounted.disk / "empty").read_bytes() == b""
+    assert (mounted.disk / "empty2").read_bytes() == b""
+    assert (mounted.path / "empty").read_bytes() == b""
+
+
+def test_a_sparse_file_of_5_gib_is_read_at_its_end(
+    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
+) -> None:
+    size = 5 << 30
+    sparse = remote_dir.write("sparse", b"head")
+    with open(sparse, "r+b") as file:
+        file.seek(size - 4)
+        file.write(b"tail")
+    mounted = mount_server(
+        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
+    )
+    assert (mounted.path / "sparse").stat().st_size == size
+    with open(mounted.path / "sparse", "rb") as file:
+        file.seek(-100_000, os.SEEK_END)
+        assert file.read() == bytes(99_996) + b"tail"
+        file.seek(0)
+        assert file.read(8) == b"head\0\0\0\0"
+
+
+def test_64_parallel_readers(
+    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
+) -> None:
+    rng = random.Random(5)
+    wanted = {}
+    for number in range(64):
+        data = rng.randbytes(rng.choice([10_000, 200_000, 1_500_000]))
+        remote_dir.write(f"f{number}", data)
+        wanted[f"f{number}"] = hashlib.sha256(data).hexdigest()
+    mounted = mount_server(
+        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
+    )
+    start = threading.Barrier(64)
+
+    def read(name: str) -> str:
+        start.wait()
+        return hashlib.sha256((mounted.path / name).read_bytes()).hexdigest()
+
+    with concurrent.futures.ThreadPoolExecutor(64) as pool:
+        results = dict(zip(wanted, pool.map(read, wanted), strict=True))
+    assert results == wanted
+
+
+def test_two_writers_on_two_files(mounted: Mounted) -> None:
+    parts = [random.Random(seed).randbytes(3_000_000) for seed in (6, 7)]
+
+    def write(number: int) -> None:
+        with open(mounted.path / f"f{number}", "wb") as file:
+            for start in range(0, 3_000_000, 70_000):
+                file.write(parts[number][start : start + 70_000])
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, range(2)))
+    for number in range(2):
+        assert (mounted.disk / f"f{number}").read_bytes() == parts[number]
+
+
+# Open files whose name goes.
+
+
+def test_an_open_file_outlives_its_name(
+    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
+) -> None:
+    data = random.Random(8).randbytes(2_000_000)
+    remote_dir.write("f", data)
+    mounted = mount_server(
+        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
+    )
+    with open(mounted.path / "f", "rb") as file:
+        assert file.read(10) == data[:10]
+        os.unlink(mounted.path / "f")
+        assert os.listdir(mounted.path) == []
+        file.seek(1_900_000)
+        assert file.read() == data[1_900_000:]
+        assert os.fstat(file.fileno()).st_size == len(data)
+    wait_until_empty(mounted.disk)
+
+
+def test_a_file_that_is_replaced_is_read_to_its_old_end(mounted: Mounted) -> None:
+    old, new = random.Random(9).randbytes(1_500_000), b"new" * 100
+    (mounted.path / "f").write_bytes(old)
+    (mounted.path / "g").write_bytes(new)
+    with open(mounted.path / "f", "rb") as file:
+        assert file.read(10) == old[:10]
+        os.rename(mounted.path / "g", mounted.path / "f")
+        assert (mounted.path / "f").read_bytes() == new
+        file.seek(10)
+        assert file.read() == old[10:]
+    assert (mounted.disk / "f").read_bytes() == new
+
+
+def test_a_temporary_file_without_a_name_leaves_nothing(mounted: Mounted) -> None:
+    with open(mounted.path / "t", "w+b") as file:
+        os.unlink(mounted.path / "t")
+        file.write(b"x" * 300_000)
+        file.seek(0)
+        assert file.read() == b"x" * 300_000
+        assert os.fstat(file.fileno()).st_size == 300_000
+    wait_until_empty(mounted.disk)
+
+
+def wait_until_empty(folder: Path) -> None:
+    """The kernel closes files in its own time."""
+    import time
+
+    deadline = time.monotonic() + 5
+    while os.listdir(folder):
+        assert time.monotonic() < deadline, os.listdir(folder)
+        time.sleep(0.01)
+
+
+# Attributes.
+
+
+def test_touch_sets_the_time_to_the_second(mounted: Mounted) -> None:
+    (mounted.path / "f").write_text("x")
+    for when in (1, 951_782_400, 1_709_164_800, 1_767_225_599):  # 1970, two 29 Feb, a year's end
+        os.utime(mounted.path / "f", (when, when))
+        assert int((mounted.disk / "f").stat().st_mtime) == when
+        assert int((mounted.path / "f").stat().st_mtime) == when
+
+
+def test_chmod_reaches_the_server(mounted: Mounted) -> None:
+    (mounted.path / "f").write_text("x")
+    (mounted.path / "f").chmod(0o640)
+    assert stat.S_IMODE((mounted.disk / "f").stat().st_mode) == 0o640
+    assert stat.S_IMODE((mounted.path / "f").stat().st_mode) == 0o640
+
+
+def test_what_ftp_does_not_know_is_refused_with_the_right_errno(mounted: Mounted) -> None:
+    (mounted.path / "f").write_text("x")
+    for attempt in (
+        lambda: os.symlink("f", mounted.path / "link"),
+        lambda: os.link(mounted.path / "f", mounted.path / "link"),
+        lambda: os.mkfifo(mounted.path / "fifo"),
+    ):
+        with pytest.raises(OSError) as caught:
+            attempt()
+        assert caught.value.errno == errno.EPERM
+    with pytest.raises(OSError) as caught:
+        os.setxattr(mounted.path / "f", "user.x", b"1")
+    assert caught.value.errno == errno.EOPNOTSUPP
+    assert os.listdir(mounted.disk) == ["f"]
+
+
+def test_errors_tell_the_truth(mounted: Mounted) -> None:
+    here = mounted.path
+    (here / "f").write_text("x")
+    (here / "d").mkdir()
+    (here / "d" / "inside").write_text("x")
+    expected = [
+        (lambda: (here / "missing").read_text(), errno.ENOENT),
+        (lambda: os.unlink(here / "missing"), errno.ENOENT),
+        (lambda: os.rmdir(here / "missing"), errno.ENOENT),
+        (lambda: os.listdir(here / "missing"), errno.ENOENT),
+        (lambda: (here / "missing" / "x").write_text("x"), errno.ENOENT),
+        (lambda: os.rename(here / "missing", here / "y"), errno.ENOENT),
+        (lambda: os.mkdir(here / "d"), errno.EEXIST),
+        (lambda: os.rmdir(here / "d"), errno.ENOTEMPTY),
+        (lambda: os.rmdir(here / "f"), errno.ENOTDIR),
+        (lambda: os.unlink(here / "d"), errno.EISDIR),
+        (lambda: os.listdir(here / "f"), errno.ENOTDIR),
+        (lambda: (here / "f" / "x").write_text("x"), errno.ENOTDIR),
+        (lambda: (here / "d").write_text("x"), errno.EISDIR),
+    ]
+    for attempt, number in expected:
+        with pytest.raises(OSError) as caught:
+            attempt()  # type: ignore[no-untyped-call]
+        assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
+
+
+def test_a_folder_that_may_not_be_written_says_permission_denied(
+    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
+) -> None:
+    closed = remote_dir.disk / "closed"
+    closed.mkdir()
+    remote_dir.write("closed/there", b"x")
+    os.chown(closed, 0, 0)
+    closed.chmod(0o755)
+    mounted = mount_server(
+        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
+    )
+    if mounted.server.uid == 0 or mounted.server.kind == "pyftpdlib":
+        pytest.skip("server cannot: pyftpdlib serves as the user that runs the tests (root)")
+    for attempt in (
+        lambda: (mounted.path / "closed" / "new").write_text("x"),
+        lambda: (mounted.path / "closed" / "new").mkdir(),
+        lambda: (mounted.path / "closed" / "there").unlink(),
+        lambda: os.rename(mounted.path / "closed" / "there", mounted.path / "moved"),
+    ):
+        with pytest.raises(PermissionError):
+            attempt()
+    assert os.listdir(closed) == ["there"]
+
+
+def test_links_are_followed_and_never_lead_out_of_the_mount(
+    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
+) -> None:
+    disk = remote_dir.disk
+    remote_dir.write("target", b"content")
+    remote_dir.write("folder/inside", b"inside")
+    for link, target in {
+        "relative": "target",
+        "to folder": "folder",
+        "outside": "/etc/passwd",
+        "climbing": "../../../../../../../../etc/passwd",
+        "loop": "loop",
+    }.items():
+        os.symlink(target, disk / link)
+    mounted = mount_server(
+        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
+    )
+    assert (mounted.path / "relative").read_bytes() == b"content"
+    assert (mounted.path / "to folder" / "inside").read_bytes() == b"inside"
+    for link in ("outside", "climbing"):
+        assert not (mounted.path / link).exists()
+        with pytest.raises(OSError):
+            (mounted.path / link).read_bytes()
+    with pytest.raises(OSError):
+        (mounted.path / "loop").read_bytes()
+    assert {"relative", "to folder"} <= set(os.listdir(mounted.path))
+
+
+def test_statfs_is_something_that_file_managers_accept(mounted: Mounted) -> None:
+    figures = os.statvfs(mounted.path)
+    free = figures.f_bavail * figures.f_frsize
+    assert 1 << 30 < free < 1 << 60
+    assert figures.f_namemax == 255
+
+
+def test_a_read_only_mount_refuses_changes(
+    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
+) -> None:
+    remote_dir.write("f", b"x")
+    mounted = mount_server(
+        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding, options="ro"
+    )
+    assert (mounted.path / "f").read_bytes() == b"x"
+    for attempt in (
+        lambda: (mounted.path / "f").write_text("y"),
+        lambda: (mounted.path / "g").write_text("y"),
+        lambda: (mounted.path / "d").mkdir(),
+        lambda: (mounted.path / "f").unlink(),
+    ):
+        with pytest.raises(OSError) as caught:
+            attempt()
+        assert caught.value.errno == errno.EROFS
+    assert (remote_dir.disk / "f").read_bytes() == b"x"
+
+
+def test_the_log_has_no_error_after_everyday_work(mounted: Mounted, tmp_path: Path) -> None:
+    make_tree(mounted.path)
+    run("ls -lR . > /dev/null; find . -type f | xargs -d '\\n' cat > /dev/null", mounted.path)
+    run("rm -rf ./*", mounted.path)
+    mounted.unmount()
+    assert "ERROR" not in mounted.log_text()
+    assert "Traceback" not in mounted.log_text()
