@@ -3,10 +3,11 @@
 Owns: the blocks and their bound. Does not know where blocks come from.
 
 A block is immutable `bytes`: it is handed to the kernel as it is, without another copy. It is
-filed under the *version* of its file (path, size, mtime), so a changed file finds none of its old
-blocks; they age out.
+filed under the *version* of its file (path, size, mtime, generation), so a changed file finds none
+of its old blocks; they age out.
 
-Threading: `_lock` guards the LRU (cachetools does no locking); third in the lock order.
+Threading: a lock each in BlockCache (cachetools does no locking) and Generations; third in the lock
+order.
 """
 
 from __future__ import annotations
@@ -21,12 +22,49 @@ from cachetools import LRUCache
 BLOCK_SIZE = 128 << 10
 
 
+# Paths whose changes are remembered one by one. Beyond it all blocks are given up together.
+MAX_CHANGES = 50_000
+
+
 class Version(NamedTuple):
-    """Which content: the same path with another size or time is another content."""
+    """Which content: the same path with another size, time or generation is another content."""
 
     path: str
     size: int
     mtime: int | None
+    generation: int
+
+
+class Generations:
+    """How often each path was changed from here.
+
+    FTP's times have whole seconds: `git` writes a ref twice in one second, with the same size, and
+    nothing that the server tells would say that it is another content.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._floor = 0
+        self._changes: dict[str, int] = {}
+
+    def bump(self, path: str) -> None:
+        """What was at `path`, and below it, is not what is there from now on."""
+        with self._lock:
+            self._count += 1
+            if len(self._changes) >= MAX_CHANGES:
+                self._changes.clear()
+                self._floor = self._count
+            self._changes[path] = self._count
+
+    def of(self, path: str) -> int:
+        """The generation of the content at `path`: that of its last change or its folders'."""
+        with self._lock:
+            newest = self._floor
+            while path and path != "/":
+                newest = max(newest, self._changes.get(path, 0))
+                path = path.rpartition("/")[0]
+            return newest
 
 
 class BlockCache:

@@ -25,7 +25,7 @@ from dataclasses import replace
 
 from ftpfs import errors
 from ftpfs.config import Cache
-from ftpfs.core.blocks import BlockCache
+from ftpfs.core.blocks import BlockCache, Generations
 from ftpfs.core.openfile import OpenFile
 from ftpfs.core.reader import StreamBudget
 from ftpfs.core.remote import Remote, Space
@@ -62,6 +62,7 @@ class Filesystem:
         self._open_ttl = cache.open_ttl
         self._tree = Tree(remote.list, remote.stat, ttl=cache.list_ttl, clock=clock)
         self._blocks = BlockCache(cache.block_cache)
+        self._generations = Generations()
         self._budget = StreamBudget(cache.block_cache, cache.read_ahead)
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -198,7 +199,7 @@ class Filesystem:
         if self._has_open_files(path):
             raise errors.NotEmpty(f"{path}: has files that are being written")
         self._remote.rmdir(path)
-        self._tree.remove(path)
+        self._removed(path)
 
     def unlink(self, path: str) -> None:
         """Delete a name. Handles on the file go on, as POSIX has it."""
@@ -212,7 +213,7 @@ class Filesystem:
             if self._tree.lookup(path).kind is Kind.DIRECTORY:
                 raise errors.IsADirectory(f"{path}: is a directory")
             self._remote.remove(path)
-            self._tree.remove(path)
+            self._removed(path)
             return
         with file.exclusive():
             hidden = self._hide_base(file, path)
@@ -221,7 +222,7 @@ class Filesystem:
             with self._lock:
                 if self._files.get(path) is file:
                     del self._files[path]
-            self._tree.remove(path)
+            self._removed(path)
             file.deleted(hidden)
 
     def hide(self, path: str, hidden: str) -> None:
@@ -332,7 +333,7 @@ class Filesystem:
         try:
             entry = self._remote.look_again(path, entry)
         except errors.NotFound:
-            self._tree.remove(path)
+            self._removed(path)
             raise
         self._tree.put(path, entry)
         return entry
@@ -352,8 +353,9 @@ class Filesystem:
             cache=self._blocks,
             budget=self._budget,
             spool=self._spool,
+            generation=self._generations.of(path),
             mode=mode,
-            uploaded=self._tree.put,
+            uploaded=self._uploaded,
         )
         with self._lock:
             return self._add_handle_locked(self._files.setdefault(path, file))
@@ -363,6 +365,19 @@ class Filesystem:
         self._handles[number] = file
         self._users[file] = self._users.get(file, 0) + 1
         return number
+
+    def _uploaded(self, path: str, entry: Entry) -> None:
+        self._generations.bump(path)
+        self._tree.put(path, entry)
+
+    def _removed(self, path: str) -> None:
+        self._generations.bump(path)
+        self._tree.remove(path)
+
+    def _renamed(self, old: str, new: str) -> None:
+        self._generations.bump(old)
+        self._generations.bump(new)
+        self._tree.rename(old, new)
 
     def _existing(self, path: str) -> Entry | None:
         try:
@@ -385,7 +400,7 @@ class Filesystem:
             posixpath.dirname(path), f"{HIDDEN_PREFIX}deleted-{secrets.token_hex(6)}"
         )
         self._remote.rename(path, hidden, replace=False)
-        self._tree.remove(path)
+        self._removed(path)
         return hidden
 
     def _rename_on_server(
@@ -393,7 +408,7 @@ class Filesystem:
     ) -> None:
         if moving is None or moving.on_server:
             self._remote.rename(old, new, replace=replaces)
-            self._tree.rename(old, new)
+            self._renamed(old, new)
         if moving is not None:
             moving.moved(new, replaces=replaces and not moving.on_server)
 

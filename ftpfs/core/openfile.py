@@ -51,6 +51,7 @@ class OpenFile:
         cache: BlockCache,
         budget: StreamBudget,
         spool: Spool,
+        generation: int = 0,
         mode: int | None = None,
         uploaded: Callable[[str, Entry], None],
     ) -> None:
@@ -59,6 +60,7 @@ class OpenFile:
         self._cache = cache
         self._budget = budget
         self._spool = spool
+        self._generation = generation
         self._uploaded = uploaded
         self._spool_lock = threading.Lock()
         self._changed = threading.Condition()
@@ -281,7 +283,9 @@ class OpenFile:
             if self._reader is None:
                 if self.entry is None:
                     raise errors.BadHandle("no content on the server to read")
-                version = Version(self._read_path, self.entry.size or 0, self.entry.mtime)
+                version = Version(
+                    self._read_path, self.entry.size or 0, self.entry.mtime, self._generation
+                )
                 self._reader = Reader(version, self._fetch(), self._cache, self._budget)
             return self._reader
 

@@ -131,9 +131,7 @@ def _daemons(word: str) -> list[int]:
 
 
 @pytest.fixture
-def mounted(
-    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
-) -> Mounted:
+def mounted(remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer) -> Mounted:
     """A fresh, empty folder of each server, mounted with each binding."""
     return mount_server(
         remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
