@@ -240,7 +240,7 @@ class Stream:
         self._limit = first + FIRST_WINDOW  # blocks before this one may be fetched
         self._read = first - 1  # the furthest block that was read
         self._stop = False
-        self._begun = 0.0
+        self._turn_ends: float | None = None  # None: has no connection yet to give up
 
     # Called by readers, with the lock held.
 
@@ -274,8 +274,10 @@ class Stream:
     def give_way(self) -> None:
         """End soon: at once when parked, else when the turn is over."""
         with self._reader._changed:
+            if self._turn_ends is None:
+                return
             parked = self.position >= self._limit
-            if parked or time.monotonic() - self._begun > TURN:
+            if parked or time.monotonic() > self._turn_ends:
                 self.stop_locked()
 
     # The thread.
@@ -317,13 +319,16 @@ class Stream:
 
     def _transfer(self) -> None:
         download = self._reader._fetch(self.position * BLOCK_SIZE, self.give_way)
-        self._begun = time.monotonic()
         try:
             while self._may_go_on():
                 block = self._reader._fill(download, self.position)
                 self._reader._cache.put(self._reader.version, self.position, block)
                 with self._reader._changed:
                     self.position += 1
+                    if self._turn_ends is None:
+                        # Only now: a turn without a block would let two streams take the
+                        # connection from each other for ever.
+                        self._turn_ends = time.monotonic() + TURN
                     self._reader._changed.notify_all()
             if self.position == self._blocks:
                 _expect_end(download)
