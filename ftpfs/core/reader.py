@@ -318,6 +318,7 @@ class Stream:
                 return
 
     def _transfer(self) -> None:
+        self._turn_ends = None
         download = self._reader._fetch(self.position * BLOCK_SIZE, self.give_way)
         try:
             while self._may_go_on():
