@@ -557,7 +557,8 @@ def test_links_are_followed_and_never_lead_out_of_the_mount(
         assert not any(path.is_symlink() for path in mounted.path.iterdir())
     else:
         for link in ("outside", "climbing", "loop"):
-            assert (mounted.path / link).is_symlink()
+            # proftpd's MLSD leaves out links that lead nowhere on the server.
+            assert mounted.server.kind == "proftpd" or (mounted.path / link).is_symlink()
             with pytest.raises(OSError):
                 (mounted.path / link).read_bytes()
     assert {"relative", "to folder"} <= set(os.listdir(mounted.path))
