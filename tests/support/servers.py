@@ -344,6 +344,7 @@ CANNOT: dict[Kind, dict[str, str]] = {
     "proftpd": {
         "byte 255 twice": _TELNET,
         "telnet command": _TELNET,
+        "asterisk, a folder": "550 Invalid directory name to a MKD with * in it",
     },
     "pure-ftpd": {
         "implicit tls": "no implicit TLS",
