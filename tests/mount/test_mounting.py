@@ -1,0 +1,361 @@
+"""Mounting and leaving: what a person is told when it fails, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RemoteDir, StartServer
+from tests.mount.conftest import Mounted, MountServer, ftpfs, unmount
+from tests.support.servers import FtpServer
+
+pytestmark = pytest.mark.mount
+
+MountAttempt = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def demo_server(open_folder: Path) -> Iterator[FtpServer]:
+    """One pyftpdlib server: these tests are about us, not about servers."""
+    from tests.support import servers
+
+    folder = open_folder / "mounting"
+    with servers.start("pyftpdlib", folder / "root", folder / "work") as running:
+        yield running
+
+
+@pytest.fixture
+def attempt(tmp_path: Path) -> MountAttempt:
+    """`attempt(source, mountpoint=None, password=..., *options)`: run `ftpfs mount`."""
+
+    def run(
+        source: str, *options: str, mountpoint: Path | None = None, password: str = "wrong"
+    ) -> subprocess.CompletedProcess[str]:
+        if mountpoint is None:
+            mountpoint = tmp_path / "here"
+            mountpoint.mkdir(exist_ok=True)
+        return ftpfs(
+            "mount",
+            source,
+            str(mountpoint),
+            *options,
+            env={"FTPFS_PASSWORD": password, "XDG_STATE_HOME": str(tmp_path / "state")},
+        )
+
+    return run
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """It failed, with one line that holds all of `words` and no password."""
+    assert done.returncode == 1
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("ftpfs: ")
+    for word in words:
+        assert word in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+# Why it failed.
+
+
+def test_an_unknown_host_is_named(attempt: MountAttempt) -> None:
+    refused(attempt("no-such-host.invalid"), "no-such-host.invalid")
+
+
+def test_a_refused_connection_says_so(attempt: MountAttempt) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    refused(attempt(f"127.0.0.1:{port}"), f"127.0.0.1:{port}", "refused")
+
+
+def test_a_host_that_never_answers_ends_with_the_deadline(attempt: MountAttempt) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        began = time.monotonic()
+        done = attempt(
+            f"127.0.0.1:{silent.getsockname()[1]}", "-o", "connect_timeout=1,reply_timeout=1"
+        )
+        assert time.monotonic() - began < 5
+    refused(done, "deadline")
+
+
+def test_a_wrong_password_says_so_and_shows_no_password(
+    attempt: MountAttempt, demo_server: FtpServer
+) -> None:
+    done = attempt(
+        f"{demo_server.user}@127.0.0.1:{demo_server.port}", password="very-secret-word"
+    )
+    refused(done, "530")
+    assert "very-secret-word" not in done.stderr
+
+
+def test_a_folder_that_is_not_on_the_server_is_named(
+    attempt: MountAttempt, demo_server: FtpServer
+) -> None:
+    source = f"ftp://{demo_server.user}@127.0.0.1:{demo_server.port}/not/there"
+    refused(attempt(source, password=demo_server.password), "/not/there", "no such folder")
+
+
+def test_a_server_without_tls_is_not_used_in_clear(
+    attempt: MountAttempt, demo_server: FtpServer
+) -> None:
+    source = f"ftpes://{demo_server.user}@127.0.0.1:{demo_server.port}"
+    refused(attempt(source, password=demo_server.password), "TLS")
+    assert "logged in" not in demo_server.log_text()[-400:]
+
+
+def test_a_mount_point_that_is_missing_full_or_no_folder_is_refused(
+    attempt: MountAttempt, demo_server: FtpServer, tmp_path: Path
+) -> None:
+    source = f"{demo_server.user}@127.0.0.1:{demo_server.port}"
+    refused(attempt(source, mountpoint=tmp_path / "missing"), "missing", "no such directory")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    refused(attempt(source, mountpoint=tmp_path / "full"), "not empty")
+    refused(attempt(source, mountpoint=tmp_path / "full" / "file"), "not a directory")
+
+
+def test_mounting_twice_is_refused(mount_server: MountServer, demo_server: FtpServer) -> None:
+    mounted = mount_server(demo_server, demo_server.root)
+    done = ftpfs(
+        "mount",
+        f"{demo_server.user}@127.0.0.1:{demo_server.port}",
+        str(mounted.path),
+        env={"FTPFS_PASSWORD": demo_server.password},
+    )
+    refused(done, "mounted there already")
+
+
+def test_a_missing_fuse_device_is_named_with_the_cure(
+    attempt: MountAttempt, demo_server: FtpServer, tmp_path: Path
+) -> None:
+    # A mount namespace of its own in which /dev/fuse is not there.
+    here = tmp_path / "here"
+    here.mkdir()
+    script = (
+        f"mount --bind {tmp_path} /dev/shm && mount -t tmpfs none /dev && "
+        f"exec {sys.executable} -m ftpfs mount 127.0.0.1:{demo_server.port} {here}"
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "/bin/sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    refused(done, "/dev/fuse", "modprobe fuse")
+
+
+def test_umount_of_something_else_is_refused(tmp_path: Path) -> None:
+    refused(ftpfs("umount", str(tmp_path)), "nothing of ftpfs")
+
+
+def test_umount_of_a_busy_mount_says_how_to_find_the_user(
+    mount_server: MountServer, demo_server: FtpServer
+) -> None:
+    (demo_server.root / "file").write_text("x")
+    mounted = mount_server(demo_server, demo_server.root)
+    with open(mounted.path / "file"):
+        refused(ftpfs("umount", str(mounted.path)), "busy", "fuser")
+    mounted.unmount()
+
+
+# Leaving.
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_foreground_mount_logs_to_stderr_and_ends_cleanly_on_a_signal(
+    demo_server: FtpServer, tmp_path: Path, fuse_binding: str, stop: signal.Signals
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    command = [
+        *(sys.executable, "-m", "ftpfs", "mount", "--foreground", "--binding", fuse_binding),
+        *(f"{demo_server.user}@127.0.0.1:{demo_server.port}", str(here)),
+    ]
+    with subprocess.Popen(
+        command,
+        env={
+            **os.environ,
+            "FTPFS_PASSWORD": demo_server.password,
+            "XDG_STATE_HOME": str(tmp_path / "state"),
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 20
+        while not os.path.ismount(here):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        (here / f"written-{fuse_binding}").write_text("x")
+        process.send_signal(stop)
+        said = process.communicate(timeout=20)[1]
+    assert process.returncode == 0, said
+    assert not os.path.ismount(here)
+    assert f"mounted ftp://{demo_server.user}@127.0.0.1" in said
+    assert "unmounted" in said
+    assert demo_server.password not in said
+    assert (demo_server.root / f"written-{fuse_binding}").read_text() == "x"
+
+
+def test_nothing_is_left_behind_after_unmounting(mounted: Mounted, tmp_path: Path) -> None:
+    (mounted.path / "a").write_bytes(b"x" * 300_000)
+    with open(mounted.path / "a", "r+b") as file:
+        file.seek(1000)
+        file.write(b"y")
+    os.unlink(mounted.path / "a")
+    mounted.unmount()
+    assert os.listdir(mounted.disk) == []
+    spools = list((tmp_path / "state").rglob("*.spool"))
+    assert spools == []
+
+
+def test_the_daemon_shows_no_password_and_dumps_no_core(
+    mount_server: MountServer, demo_server: FtpServer
+) -> None:
+    mounted = mount_server(demo_server, demo_server.root)
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and str(mounted.path) in _arguments(entry):
+            found.append(entry)
+            assert demo_server.password not in _arguments(entry)
+            limits = (entry / "limits").read_text()
+            core = next(line for line in limits.splitlines() if line.startswith("Max core"))
+            assert core.split()[4:6] == ["0", "0"]
+            # Not dumpable: its files in /proc belong to root whoever runs it.
+            assert (entry / "mem").stat().st_uid == 0
+    assert found
+    assert demo_server.password not in mounted.log_text()
+
+
+def _arguments(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def test_a_user_without_root_mounts_with_fusermount(
+    demo_server: FtpServer, fuse_binding: str
+) -> None:
+    """As the test servers' own user: no privileges, no HOME."""
+    from tests.support import servers
+
+    home = Path(tempfile.mkdtemp(prefix="ftpfs-user-"))
+    (home / "here").mkdir()
+    for path in (home, home / "here"):
+        shutil.chown(path, servers.USER)
+    (demo_server.root / "for all").write_text("readable")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "FTPFS_PASSWORD": demo_server.password,
+        "XDG_STATE_HOME": str(home / "state"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+    def as_user(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["setpriv", f"--reuid={servers.USER}", "--regid=nogroup", "--clear-groups", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    try:
+        program = [sys.executable, "-m", "ftpfs"]
+        if as_user(*program, "--version").returncode:
+            # The interpreter lies in a folder that only root may enter: take the system's own.
+            program = _system_python(environment)
+        source = f"{demo_server.user}@127.0.0.1:{demo_server.port}"
+        done = as_user(*program, "mount", "--binding", fuse_binding, source, str(home / "here"))
+        assert done.returncode == 0, done.stderr
+        shown = as_user("cat", str(home / "here" / "for all"))
+        assert shown.stdout == "readable", shown.stderr
+        # Without allow_other not even root may look in.
+        with pytest.raises(PermissionError):
+            os.listdir(home / "here")
+        done = as_user(*program, "umount", str(home / "here"))
+        assert done.returncode == 0, done.stderr
+    finally:
+        if os.path.ismount(home / "here"):
+            subprocess.run(["umount", "-l", str(home / "here")], check=False)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _system_python(environment: dict[str, str]) -> list[str]:
+    """A command line for ftpfs that any user may run, with what is installed here."""
+    import click
+
+    import ftpfs
+
+    folder = Path(tempfile.mkdtemp(prefix="ftpfs-python-"))
+    folder.chmod(0o755)
+    site = Path(click.__file__).parents[1]
+    shutil.copytree(site, folder / "site", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    shutil.copytree(Path(ftpfs.__file__).parent, folder / "site" / "ftpfs", dirs_exist_ok=True)
+    environment["PYTHONPATH"] = str(folder / "site")
+    return ["/usr/bin/python3", "-m", "ftpfs"]
+
+
+def test_several_mounts_side_by_side_do_not_mix(
+    remote_dir: RemoteDir, mount_server: MountServer
+) -> None:
+    mounts = [
+        mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path) for _ in range(3)
+    ]
+    for number, mounted in enumerate(mounts):
+        (mounted.path / f"f{number}").write_text(str(number))
+    assert sorted(os.listdir(remote_dir.disk)) == ["f0", "f1", "f2"]
+    unmount(mounts[0].path)
+    assert (mounts[1].path / "f1").read_text() == "1"
+
+
+# The demonstration, and another server's manners.
+
+
+def test_the_demo_runs_and_leaves_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ftpfs", "demo"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for shown in ("$ ls -l", "$ cat", "cp", "sed -i", "mv", "rm", "$ df"):
+        assert shown in done.stdout
+    assert os.listdir(tmp_path) == []
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
+
+
+def test_an_idle_server_that_hung_up_is_connected_again(
+    start_server: StartServer, mount_server: MountServer
+) -> None:
+    from tests.support.servers import Options
+
+    server = start_server("vsftpd", options=Options(idle_timeout=1))
+    (server.root / "f").write_text("content")
+    mounted = mount_server(server, server.root, options="list_ttl=0,attr_timeout=0")
+    assert os.listdir(mounted.path) == ["f"]
+    time.sleep(2.5)
+    assert (mounted.path / "f").read_text() == "content"
+    time.sleep(2.5)
+    (mounted.path / "g").write_text("new")
+    assert (server.root / "g").read_text() == "new"
