@@ -118,8 +118,9 @@ def run(binding: Binding, operations: Any, mountpoint: str, options: MountOption
     try:
         serve(operations, mountpoint, kwargs)
     except RuntimeError as error:
-        # All that libfuse returns is a number.
-        raise errors.FtpfsError(f"libfuse could not mount on {mountpoint}") from error
+        # All that libfuse returns is a number, and libfuse 3 does so after a signal, too.
+        if not operations.mounted:
+            raise errors.FtpfsError(f"libfuse could not mount on {mountpoint}") from error
 
 
 def _serve_fuse2(operations: Any, mountpoint: str, kwargs: dict[str, Any]) -> None:

@@ -107,6 +107,7 @@ class Operations:
         started: Callable[[], None],
         stopped: Callable[[], None],
     ) -> None:
+        self.mounted = False  # the kernel has accepted us
         self._fs = filesystem
         self._look = look
         self._started = started
@@ -120,6 +121,7 @@ class Operations:
 
     def init(self, _path: str) -> None:
         """Mounted; threads may be started from here on (never before the fork)."""
+        self.mounted = True
         self._started()
 
     def destroy(self, _path: str) -> None:
