@@ -104,6 +104,10 @@ def _check_device() -> None:
             f"{binding.FUSE_DEVICE} is missing (modprobe fuse; in a container: "
             f"--device {binding.FUSE_DEVICE} --cap-add SYS_ADMIN)"
         )
+    if not os.access(binding.FUSE_DEVICE, os.R_OK | os.W_OK):
+        raise errors.PermissionDenied(
+            f"{binding.FUSE_DEVICE} may not be used by this user (chmod 666 {binding.FUSE_DEVICE})"
+        )
     if os.getuid() and not (shutil.which("fusermount3") or shutil.which("fusermount")):
         raise errors.NotSupported("fusermount is missing (Debian, Ubuntu: apt install fuse3)")
 
