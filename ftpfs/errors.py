@@ -167,6 +167,13 @@ class Unavailable(Refused):
     """
 
 
+def again(error: FtpfsError) -> FtpfsError:
+    """A fresh, equal exception for another thread: one object must not be raised in two."""
+    if isinstance(error, Refused):
+        return type(error)(error.code, error.text)
+    return type(error)(*error.args)
+
+
 _NO_SPACE = 452  # RFC 959, 4.2: insufficient storage space in system
 _QUOTA = 552  # RFC 959, 4.2: exceeded storage allocation
 _TLS_CODES = {522, 533, 534, 535, 536}  # RFC 2228, 5 and RFC 4217: protection demanded or refused

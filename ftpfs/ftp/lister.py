@@ -29,8 +29,10 @@ HIDDEN_PREFIX = ".ftpfs-"
 _ZONE_STEP = 15 * 60  # every time zone is a multiple of a quarter of an hour away from UTC
 
 
-def list_directory(session: Session, path: str) -> list[Entry]:
-    """The entries of `path` (absolute on the server), without `.`, `..` and our own files.
+def list_directory(session: Session, path: str, *, hidden: bool = False) -> list[Entry]:
+    """The entries of `path` (absolute on the server), without `.` and `..`.
+
+    Our own files are left out unless `hidden`.
 
     Raises Unavailable when the CWD is refused (missing, no directory, or no permission: the caller
     settles which), PermissionDenied when it may be entered but not read, and what a broken
@@ -43,7 +45,7 @@ def list_directory(session: Session, path: str) -> list[Entry]:
         found = replace(found, entries=_with_exact_times(session, path, found.entries))
     for line in found.rejected:
         log.warning("a line of the listing of %s was not understood: %s", path, line)
-    return [e for e in found.entries if not e.name.startswith(HIDDEN_PREFIX)]
+    return [e for e in found.entries if hidden or not e.name.startswith(HIDDEN_PREFIX)]
 
 
 def list_links(session: Session, path: str) -> list[Entry]:
@@ -73,7 +75,7 @@ def look_at(session: Session, path: str) -> Entry | None:
 def _by_mlsd(session: Session) -> Listing | None:
     """The MLSD listing; None when the server turns out not to have it after all."""
     try:
-        data = session.listing("MLSD")
+        data, said = session.listing("MLSD")
     except (errors.NotSupported, errors.InvalidArgument):
         session.profile.mlsd = False
         return None
@@ -82,12 +84,15 @@ def _by_mlsd(session: Session) -> Listing | None:
             return _empty_or_denied(refusal)
         # Never seen to work: LIST shall say whether this folder or the command is at fault.
         return None
+    if not data and session.profile.mlsd_shows_itself:
+        raise _nothing("MLSD", said)
     found = listing.parse_mlsd(_lines(data), session.decode_bytes)
     if found.rejected and not found.entries:
         log.warning("MLSD of this server makes no sense, using LIST")
         session.profile.mlsd = False
         return None
     session.profile.mlsd = True
+    session.profile.mlsd_shows_itself = found.self_entry is not None
     return found
 
 
@@ -96,14 +101,16 @@ def _by_list(session: Session) -> Listing:
     profile = session.profile
     command = "LIST" if profile.list_all is False else "LIST -a"
     try:
-        data = session.listing(command)
-    except errors.NotSupported:
-        raise
-    except (errors.Unavailable, errors.InvalidArgument, errors.Refused) as refusal:
-        if profile.list_all is not None:
+        data, said = session.listing(command)
+    except (errors.NotSupported, errors.InvalidArgument, errors.Refused) as refusal:
+        if profile.list_all is None:
+            profile.list_all = False
+            return _by_list(session)
+        if isinstance(refusal, errors.Unavailable):
             return _empty_or_denied(refusal)
-        profile.list_all = False
-        return _by_list(session)
+        raise
+    if not data and profile.list_all:
+        raise _nothing(command, said)
     found = listing.parse_list(
         _lines(data), session.decode_bytes, time.time(), profile.list_zone or 0
     )
@@ -111,23 +118,36 @@ def _by_list(session: Session) -> Listing:
         # `ls: cannot open directory` and the like, sent as if it were a listing.
         raise errors.PermissionDenied(f"not a listing: {found.rejected[0]}")
     if profile.list_all is None:
-        # With -a even an empty folder shows `.` and `..`; nothing at all may mean that the
-        # server looked for a file called "-a".
-        profile.list_all = bool(data)
-        if not data:
-            return _by_list(session)
+        if data:
+            profile.list_all = True
+        else:
+            # With -a even an empty folder shows `.` and `..`; nothing at all may mean that the
+            # server looked for a file called "-a".
+            profile.list_all = False
+            found = _by_list(session)
+            if not found.entries:
+                profile.list_all = None  # an empty folder has taught nothing
     return found
 
 
-def _empty_or_denied(refusal: errors.FtpfsError) -> Listing:
+def _nothing(command: str, said: str) -> errors.FtpfsError:
+    """Why a listing that always shows at least `.` is empty though the server said 226.
+
+    vsftpd: "226 Transfer done (but failed to open directory)."; pure-ftpd: "unable to read". Else
+    the data connection was cut, which pyftpdlib answers with 226, too.
+    """
+    if any(word in said.lower() for word in ("fail", "unable", "denied", "cannot")):
+        return errors.PermissionDenied(errors.printable(said))
+    return errors.DataConnectionFailed(f"{command} brought nothing, not even the folder itself")
+
+
+def _empty_or_denied(refusal: errors.Unavailable) -> Listing:
     """A refusal of LIST after the CWD went well: an empty folder, or one that may not be read.
 
     Both come as 450 or 550, and nothing but the text tells them apart.
     """
     text = str(refusal).lower()
-    if isinstance(refusal, errors.Unavailable) and any(
-        phrase in text for phrase in ("no files", "no such file", "not found", "empty")
-    ):
+    if any(phrase in text for phrase in ("no files", "no such file", "not found", "empty")):
         return Listing(entries=[], rejected=[])
     raise errors.PermissionDenied(str(refusal)) from refusal
 

@@ -8,8 +8,9 @@ A session is used under a *lease*. Rules that keep this free of deadlock:
 - A thread holds one lease at a time (checked), so nobody waits for a lease while holding one.
 - Transfers never take the last free connection while the cap allows two or more: metadata does not
   queue behind them. With a cap of one, metadata asks the transfer to give way.
-- A holder that can stop anywhere (a read stream) leases with `give_way`; it is called when others
+- A holder that can stop anywhere (a read stream) leases with `give_way`; it is called while others
   wait, and the holder returns the lease as soon as it can.
+- Metadata that waits goes before transfers that wait.
 
 Every step on a session has a deadline, so a lease is held either by somebody who makes progress or
 for a bounded time; waiting for one therefore needs no deadline of its own.
@@ -43,8 +44,16 @@ RETRY_PAUSE = 0.2  # seconds before the third and later attempts, doubling
 # After a failed connect nobody tries again for so long (seconds, doubling up to the second figure):
 # forty blocked `stat`s of a file manager then fail together instead of one after another.
 DOWN_PAUSE, MAX_DOWN_PAUSE = 0.5, 4.0
-# The server said that we have too many connections: believed for so long (seconds).
-CAP_MEMORY = 300.0
+# The server said that we have too many connections: believed for so long (seconds). Trying one
+# more costs a refused login; not trying costs speed, and the refusal may have counted sessions that
+# were already closed here.
+CAP_MEMORY = 60.0
+# Holders that can give way are asked so often (seconds) while somebody waits: a stream says no
+# until it had its turn.
+ASK_PAUSE = 0.1
+# A server that turns us away though we have no session left may still count one that has just
+# ended (seconds): it is asked again, every so often, for so long.
+GHOST_TIME, GHOST_PAUSE = 5.0, 0.2
 
 
 class Use(enum.Enum):
@@ -103,6 +112,7 @@ class Pool:
         self._held = threading.local()
         self._changed = threading.Condition()
         # Guarded by _changed:
+        self._version = 0  # counts what may let a waiting thread go on
         self._cap = cap
         self._cap_until = 0.0
         self._idle: list[Session] = []
@@ -114,25 +124,28 @@ class Pool:
         self._down_pause = DOWN_PAUSE
         self._down_error: errors.FtpfsError | None = None
         self._ever_connected = False
+        self._closed_at = float("-inf")  # when a session ended last
 
     # Leases.
 
     def lease(self, use: Use, give_way: Callable[[], None] | None = None) -> Lease:
         """A session, idle or newly connected; waits while the cap allows none.
 
+        `give_way` is called, from other threads and again and again, while somebody waits for a
+        connection; it must not raise.
+
         Raises what connecting raises. While the server is down, at once and with the same error.
         """
         if getattr(self._held, "lease", None) and not self._held.lease._returned:
             raise AssertionError("a thread that holds a lease asks for another")
-        while True:
-            lease, must_connect = self._acquire(use, give_way)
-            if lease is not None:
-                if lease.session.fresh():
-                    break
+        lease: Lease | None = None
+        while lease is None:
+            lease = self._acquire(use, give_way)
+            if lease is None:  # a place to connect for
+                lease = self._connect_one(use, give_way)
+            elif not self._is_fresh(lease):
                 lease.release()
-            elif must_connect and (session := self._connect_one(use)):
-                lease = self._admit(session, use, give_way)
-                break
+                lease = None
         self._held.lease = lease
         return lease
 
@@ -159,20 +172,35 @@ class Pool:
 
         A deadline that passed is not tried again: the caller has waited long enough.
         """
-        for attempt in range(1, ATTEMPTS + 1):
-            lease = self.lease(use)
+
+        def attempt(lease: Lease, number: int) -> T:
             try:
-                return (again or work)(lease.session) if attempt > 1 else work(lease.session)
-            except (errors.ConnectionLost, errors.DataConnectionFailed) as error:
-                lease.release()
-                if attempt == ATTEMPTS:
-                    raise
-                log.info("attempt %d of %d failed, trying again: %s", attempt, ATTEMPTS, error)
-                if attempt > 1:
-                    self._sleep(RETRY_PAUSE * 2 ** (attempt - 2))
+                return (again or work)(lease.session) if number > 1 else work(lease.session)
             finally:
                 lease.release()
-        raise AssertionError("unreachable")
+
+        return self._try(attempt, use)
+
+    def begin(
+        self,
+        start: Callable[[Session, Callable[[], None]], T],
+        *,
+        use: Use = Use.TRANSFER,
+        give_way: Callable[[], None] | None = None,
+    ) -> T:
+        """`start(session, release)` something that goes on: it has to call `release` at its end.
+
+        Repeated like `run`, as long as `start` has not returned.
+        """
+
+        def attempt(lease: Lease, _: int) -> T:
+            try:
+                return start(lease.session, lease.release)
+            except BaseException:
+                lease.release()
+                raise
+
+        return self._try(attempt, use, give_way)
 
     def status(self) -> PoolStatus:
         with self._changed:
@@ -186,6 +214,7 @@ class Pool:
         with self._changed:
             old = [s for s in self._idle if now - s.used_at > self._idle_timeout]
             self._idle = [s for s in self._idle if s not in old]
+            self._notify_locked()
         for session in old:
             session.close()
 
@@ -194,40 +223,78 @@ class Pool:
         with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
-            self._changed.notify_all()
+            self._notify_locked()
         for session in idle:
             session.close()
 
     # Inside.
 
-    def _acquire(self, use: Use, give_way: Callable[[], None] | None) -> tuple[Lease | None, bool]:
-        """(a lease, False), or (None, True): the caller has a place and must connect for it.
+    def _try(
+        self,
+        attempt: Callable[[Lease, int], T],
+        use: Use,
+        give_way: Callable[[], None] | None = None,
+    ) -> T:
+        for number in range(1, ATTEMPTS + 1):
+            lease = self.lease(use, give_way)
+            try:
+                return attempt(lease, number)
+            except (errors.ConnectionLost, errors.DataConnectionFailed) as error:
+                if isinstance(error, errors.ConnectionLost):
+                    self._drop_idle()
+                if number == ATTEMPTS:
+                    raise
+                log.info("attempt %d of %d failed, trying again: %s", number, ATTEMPTS, error)
+                if number > 1:
+                    self._sleep(RETRY_PAUSE * 2 ** (number - 2))
+        raise AssertionError("unreachable")
 
-        (None, False): nothing was free, some time has passed, ask again.
-        """
-        with self._changed:
-            if self._closed:
-                raise errors.ConnectionLost("the mount is being closed")
-            self._forget_old_cap_locked()
-            if self._may_start_locked(use):
-                if self._idle:
-                    # The one used last: its TCP window is open, and the others can grow old.
-                    return self._grant_locked(self._idle.pop(), use, give_way), False
-                if self._total_locked() < self._cap:
-                    self._check_down_locked()
-                    self._connecting[use] += 1
-                    return None, True
-            asked = self._holders_locked()
-        for ask in asked:
-            ask()
+    def _acquire(self, use: Use, give_way: Callable[[], None] | None) -> Lease | None:
+        """Wait for a place: a lease on an idle session, or None, and the caller must connect."""
         with self._changed:
             self._waiting[use] += 1
-            try:
-                # Asked again now and then: a stream may have begun since.
-                self._changed.wait(0.1)
-            finally:
+        try:
+            while True:
+                with self._changed:
+                    if self._closed:
+                        raise errors.ConnectionLost("the mount is being closed")
+                    if self._may_start_locked(use):
+                        if self._idle:
+                            # The one used last: its TCP window is open, others can grow old.
+                            return self._grant_locked(self._idle.pop(), use, give_way)
+                        if self._total_locked() < self._cap_now_locked():
+                            self._check_down_locked()
+                            self._connecting[use] += 1
+                            return None
+                    seen = self._version
+                    holders = [lease.give_way for lease in self._leases if lease.give_way]
+                for ask in holders:
+                    ask()
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda: self._version != seen,  # noqa: B023 (called at once)
+                        ASK_PAUSE if holders else None,
+                    )
+        finally:
+            with self._changed:
                 self._waiting[use] -= 1
-        return None, False
+                if use is Use.METADATA and not self._waiting[use]:
+                    self._notify_locked()  # transfers stood back
+
+    @staticmethod
+    def _is_fresh(lease: Lease) -> bool:
+        try:
+            return lease.session.fresh()
+        except BaseException:
+            lease.session.drop()
+            lease.release()
+            raise
+
+    def _notify_locked(self) -> None:
+        """Something changed that may let a waiting thread go on."""
+        if any(self._waiting.values()):
+            self._version += 1
+            self._changed.notify_all()
 
     def _may_start_locked(self, use: Use) -> bool:
         if use is Use.METADATA:
@@ -236,10 +303,7 @@ class Pool:
             return False
         transfers = sum(1 for lease in self._leases if lease.use is Use.TRANSFER)
         transfers += self._connecting[Use.TRANSFER]
-        return transfers < max(1, self._cap - 1)
-
-    def _holders_locked(self) -> list[Callable[[], None]]:
-        return [lease.give_way for lease in self._leases if lease.give_way]
+        return transfers < max(1, self._cap_now_locked() - 1)
 
     def _total_locked(self) -> int:
         return len(self._idle) + len(self._leases) + sum(self._connecting.values())
@@ -249,73 +313,103 @@ class Pool:
     ) -> Lease:
         lease = Lease(self, session, use, give_way)
         self._leases.append(lease)
+        if give_way:
+            self._notify_locked()  # those who wait have somebody to ask
         return lease
 
-    def _check_down_locked(self) -> None:
-        if self._down_error and self._clock() < self._down_until:
-            raise type(self._down_error)(str(self._down_error))
-
-    def _connect_one(self, use: Use) -> Session | None:
+    def _connect_one(self, use: Use, give_way: Callable[[], None] | None) -> Lease | None:
         """Connect, for a place taken by `_acquire`; None: the server is full, wait for a place."""
         try:
-            session = self._connect()
-        except errors.FtpfsError as error:
+            try:
+                session = self._connect()
+            except errors.ConnectionLost as error:
+                # Hung up on while logging in: as good as a session that was lost later on.
+                log.info("connecting again: %s", error)
+                session = self._connect()
+        except BaseException as error:
             with self._changed:
                 self._connecting[use] -= 1
-                self._changed.notify_all()
-                if self._is_full_locked(error):
-                    return None
-                self._note_down_locked(error)
-            raise
-        except BaseException:
-            with self._changed:
-                self._connecting[use] -= 1
-                self._changed.notify_all()
-            raise
-        return session
-
-    def _is_full_locked(self, error: errors.FtpfsError) -> bool:
-        """Whether the error means "not so many", and if so lower the cap.
-
-        421 says it; 530 can say it, too, and does when the same login was fine before. With no
-        session of our own alive it is others who fill the server: then the error stands.
-        """
-        full = isinstance(error, errors.ServerBusy) or (
-            isinstance(error, errors.LoginFailed) and self._ever_connected
-        )
-        alive = len(self._idle) + len(self._leases)
-        if not full or not alive:
-            return False
-        self._cap = alive
-        self._cap_until = self._clock() + CAP_MEMORY
-        log.info("the server allows no more than %d connections for now: %s", alive, error)
-        return True
-
-    def _forget_old_cap_locked(self) -> None:
-        if self._cap < self._configured_cap and self._clock() > self._cap_until:
-            self._cap = self._configured_cap
-
-    def _note_down_locked(self, error: errors.FtpfsError) -> None:
-        self._down_error = error
-        self._down_until = self._clock() + self._down_pause
-        self._down_pause = min(MAX_DOWN_PAUSE, self._down_pause * 2)
-
-    def _admit(self, session: Session, use: Use, give_way: Callable[[], None] | None) -> Lease:
+                self._notify_locked()
+                full = isinstance(error, errors.FtpfsError) and self._is_full_locked(error)
+                ghost = isinstance(error, errors.ServerBusy) and self._may_be_ghost_locked()
+                if isinstance(error, errors.FtpfsError) and not (full or ghost):
+                    self._note_down_locked(error)
+            if not (full or ghost):
+                raise
+            if not full:
+                self._sleep(GHOST_PAUSE)
+            return None
         with self._changed:
             self._connecting[use] -= 1
             self._ever_connected = True
             self._down_error = None
             self._down_pause = DOWN_PAUSE
+            # It was let in: a cap learned from others' failures meanwhile was too low.
+            self._cap = max(self._cap, self._total_locked() + 1)
             return self._grant_locked(session, use, give_way)
+
+    def _is_full_locked(self, error: errors.FtpfsError) -> bool:
+        """Whether the error means "not so many", and if so lower the cap.
+
+        421 says it; 530 can say it, too, and does when the same login was fine before. With no
+        session of our own there, nor on its way, it is others who fill the server: then the error
+        stands, and nothing was learned about how many we may have.
+        """
+        full = isinstance(error, errors.ServerBusy) or (
+            isinstance(error, errors.LoginFailed) and self._ever_connected
+        )
+        ours = self._total_locked()
+        if not full:
+            return False
+        if not ours:
+            self._cap = self._configured_cap
+            return False
+        self._cap = min(self._cap, ours)
+        self._cap_until = self._clock() + CAP_MEMORY
+        log.info("the server allows no more than %d connections for now: %s", self._cap, error)
+        return True
+
+    def _may_be_ghost_locked(self) -> bool:
+        """Whether the server may be full of sessions of ours that it has not seen the end of."""
+        return self._clock() - self._closed_at < GHOST_TIME
+
+    def _cap_now_locked(self) -> int:
+        """How many there may be. What the server refused is forgotten after a while."""
+        if self._cap < self._configured_cap and self._clock() > self._cap_until:
+            self._cap = self._configured_cap
+        return self._cap
+
+    def _check_down_locked(self) -> None:
+        if self._down_error and self._clock() < self._down_until:
+            raise errors.again(self._down_error)
+
+    def _note_down_locked(self, error: errors.FtpfsError) -> None:
+        """Those who wait for a place, and who come soon, fail at once with the same error."""
+        now = self._clock()
+        if self._down_error and now < self._down_until:
+            return  # one of several that were under way together
+        self._down_error = error
+        self._down_until = now + self._down_pause
+        self._down_pause = min(MAX_DOWN_PAUSE, self._down_pause * 2)
 
     def _take_back(self, lease: Lease) -> None:
         session = lease.session
         with self._changed:
             self._leases.remove(lease)
-            keep = session.alive and not self._closed and self._total_locked() < max(1, self._cap)
+            keep = session.alive and not self._closed and self._total_locked() < self._cap
             if keep:
                 session.used_at = self._clock()
                 self._idle.append(session)
-            self._changed.notify_all()
+            else:
+                self._closed_at = self._clock()
+            self._notify_locked()
         if not keep:
+            session.close()
+
+    def _drop_idle(self) -> None:
+        """A connection broke: those that lay idle beside it have most likely met the same fate."""
+        with self._changed:
+            idle, self._idle = self._idle, []
+            self._notify_locked()
+        for session in idle:
             session.close()

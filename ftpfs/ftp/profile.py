@@ -42,6 +42,7 @@ class Profile:
         self.known = False  # a session has logged in and looked around
         self.passive: Passive | None = None
         self.mlsd: bool | None = None
+        self.mlsd_shows_itself = False  # `type=cdir` is in its listings, so none is ever empty
         self.mlst: bool | None = None
         self.list_all: bool | None = None  # LIST -a is taken for an option, not for a name
         self.mdtm: bool | None = None
@@ -98,6 +99,12 @@ class Profile:
             return False
         self.set_time = _NEXT_WAY[way]
         return True
+
+    @property
+    def mff_mode(self) -> bool:
+        """Whether MFF sets mode bits (draft-somers-ftp-mfxx, 6)."""
+        facts = self.features.get("MFF", "").lower().split(";")
+        return "unix.mode" in facts
 
     @property
     def utf8(self) -> bool:

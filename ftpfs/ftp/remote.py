@@ -23,7 +23,7 @@ from ftpfs import errors
 from ftpfs.config import Network, Server
 from ftpfs.ftp import lister, listing
 from ftpfs.ftp.listing import Entry, Kind
-from ftpfs.ftp.pool import ATTEMPTS, Pool, PoolStatus, Use
+from ftpfs.ftp.pool import Pool, PoolStatus, Use
 from ftpfs.ftp.profile import Profile, SetTime
 from ftpfs.ftp.session import Download, Reply, Session, Upload
 
@@ -216,7 +216,7 @@ class Remote:
         upload = _Put(self, path, size, read_at, replace=replace, mtime=mtime, mode=mode)
         try:
             return self._pool.run(upload.run, use=Use.TRANSFER)
-        except errors.Unavailable as refusal:
+        except errors.Refused as refusal:
             raise self._why_not_written(path) or _denied(refusal) from refusal
 
     # Changing.
@@ -228,6 +228,7 @@ class Remote:
 
         def mkdir(session: Session) -> None:
             session.require(f"MKD {self._on_server(path)}")
+            self._check_name_kept(session, path)
 
         self._settled(mkdir, lambda: self._why_not_made(path), again)
 
@@ -243,6 +244,7 @@ class Remote:
 
         def rename(session: Session) -> None:
             rename_over(session, source, target, replace=replace)
+            self._check_name_kept(session, new)
 
         def again(session: Session) -> None:
             try:
@@ -255,13 +257,13 @@ class Remote:
         self._settled(rename, lambda: self._why_not_renamed(old, new), again)
 
     def chmod(self, path: str, mode: int) -> None:
-        """SITE CHMOD. NotSupported where the server has none."""
+        """Set the mode bits. NotSupported where the server cannot."""
         if self.profile.chmod is False:
-            raise errors.NotSupported("the server has no SITE CHMOD")
+            raise errors.NotSupported("the server has no command that sets a mode")
 
         def chmod(session: Session) -> None:
             try:
-                session.require(_chmod_line(self._on_server(path), mode))
+                session.require(_chmod_line(self.profile, self._on_server(path), mode))
             except (errors.NotSupported, errors.InvalidArgument):
                 self.profile.chmod = False
                 raise
@@ -308,11 +310,14 @@ class Remote:
         why: Callable[[], errors.FtpfsError | None],
         again: Callable[[Session], T] | None = None,
     ) -> T:
-        """`work` through the pool; an ambiguous refusal is replaced by what a look shows."""
+        """`work` through the pool; a refusal is replaced by what a look shows.
+
+        Any refusal: pure-ftpd says 451 where others say 550.
+        """
         self._on_server("/")
         try:
             return self._pool.run(work, again=again)
-        except errors.Unavailable as refusal:
+        except errors.Refused as refusal:
             raise why() or _denied(refusal) from refusal
 
     def _settled_transfer(
@@ -322,22 +327,10 @@ class Remote:
         give_way: Callable[[], None] | None,
     ) -> T:
         self._on_server("/")
-        for attempt in range(1, ATTEMPTS + 1):
-            lease = self._pool.lease(Use.TRANSFER, give_way)
-            try:
-                return start(lease.session, lease.release)
-            except errors.Unavailable as refusal:
-                lease.release()
-                raise why() or _denied(refusal) from refusal
-            except (errors.ConnectionLost, errors.DataConnectionFailed):
-                # Nothing was transferred yet, so starting again is always clean.
-                lease.release()
-                if attempt == ATTEMPTS:
-                    raise
-            except BaseException:
-                lease.release()
-                raise
-        raise AssertionError("unreachable")
+        try:
+            return self._pool.begin(start, give_way=give_way)
+        except errors.Refused as refusal:
+            raise why() or _denied(refusal) from refusal
 
     def _delete(self, verb: str, path: str, why: Callable[[], errors.FtpfsError | None]) -> None:
         where = self._on_server(path)
@@ -358,9 +351,30 @@ class Remote:
         """Whether `where` (on the server) is there, asked on a session already leased."""
         parent, name = posixpath.split(where)
         try:
-            return any(e.name == name for e in lister.list_directory(session, parent))
+            entries = lister.list_directory(session, parent, hidden=True)
         except errors.Unavailable:
             return False
+        return any(entry.name == name for entry in entries)
+
+    def _check_name_kept(self, session: Session, path: str) -> None:
+        """Look whether the server has what it said to have made, for names that some change.
+
+        pure-ftpd makes underscores of control characters and of a space at the end, and says that
+        all went well. Ordinary names are not looked at, and cost nothing.
+        """
+        name = posixpath.basename(path)
+        if name.endswith(" ") or any(c < " " or c == "\x7f" for c in name):
+            self._check_present(session, self._on_server(path))
+
+    def _check_present(self, session: Session, where: str) -> None:
+        """Raises InvalidName when the folder can be listed and `where` is not in it."""
+        parent, name = posixpath.split(where)
+        with contextlib.suppress(errors.Refused, errors.PermissionDenied):
+            entries = lister.list_directory(session, parent, hidden=True)
+            if all(entry.name != name for entry in entries):
+                raise errors.InvalidName(
+                    f"the server stored {errors.printable(where)} under another name"
+                )
 
     def _find_in_parent(self, path: str) -> Entry:
         parent, name = posixpath.split(path)
@@ -450,17 +464,17 @@ def rename_over(session: Session, source: str, target: str, *, replace: bool) ->
     """
     try:
         _rename(session, source, target)
-    except errors.Unavailable as refusal:
+    except errors.Refused as refusal:
         aside = f"{posixpath.dirname(target).rstrip('/')}/{temporary_name()}"
         if not replace:
             raise
         try:
             _rename(session, target, aside)
-        except errors.Unavailable:
+        except errors.Refused:
             raise refusal from None
         try:
             _rename(session, source, target)
-        except errors.Unavailable:
+        except errors.Refused:
             _rename(session, aside, target)
             raise
         log.info("this server does not rename over a file: %s was moved aside", target)
@@ -500,8 +514,11 @@ class _Put:
         self._replace = replace
         self._mtime = mtime
         self._mode = mode
+        self._left: list[str] = []  # temporary files of attempts whose connection broke
 
     def run(self, session: Session) -> Entry:
+        for left in self._left:
+            self._discard(session, left)
         if not self._replace:
             self._store(session, self._target)
             return self._settle_attributes(session)
@@ -537,10 +554,18 @@ class _Put:
             upload.finish()
 
     def _discard(self, session: Session, temporary: str) -> None:
-        """Take a failed temporary file away, if the server can still be talked to."""
-        if session.alive:
-            with contextlib.suppress(errors.FtpfsError):
+        """Take a failed temporary file away; if the server cannot be talked to, with the next try.
+
+        After a lost connection it may be gone already, or renamed: a refusal says nothing.
+        """
+        self._left = [name for name in self._left if name != temporary]
+        try:
+            if session.alive:
                 session.command(f"DELE {temporary}")
+                return
+        except errors.FtpfsError as error:
+            log.info("%s could not be deleted: %s", temporary, error)
+        self._left.append(temporary)
 
     def _verify_size(self, session: Session, where: str) -> None:
         self._check_size(session.command(f"SIZE {where}"))
@@ -558,13 +583,18 @@ class _Put:
         way = self._profile.way_to_set_time() if self._mtime is not None else SetTime.NONE
         lines = []
         if self._mode is not None and self._profile.chmod is not False:
-            lines.append(_chmod_line(self._target, self._mode))
+            lines.append(_chmod_line(self._profile, self._target, self._mode))
         if way is not SetTime.NONE and self._mtime is not None:
             lines.append(_set_time_line(way, self._target, self._mtime))
         replies = iter(session.exchange([*lines, f"SIZE {self._target}"]))
-        mode = self._take_chmod(next(replies)) if lines and lines[0].startswith("SITE CH") else None
+        sets_mode = len(lines) > (way is not SetTime.NONE)
+        mode = self._take_chmod(next(replies)) if sets_mode else None
         mtime = self._take_time(next(replies), way) if way is not SetTime.NONE else None
-        self._check_size(next(replies))
+        size = next(replies)
+        self._check_size(size)
+        if size.code == 550 and "SIZE" in self._profile.features:
+            # It is not there, or may not be looked at (a drop folder).
+            self._remote._check_present(session, self._target)
         if mtime is None:
             mtime = lister.time_in(session.command(f"MDTM {self._target}"))
         return Entry(
@@ -587,13 +617,20 @@ class _Put:
         return self._mtime if reply.ok else None
 
 
-def _chmod_line(where: str, mode: int) -> str:
-    return f"SITE CHMOD {mode & 0o7777:03o} {where}"
+def _chmod_line(profile: Profile, where: str, mode: int) -> str:
+    """MFF where there is one: proftpd reads SITE CHMOD as words, and so takes "a" for "a "."""
+    bits = mode & 0o7777
+    if profile.mff_mode:
+        return f"MFF UNIX.mode={bits:04o}; {where}"
+    return f"SITE CHMOD {bits:03o} {where}"
 
 
 def _set_time_line(way: SetTime, where: str, seconds: int) -> str:
     return way.value.format(time=listing.format_time_val(seconds), path=where)
 
 
-def _denied(refusal: errors.Unavailable) -> errors.FtpfsError:
-    return errors.PermissionDenied(str(refusal))
+def _denied(refusal: errors.Refused) -> errors.FtpfsError:
+    """What is left of a refusal when a look has found nothing that explains it."""
+    if isinstance(refusal, errors.Unavailable):
+        return errors.PermissionDenied(str(refusal))
+    return refusal

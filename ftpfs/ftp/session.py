@@ -42,8 +42,8 @@ MAX_REPLY_LINES = 20_000
 PIPELINE_WINDOW = 128
 # How long a session that left a download early may take to say so before it is given up.
 ABORT_TIMEOUT = 5.0
-# For the peer's close_notify; it says nothing that the 226 and the size do not say better.
-TLS_CLOSE_TIMEOUT = 2.0
+# For the rest of a line that an idle session began unasked.
+STRAY_TIMEOUT = 1.0
 # One read of a data connection while listing.
 LIST_CHUNK = 256 << 10
 # A directory of a million entries is some 100 MB; what is bigger is an attack or a fault.
@@ -127,7 +127,7 @@ class Session:
                     batch = wire[sent : len(replies) + window]
                     self._control.send(b"".join(batch))
                     sent += len(batch)
-                replies.append(self._control.reply(self._network.reply_timeout))
+                replies.append(self._reply())
         return replies
 
     def require(self, line: str) -> Reply:
@@ -143,24 +143,33 @@ class Session:
     def receive(self, timeout: float | None = None) -> Reply:
         """The next reply. `timeout` in seconds, else the reply deadline."""
         with self._conversation():
-            return self._control.reply(timeout or self._network.reply_timeout)
+            return self._reply(timeout)
 
     def fresh(self) -> bool:
         """Whether the idle session still looks usable, without a round trip.
 
-        A server that dropped us has sent 421 or closed: both make the socket readable. Stray
-        replies (a second one after an abort) are read away, so that they are not taken for the
-        answer to the next command.
+        A server that dropped us has sent 421 or closed: both make the socket readable. Whatever
+        else came unasked could be taken for the answer to the next command, so it costs the
+        session, too.
         """
         try:
-            while self.alive and self._control.readable():
-                stray = self._control.reply(1.0)
+            if self.alive and self._control.readable():
+                stray = self._control.reply(STRAY_TIMEOUT)
                 log.info("unasked-for reply: %s", errors.printable(stray.lines[-1]))
-                if stray.code == 421:
-                    self.alive = False
+                self.alive = False
         except (OSError, EOFError, errors.FtpfsError):
             self.alive = False
         return self.alive
+
+    @property
+    def data_timeout(self) -> float:
+        """Seconds within which something has to move on a data connection."""
+        return self._network.data_timeout
+
+    def has_spoken(self) -> bool:
+        """Whether something of the server waits to be read. Never waits."""
+        with self._conversation():
+            return self._control.readable()
 
     def decode(self, wire: str) -> str:
         """A name or path out of a reply, as the rest of ftpfs writes it."""
@@ -212,10 +221,12 @@ class Session:
         channel = self._start(f"{'APPE' if append else 'STOR'} {path}", offset)
         return Upload(self, channel, done)
 
-    def listing(self, command: str) -> bytes:
-        """All that a listing command sends over its data connection.
+    def listing(self, command: str) -> tuple[bytes, str]:
+        """All that a listing command sends over its data connection, and the final reply's text.
 
-        Raises what the transfer raises; a listing cut short is never returned as if it were whole.
+        Raises what the transfer raises; a listing cut short is never returned as if it were whole,
+        as far as anyone can tell: pyftpdlib says 226 when the connection was closed under it, and
+        then only a last line without its end shows it.
         """
         with Download(self, self._start(command, 0), None) as download:
             chunks = []
@@ -230,9 +241,19 @@ class Session:
                 total += count
                 if total > MAX_LISTING:
                     raise errors.ProtocolError(f"a listing of more than {MAX_LISTING} bytes")
-        return b"".join(chunks)
+        data = b"".join(chunks)
+        if data and not data.endswith(b"\n"):
+            raise errors.DataConnectionFailed("the listing ends in the middle of a line")
+        return data, download.final_text
 
     # Inside.
+
+    def _reply(self, timeout: float | None = None) -> Reply:
+        """The next reply, inside a `_conversation`; 421 means that it was the last."""
+        reply = self._control.reply(timeout or self._network.reply_timeout)
+        if reply.code == 421:
+            raise errors.from_reply(reply.code, reply.text)
+        return reply
 
     def _encode(self, line: str) -> bytes:
         if any(c in line for c in "\r\n\0"):
@@ -243,8 +264,9 @@ class Session:
             raise errors.InvalidName(
                 f"a name that {self._codec} cannot write: {errors.printable(line)}"
             ) from error
-        # RFC 854 and RFC 959, 4: the control connection is Telnet, where 255 is doubled.
-        return wire.replace(b"\xff", b"\xff\xff") + b"\r\n"
+        if self._control.telnet:
+            wire = wire.replace(b"\xff", b"\xff\xff")
+        return wire + b"\r\n"
 
     @contextlib.contextmanager
     def _conversation(self) -> Iterator[None]:
@@ -274,6 +296,10 @@ class Session:
         except ftplib.Error as error:
             # A server may quote what we sent; `from None`, or a traceback would quote it too.
             reply = str(error).replace(password, "***") if password else str(error)
+            if self._server.tls is Tls.OFF and _DEMANDS_TLS.search(reply):
+                raise errors.TlsError(
+                    f"the server demands TLS (use ftpes:// or ftps://): {errors.printable(reply)}"
+                ) from None
             raise _login_error(reply) from None
         if self._server.tls is not Tls.OFF:
             self._control.deadline = time.monotonic() + self._network.reply_timeout
@@ -283,11 +309,11 @@ class Session:
         """Set the session up; the first one of a server also asks what the server can do."""
         profile = self.profile
         if not profile.known:
+            profile.welcome = self.decode(self._control.welcome or "")
             feat = self.command("FEAT")
             profile.read_features(feat.lines[1:-1] if feat.ok else ())
             system = self.command("SYST")
             profile.system = system.text if system.ok else ""
-            profile.welcome = self.decode(self._control.welcome or "")
         settings = ["TYPE I"]
         if profile.utf8 and self._codec == "utf-8":
             settings.append("OPTS UTF8 ON")
@@ -304,7 +330,11 @@ class Session:
     def _read_home(self, reply: Reply) -> str:
         if reply.code != 257:  # RFC 959: 257 "PATHNAME", with quotes doubled inside
             return "/"
-        quoted = re.match(r'257[ -]"((?:[^"]|"")*)"', reply.lines[-1])
+        line = reply.lines[-1]
+        if "vsftpd" in self.profile.welcome.lower():
+            # It doubles byte 255 (Telnet's IAC) in this reply, and nowhere else, nor in commands.
+            line = line.replace("\xff\xff", "\xff")
+        quoted = re.match(r'257[ -]"((?:[^"]|"")*)"', line)
         home = self.decode(quoted.group(1).replace('""', '"')) if quoted else "/"
         return home or "/"
 
@@ -324,10 +354,10 @@ class Session:
             lines = [f"REST {offset}", command] if offset else [command]
             with self._conversation():
                 self._control.send(b"".join(self._encode(line) for line in lines))
-                restart = self._control.reply(self._network.reply_timeout) if offset else None
-                reply = self._control.reply(self._network.reply_timeout)
+                restart = self._reply() if offset else None
+                reply = self._reply()
                 if 200 <= reply.code < 300:  # some send a 2xx of their own before the 1xx
-                    reply = self._control.reply(self._network.reply_timeout)
+                    reply = self._reply()
             reply.check()
             if listening:
                 channel = self._accept(channel)
@@ -349,6 +379,10 @@ class Session:
             self.profile.passive = Passive.EPSV
         except (errors.NotSupported, errors.Refused, errors.InvalidArgument):
             pass
+        except errors.DeadlineExceeded:
+            # Firewalls that do not know EPSV swallow it. This session is lost; the next one knows.
+            self.profile.passive = Passive.PASV
+            raise
         except errors.DataConnectionFailed:
             # EPSV answered, but its port leads nowhere: routers that rewrite PASV only.
             log.info("no data connection by EPSV, trying PASV")
@@ -436,24 +470,26 @@ class Session:
         channel.close()
         try:
             with self._conversation():
-                self._control.reply(ABORT_TIMEOUT)
+                self._reply(ABORT_TIMEOUT)
                 self._control.send(b"NOOP\r\n")
                 for _ in range(4):
-                    if self._control.reply(ABORT_TIMEOUT).code == 200:
+                    if self._reply(ABORT_TIMEOUT).code == 200:
                         return
                 raise errors.ProtocolError("no way back after an aborted transfer")
         except errors.FtpfsError as error:
             self.drop()
             log.info("session given up after an aborted transfer: %s", error)
 
-    def finish_transfer(self) -> None:
+    def finish_transfer(self) -> Reply:
         """Read the reply that ends a transfer; raise if it is a refusal."""
         reply = self.receive(self._network.finish_timeout)
         if reply.code < 200:  # a second 1xx: harmless, the final one follows
             reply = self.receive(self._network.finish_timeout)
-        reply.check()
+        return reply.check()
 
 
+# There is no one code for it: 421 (pure-ftpd), 530 (vsftpd), 550 (proftpd, pyftpdlib).
+_DEMANDS_TLS = re.compile(r"\b(?:TLS|SSL|encryption|cleartext)\b", re.IGNORECASE)
 _EPSV = re.compile(r"\((.)\1\1(\d{1,5})\1\)")  # RFC 2428, 3: (|||port|), any delimiter
 _PASV = re.compile(r"\d+,\d+,\d+,\d+,(\d{1,3}),(\d{1,3})")  # RFC 1123, 4.1.2.6: find the digits
 
@@ -469,6 +505,7 @@ class Download:
         self._done = done
         self._ended = False
         self._closed = False
+        self.final_text = ""  # all lines of the final reply, once all has come
 
     def readinto(self, view: memoryview) -> int:
         """Fill `view` from its start with what has come; how many bytes. 0: the file ended.
@@ -493,17 +530,19 @@ class Download:
         if self._closed:
             return
         self._closed = True
-        if not self._ended and self._session.alive:
-            self._session._leave(self._channel)
-        self._channel.close()
-        if self._done:
-            self._done()
+        try:
+            if not self._ended and self._session.alive:
+                self._session._leave(self._channel)
+            self._channel.close()
+        finally:
+            if self._done:
+                self._done()
 
     def _end(self) -> None:
         self._ended = True
-        _close_tls(self._channel)
+        _say_end(self._channel, 0)
         self._channel.close()
-        self._session.finish_transfer()
+        self.final_text = "\n".join(self._session.finish_transfer().lines)
 
     def _break(self) -> None:
         """The data connection failed: the server may still tell why, but is not waited for."""
@@ -550,34 +589,43 @@ class Upload:
             raise self._refusal(error) from error
 
     def finish(self) -> None:
-        """Say that this was all, and wait until the server says that it has it."""
+        """Say that this was all, and wait until the server says that it has it.
+
+        The connection is closed only after that: closing it with something unread in it (TLS 1.3
+        session tickets) would reset it, and take the tail of the file along.
+        """
         self._ended = True
-        _close_tls(self._channel)
-        self._channel.close()
-        self._session.finish_transfer()
+        _say_end(self._channel, self._session.data_timeout)
+        try:
+            self._session.finish_transfer()
+        finally:
+            self._channel.close()
 
     def close(self) -> None:
         """End the transfer; without `finish`, what the server has is a torn file. Never raises."""
         if self._closed:
             return
         self._closed = True
-        if not self._ended and self._session.alive:
-            self._session._leave(self._channel)
-        self._channel.close()
-        if self._done:
-            self._done()
+        try:
+            if not self._ended and self._session.alive:
+                self._session._leave(self._channel)
+            self._channel.close()
+        finally:
+            if self._done:
+                self._done()
 
     def _refusal(self, error: OSError) -> errors.FtpfsError:
+        """What the server says about a data connection that broke off, else that it did."""
         self._ended = True
         self._channel.close()
-        if isinstance(error, TimeoutError):
-            self._session.drop()
-            return _data_error(error)
+        session = self._session
         try:
-            self._session.receive().check()
+            # After a deadline the server may have spoken already, but is not waited for again.
+            if not isinstance(error, TimeoutError) or session.has_spoken():
+                session.receive().check()
         except errors.FtpfsError as refusal:
             return refusal
-        self._session.drop()
+        session.drop()
         return _data_error(error)
 
     def __enter__(self) -> Upload:
@@ -611,6 +659,10 @@ class _Control(ftplib.FTP_TLS):
         self._network = network
         self._buffer = bytearray()
         self.deadline = 0.0
+        # Whether the server reads the control connection as Telnet (RFC 854), where byte 255 is
+        # doubled. RFC 959 has it so, but of the four servers measured only proftpd does; to the
+        # others the second byte is a part of the name. None of them doubles it in a listing.
+        self.telnet = False
         self.peer = ""
         self.own_address = ""
         self.family = socket.AF_INET
@@ -639,6 +691,7 @@ class _Control(ftplib.FTP_TLS):
             raise errors.ServerBusy(f"server replied 421: {errors.printable(greeting.text)}")
         greeting.check()
         self.welcome = "\n".join(greeting.lines)
+        self.telnet = "proftpd" in self.welcome.lower()
 
     def secure(self) -> None:
         """AUTH TLS. What a man in the middle sent ahead of the handshake is thrown away."""
@@ -698,23 +751,32 @@ class _Control(ftplib.FTP_TLS):
             if scanned > MAX_LINE:
                 raise errors.ProtocolError(f"a reply line of more than {MAX_LINE} bytes")
             sock = self._socket()
-            sock.settimeout(max(0.001, self.deadline - time.monotonic()))
+            if (left := self.deadline - time.monotonic()) <= 0:
+                raise TimeoutError  # a server that drips its reply must not extend the deadline
+            sock.settimeout(left)
             received = sock.recv(64 << 10)
             if not received:
                 raise EOFError
             self._buffer += received
         line = self._buffer[:end]
         del self._buffer[: end + 1]
-        return line.rstrip(b"\r").replace(b"\xff\xff", b"\xff").decode("latin-1")
+        return line.rstrip(b"\r").decode("latin-1")
 
     def readable(self) -> bool:
-        """Whether something has come that nobody read."""
-        sock = self._socket()
-        if self._buffer or (isinstance(sock, ssl.SSLSocket) and sock.pending()):
+        """Whether something has come that nobody read. Raises EOFError if it is the end."""
+        if self._buffer:
             return True
-        poller = select.poll()  # select() fails beyond 1024 descriptors
-        poller.register(sock, select.POLLIN)
-        return bool(poller.poll(0))
+        sock = self._socket()
+        sock.settimeout(0)
+        try:
+            # Not just a poll: under TLS what has come may be a session ticket and no reply.
+            received = sock.recv(64 << 10)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        if not received:
+            raise EOFError
+        self._buffer += received
+        return True
 
     def drop(self) -> None:
         sock, self.sock = self.sock, None
@@ -744,15 +806,24 @@ def tls_context(server: Server) -> ssl.SSLContext:
     return context
 
 
-def _close_tls(channel: socket.socket) -> None:
-    """Send our close_notify; the peer's is waited for only briefly, and its absence forgiven.
+def _say_end(channel: socket.socket, timeout: float) -> None:
+    """Tell the peer that no more comes: close_notify under TLS, and FIN.
 
-    Many servers close without it. Whether all bytes came is told by the final reply and the size.
+    The peer's close_notify is not waited for: many servers send none, and whether all bytes came
+    is told by the final reply and the size. `timeout`: for what is written before it to leave.
     """
     if isinstance(channel, ssl.SSLSocket):
-        channel.settimeout(TLS_CLOSE_TIMEOUT)
         with contextlib.suppress(OSError, ValueError):
-            channel.unwrap()
+            channel.settimeout(0)
+            try:
+                channel.unwrap()  # says WANT_READ when ours is out and theirs has not come
+            except ssl.SSLWantWriteError:
+                poller = select.poll()  # select() fails beyond 1024 descriptors
+                poller.register(channel, select.POLLOUT)
+                poller.poll(timeout * 1000)
+                channel.unwrap()
+    with contextlib.suppress(OSError):
+        channel.shutdown(socket.SHUT_WR)
 
 
 def _data_error(error: OSError) -> errors.FtpfsError:
