@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import errno
 import hashlib
+import mmap
 import os
 import random
 import shutil
@@ -18,6 +19,8 @@ import stat
 import subprocess
 import tarfile
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -240,8 +243,6 @@ def test_truncate_through_an_open_file(mounted: Mounted) -> None:
 
 
 def test_a_mapped_file_is_written_back(mounted: Mounted) -> None:
-    import mmap
-
     (mounted.path / "f").write_bytes(bytes(300_000))
     with open(mounted.path / "f", "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
         mapped[200_000:200_003] = b"map"
@@ -468,8 +469,6 @@ def test_a_temporary_file_without_a_name_leaves_nothing(mounted: Mounted) -> Non
 
 def wait_until_empty(folder: Path) -> None:
     """The kernel closes files in its own time."""
-    import time
-
     deadline = time.monotonic() + 5
     while os.listdir(folder):
         assert time.monotonic() < deadline, os.listdir(folder)
@@ -496,11 +495,12 @@ def test_chmod_reaches_the_server(mounted: Mounted) -> None:
 
 def test_what_ftp_does_not_know_is_refused_with_the_right_errno(mounted: Mounted) -> None:
     (mounted.path / "f").write_text("x")
-    for attempt in (
+    attempts: list[Callable[[], object]] = [
         lambda: os.symlink("f", mounted.path / "link"),
         lambda: os.link(mounted.path / "f", mounted.path / "link"),
         lambda: os.mkfifo(mounted.path / "fifo"),
-    ):
+    ]
+    for attempt in attempts:
         with pytest.raises(OSError) as caught:
             attempt()
         assert caught.value.errno == errno.EPERM
@@ -515,7 +515,7 @@ def test_errors_tell_the_truth(mounted: Mounted) -> None:
     (here / "f").write_text("x")
     (here / "d").mkdir()
     (here / "d" / "inside").write_text("x")
-    expected = [
+    expected: list[tuple[Callable[[], object], int]] = [
         (lambda: (here / "missing").read_text(), errno.ENOENT),
         (lambda: os.unlink(here / "missing"), errno.ENOENT),
         (lambda: os.rmdir(here / "missing"), errno.ENOENT),
@@ -532,7 +532,7 @@ def test_errors_tell_the_truth(mounted: Mounted) -> None:
     ]
     for attempt, number in expected:
         with pytest.raises(OSError) as caught:
-            attempt()  # type: ignore[no-untyped-call]
+            attempt()
         assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
 
 
