@@ -1,0 +1,529 @@
+"""The pool: who gets a connection, who waits, and what happens when the server says no."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from ftpfs import errors
+from ftpfs.ftp.pool import ATTEMPTS, Lease, Pool, Use
+from ftpfs.ftp.session import Session
+
+
+class FakeSession:
+    def __init__(self) -> None:
+        self.alive = True
+        self.stale = False
+        self.used_at = 0.0
+        self.closed = False
+
+    def fresh(self) -> bool:
+        if self.stale:
+            self.alive = False
+        return self.alive
+
+    def close(self) -> None:
+        assert not self.closed
+        self.alive, self.closed = False, True
+
+    def drop(self) -> None:
+        self.alive = False
+
+
+class FakeServer:
+    """Takes connections, up to `limit`; `connect` is given to the pool."""
+
+    def __init__(self, limit: int = 1000) -> None:
+        self.limit = limit
+        self.sessions: list[FakeSession] = []
+        self.connects = 0
+        self.pause = 0.0
+        self.error: BaseException | None = None
+        self.errors: list[BaseException] = []  # one for each of the next connects
+        self._lock = threading.Lock()
+
+    def connect(self) -> Session:
+        with self._lock:
+            self.connects += 1
+            error = self.errors.pop(0) if self.errors else self.error
+        time.sleep(self.pause)
+        if error:
+            raise error
+        with self._lock:
+            if self.open >= self.limit:
+                raise errors.ServerBusy("421 too many")
+            self.sessions.append(FakeSession())
+            return cast(Session, self.sessions[-1])
+
+    @property
+    def open(self) -> int:
+        return sum(not session.closed for session in self.sessions)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def server() -> FakeServer:
+    return FakeServer()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+MakePool = Callable[..., Pool]
+
+
+@pytest.fixture
+def make_pool(server: FakeServer, clock: Clock) -> MakePool:
+    def make(cap: int = 4) -> Pool:
+        def sleep(seconds: float) -> None:
+            clock.now += seconds
+
+        return Pool(server.connect, cap=cap, idle_timeout=50, clock=clock, sleep=sleep)
+
+    return make
+
+
+def fake(lease: Lease) -> FakeSession:
+    return cast(FakeSession, lease.session)
+
+
+def elsewhere(work: Callable[[], object]) -> threading.Thread:
+    """Start `work` in a thread: a thread may hold one lease only."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def hold(pool: Pool, use: Use, give_way: Callable[[], None] | None = None) -> Lease:
+    """A lease taken by another thread."""
+    leases: list[Lease] = []
+    elsewhere(lambda: leases.append(pool.lease(use, give_way))).join(5)
+    return leases[0]
+
+
+def joined(threads: list[threading.Thread], within: float = 10.0) -> bool:
+    deadline = time.monotonic() + within
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+# Sessions.
+
+
+def test_a_session_is_used_again(make_pool: MakePool, server: FakeServer) -> None:
+    pool = make_pool()
+    for _ in range(5):
+        with pool.leased(Use.METADATA):
+            pass
+    assert server.connects == 1
+
+
+def test_a_session_dropped_while_idle_is_replaced_without_a_word(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool()
+    with pool.leased(Use.METADATA):
+        pass
+    server.sessions[0].stale = True
+    with pool.leased(Use.METADATA) as session:
+        assert session.alive
+    assert [s.closed for s in server.sessions] == [True, False]
+
+
+def test_a_dead_session_is_closed_when_it_comes_back(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool()
+    lease = pool.lease(Use.METADATA)
+    lease.session.drop()
+    lease.release()
+    lease.release()
+    assert pool.status().idle == pool.status().leased == 0
+    assert server.sessions[0].closed
+
+
+def test_no_lease_is_lost_when_the_look_at_a_session_fails(
+    make_pool: MakePool, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(cap=1)
+    with pool.leased(Use.METADATA):
+        pass
+
+    def explode(self: FakeSession) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr(FakeSession, "fresh", explode)
+    with pytest.raises(MemoryError):
+        pool.lease(Use.METADATA)
+    monkeypatch.undo()
+    with pool.leased(Use.METADATA) as session:
+        assert session.alive
+
+
+@pytest.mark.parametrize("error", [errors.ConnectionRefused("no"), MemoryError(), OSError(5, "x")])
+def test_no_place_is_lost_when_connecting_fails(
+    make_pool: MakePool, server: FakeServer, clock: Clock, error: BaseException
+) -> None:
+    pool = make_pool(cap=1)
+    server.errors = [error]
+    with pytest.raises(type(error)):
+        pool.lease(Use.METADATA)
+    clock.now += 10
+    with pool.leased(Use.METADATA):
+        pass
+
+
+def test_a_thread_cannot_wait_for_itself(make_pool: MakePool) -> None:
+    pool = make_pool()
+    with pool.leased(Use.METADATA), pytest.raises(AssertionError):
+        pool.lease(Use.METADATA)
+
+
+def test_idle_sessions_are_closed_after_their_time(
+    make_pool: MakePool, server: FakeServer, clock: Clock
+) -> None:
+    pool = make_pool()
+    first, second = hold(pool, Use.METADATA), hold(pool, Use.METADATA)
+    first.release()
+    clock.now += 40
+    second.release()
+    clock.now += 20
+    pool.close_idle()
+    assert [s.closed for s in server.sessions] == [True, False]
+
+
+def test_closing_the_pool_closes_leased_sessions_as_they_come_back(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=1)
+    lease = hold(pool, Use.METADATA)
+    failures: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            pool.lease(Use.METADATA)
+        except errors.ConnectionLost as error:
+            failures.append(error)
+
+    waiting = elsewhere(wait)
+    until(lambda: pool.status().waiting == 1)
+    pool.close()
+    assert joined([waiting])
+    assert failures
+    assert not server.sessions[0].closed
+    lease.release()
+    assert server.sessions[0].closed
+
+
+# Waiting.
+
+
+def test_never_more_than_the_cap_and_everybody_is_served(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=3)
+    served: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(20):
+            with pool.leased(Use.TRANSFER if number % 2 else Use.METADATA):
+                assert server.open <= 3
+                time.sleep(0.0005)
+        served.append(number)
+
+    assert joined([elsewhere(lambda n=n: work(n)) for n in range(20)])  # type: ignore[misc]
+    assert len(served) == 20
+    assert pool.status().leased == pool.status().waiting == 0
+
+
+def test_transfers_leave_a_connection_to_metadata(make_pool: MakePool) -> None:
+    pool = make_pool(cap=2)
+    hold(pool, Use.TRANSFER)
+    third = elsewhere(lambda: pool.lease(Use.TRANSFER))
+    until(lambda: pool.status().waiting == 1)
+    with pool.leased(Use.METADATA):
+        pass
+    assert third.is_alive()
+
+
+def test_waiting_metadata_goes_before_waiting_transfers(make_pool: MakePool) -> None:
+    pool = make_pool(cap=1)
+    held = hold(pool, Use.TRANSFER)
+    order: list[Use] = []
+
+    def work(use: Use) -> None:
+        with pool.leased(use):
+            order.append(use)
+
+    threads = [elsewhere(lambda: work(Use.TRANSFER)) for _ in range(5)]
+    until(lambda: pool.status().waiting == 5)
+    threads += [elsewhere(lambda: work(Use.METADATA)) for _ in range(5)]
+    until(lambda: pool.status().waiting == 10)
+    held.release()
+    assert joined(threads)
+    assert order == [Use.METADATA] * 5 + [Use.TRANSFER] * 5
+
+
+def test_a_stream_is_asked_to_give_way_until_it_does(make_pool: MakePool) -> None:
+    pool = make_pool(cap=1)
+    asked = threading.Semaphore(0)
+    stream = hold(pool, Use.TRANSFER, asked.release)
+    waiting = elsewhere(lambda: pool.lease(Use.METADATA))
+    for _ in range(3):
+        assert asked.acquire(timeout=5)
+    stream.release()
+    assert joined([waiting])
+
+
+def test_a_stream_that_begins_later_is_asked_too(make_pool: MakePool) -> None:
+    pool = make_pool(cap=1)
+    upload = hold(pool, Use.TRANSFER)
+    asked = threading.Semaphore(0)
+    # Both wait; whichever comes second has to be let in by the first.
+    leases: list[Lease] = []
+    stream = elsewhere(lambda: leases.append(pool.lease(Use.TRANSFER, asked.release)))
+    until(lambda: pool.status().waiting == 1)
+    upload.release()
+    assert joined([stream])
+    upload_again = elsewhere(lambda: pool.lease(Use.TRANSFER))
+    assert asked.acquire(timeout=5)
+    leases[0].release()
+    assert joined([upload_again])
+
+
+# Too many.
+
+
+def test_the_cap_shrinks_to_what_the_server_allows(make_pool: MakePool) -> None:
+    server_cap = 2
+    server = FakeServer(limit=server_cap)
+    pool = Pool(server.connect, cap=8, idle_timeout=50)
+
+    def work() -> None:
+        with pool.leased(Use.METADATA):
+            time.sleep(0.01)
+
+    assert joined([elsewhere(work) for _ in range(30)])
+    assert pool.status().cap == server_cap
+    assert pool.status().waiting == 0
+
+
+def test_a_refused_connection_waits_for_a_place_instead_of_failing(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    server.limit = 1
+    pool = make_pool(cap=8)
+    held = hold(pool, Use.TRANSFER)
+    waiting = elsewhere(lambda: pool.lease(Use.METADATA))
+    until(lambda: pool.status().cap == 1)
+    held.release()
+    assert joined([waiting])
+    assert server.connects == 2
+
+
+def test_530_means_too_many_where_the_login_was_fine_before(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=8)
+    held = hold(pool, Use.METADATA)
+    server.error = errors.LoginFailed("530 sorry")
+    waiting = elsewhere(lambda: pool.lease(Use.METADATA))
+    until(lambda: pool.status().cap == 1)
+    held.release()
+    assert joined([waiting])
+
+
+def test_the_learned_cap_is_forgotten_after_a_while(
+    make_pool: MakePool, server: FakeServer, clock: Clock
+) -> None:
+    server.limit = 1
+    pool = make_pool(cap=8)
+    held = hold(pool, Use.METADATA)
+    waiting = elsewhere(lambda: pool.lease(Use.METADATA).release())
+    until(lambda: pool.status().cap == 1)
+    held.release()
+    assert joined([waiting])
+    server.limit = 8
+    clock.now += 3600
+    hold(pool, Use.METADATA)
+    hold(pool, Use.METADATA)
+    assert pool.status().leased == 2
+
+
+def test_a_server_filled_by_others_is_an_error(make_pool: MakePool, server: FakeServer) -> None:
+    server.limit = 0
+    pool = make_pool()
+    with pytest.raises(errors.ServerBusy):
+        pool.lease(Use.METADATA)
+    assert pool.status().cap == 4
+
+
+def test_a_server_that_still_counts_our_last_session_is_asked_again(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=1)
+    with pool.leased(Use.METADATA) as session:
+        session.drop()
+    server.errors = [errors.ServerBusy("421 too many")] * 3
+    with pool.leased(Use.METADATA) as session:
+        assert session.alive
+
+
+# Down.
+
+
+def test_forty_callers_of_a_dead_server_fail_within_one_connect(server: FakeServer) -> None:
+    server.error, server.pause = errors.DeadlineExceeded("no answer"), 0.5
+    pool = Pool(server.connect, cap=8, idle_timeout=50)
+    failures: list[Exception] = []
+
+    def work(use: Use) -> None:
+        try:
+            pool.lease(use)
+        except errors.DeadlineExceeded as error:
+            failures.append(error)
+
+    begun = time.monotonic()
+    uses = [Use.METADATA, Use.TRANSFER]
+    threads = [elsewhere(lambda n=n: work(uses[n % 2])) for n in range(40)]  # type: ignore[misc]
+    assert joined(threads)
+    assert time.monotonic() - begun < 0.9
+    assert len(failures) == 40
+    assert server.connects <= 8
+
+
+def test_a_dead_server_is_tried_again_after_a_pause(
+    make_pool: MakePool, server: FakeServer, clock: Clock
+) -> None:
+    pool = make_pool()
+    server.errors = [errors.ConnectionRefused("no")]
+    for _ in range(3):
+        with pytest.raises(errors.ConnectionRefused):
+            pool.lease(Use.METADATA)
+    assert server.connects == 1
+    clock.now += 1
+    with pool.leased(Use.METADATA):
+        pass
+
+
+def test_a_refusal_can_be_raised_again_in_another_thread(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool()
+    server.errors = [errors.Unavailable(550, "TLS or not")]
+    for _ in range(2):
+        with pytest.raises(errors.Unavailable) as caught:
+            pool.lease(Use.METADATA)
+        assert (caught.value.code, caught.value.text) == (550, "TLS or not")
+
+
+@pytest.mark.parametrize(
+    "error", [errors.Refused(451, "a\x1bb"), errors.Unavailable(550, "x"), errors.NotFound("/x")]
+)
+def test_again_makes_an_equal_error(error: errors.FtpfsError) -> None:
+    twin = errors.again(error)
+    assert twin is not error
+    assert type(twin) is type(error)
+    assert str(twin) == str(error)
+    assert vars(twin) == vars(error)
+
+
+# Again.
+
+
+def test_work_is_done_again_when_the_connection_broke(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool()
+    done: list[str] = []
+
+    def work(session: Session) -> str:
+        done.append("work")
+        session.drop()
+        raise errors.ConnectionLost("gone")
+
+    def again(session: Session) -> str:
+        done.append("again")
+        return "fine"
+
+    assert pool.run(work, again=again) == "fine"
+    assert done == ["work", "again"]
+
+
+def test_a_lost_connection_takes_the_idle_ones_along(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    """A server that was restarted: without this, each attempt would meet another dead one."""
+    pool = make_pool(cap=8)
+    leases = [hold(pool, Use.METADATA) for _ in range(6)]
+    for lease in leases:
+        lease.release()
+
+    def work(session: Session) -> None:
+        if session in leases_sessions:
+            session.drop()
+            raise errors.ConnectionLost("gone")
+
+    leases_sessions = [lease.session for lease in leases]
+    pool.run(work)
+    assert all(cast(FakeSession, session).closed for session in leases_sessions)
+
+
+@pytest.mark.parametrize(
+    "error", [errors.DeadlineExceeded("late"), errors.NotFound("x"), errors.Refused(451, "no")]
+)
+def test_only_broken_conversations_are_repeated(
+    make_pool: MakePool, error: errors.FtpfsError
+) -> None:
+    done: list[int] = []
+
+    def work(session: Session) -> None:
+        done.append(1)
+        raise error
+
+    with pytest.raises(type(error)):
+        make_pool().run(work)
+    assert len(done) == 1
+
+
+def test_three_broken_conversations_are_enough(make_pool: MakePool) -> None:
+    done: list[int] = []
+
+    def work(session: Session) -> None:
+        done.append(1)
+        raise errors.DataConnectionFailed("broke")
+
+    pool = make_pool()
+    with pytest.raises(errors.DataConnectionFailed):
+        pool.run(work)
+    assert len(done) == ATTEMPTS
+    assert pool.status().leased == 0
+
+
+def test_what_has_begun_keeps_its_lease_until_it_ends(make_pool: MakePool) -> None:
+    pool = make_pool()
+    release = pool.begin(lambda session, release: release)
+    assert pool.status().leased == 1
+    release()
+    assert pool.status().leased == 0

@@ -1,0 +1,62 @@
+"""What a server can do, read from FEAT and learned from its replies."""
+
+from __future__ import annotations
+
+import pytest
+
+from ftpfs.ftp.profile import Profile, SetTime
+
+
+def profile(*features: str) -> Profile:
+    made = Profile()
+    made.read_features([f" {feature}" for feature in features])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("offered", "sent"),
+    [
+        ("type*;size*;modify*;UNIX.mode*;", None),
+        ("type*;perm*;size*;modify*;unix.mode;", "OPTS MLST type;size;modify;unix.mode;"),
+        ("size;type;", "OPTS MLST size;type;"),
+        ("", None),
+    ],
+)
+def test_mlst_facts_are_asked_for_where_they_do_not_come_by_themselves(
+    offered: str, sent: str | None
+) -> None:
+    assert profile(f"MLST {offered}").mlst_options == sent
+
+
+def test_a_server_without_mlst_in_feat_has_no_mlsd() -> None:
+    assert profile("SIZE").mlsd is False
+    assert profile("MLST size*;").mlsd is None
+
+
+@pytest.mark.parametrize(
+    ("feature", "has"),
+    [
+        ("MFF modify;UNIX.group;UNIX.mode;", True),
+        ("MFF unix.mode", True),
+        ("MFF modify;UNIX.group;", False),
+        ("MFMT", False),
+    ],
+)
+def test_mff_counts_only_where_it_sets_modes(feature: str, has: bool) -> None:
+    assert profile(feature).mff_mode is has
+
+
+def test_the_ways_to_set_a_time_are_tried_in_turn() -> None:
+    server = profile("SIZE")
+    assert server.way_to_set_time() is SetTime.MDTM
+    assert server.saw_set_time(SetTime.MDTM, 550)
+    assert server.way_to_set_time() is SetTime.SITE_UTIME
+    assert server.saw_set_time(SetTime.SITE_UTIME, 500)
+    assert server.way_to_set_time() is SetTime.NONE
+
+
+def test_a_way_that_worked_is_kept_whatever_one_file_says() -> None:
+    server = profile("MFMT")
+    assert not server.saw_set_time(SetTime.MFMT, 213)
+    assert not server.saw_set_time(SetTime.MFMT, 550)
+    assert server.way_to_set_time() is SetTime.MFMT

@@ -1,0 +1,305 @@
+"""One control connection: deadlines, cuts, refusals, and that answers belong to their questions."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ftpfs import errors
+from ftpfs.config import Network, Secret, Server
+from ftpfs.ftp.profile import Passive, Profile
+from ftpfs.ftp.session import Session
+from tests.conftest import RemoteDir
+from tests.support.relay import Relay
+from tests.support.servers import FtpServer
+
+NETWORK = Network(
+    connect_timeout=2.0, reply_timeout=3.0, data_timeout=3.0, finish_timeout=3.0, max_connections=4
+)
+
+
+def session_to(server: FtpServer, port: int = 0, network: Network = NETWORK) -> Session:
+    place = Server(
+        server.host, port or server.port, user=server.user, password=Secret(server.password)
+    )
+    return Session(place, network, Profile())
+
+
+@pytest.fixture
+def session(server: FtpServer) -> Iterator[Session]:
+    opened = session_to(server)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def relayed(server: FtpServer, relay: Relay) -> Iterator[Session]:
+    opened = session_to(server, relay.port)
+    yield opened
+    opened.close()
+
+
+class Scripted:
+    """A server of few words: `answers` by verb, sent as they are; anything else gets 200."""
+
+    def __init__(self, answers: dict[str, bytes], drip: float = 0.0) -> None:
+        self._answers = {
+            "USER": b"331 ?\r\n",
+            "PASS": b"230 in\r\n",
+            "FEAT": b"500 ?\r\n",
+            **answers,
+        }
+        self._drip = drip
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.heard: list[bytes] = []
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=[client], daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            client.sendall(self._answers.get("greeting", b"220 hello\r\n"))
+            for line in client.makefile("rb"):
+                self.heard.append(line)
+                answer = self._answers.get(line.split()[0].decode(), b"200 fine\r\n")
+                if self._drip and line.startswith(b"DRIP"):
+                    for byte in answer:
+                        client.sendall(bytes([byte]))
+                        time.sleep(self._drip)
+                else:
+                    client.sendall(answer)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[..., Scripted]]:
+    started: list[Scripted] = []
+
+    def start(answers: dict[str, bytes], drip: float = 0.0) -> Scripted:
+        started.append(Scripted(answers, drip))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+
+
+def connect(server: Scripted, network: Network = NETWORK) -> Session:
+    return Session(Server("127.0.0.1", server.port), network, Profile())
+
+
+# Replies.
+
+
+def test_a_reply_that_drips_does_not_extend_its_deadline(scripted: Callable[..., Scripted]) -> None:
+    server = scripted({"DRIP": b"200 " + b"x" * 100 + b"\r\n"}, drip=0.1)
+    session = connect(server, Network(reply_timeout=0.5))
+    begun = time.monotonic()
+    with pytest.raises(errors.DeadlineExceeded):
+        session.command("DRIP")
+    assert time.monotonic() - begun < 1.5
+    assert not session.alive
+
+
+def test_421_to_a_command_is_the_end_of_the_session(scripted: Callable[..., Scripted]) -> None:
+    session = connect(scripted({"NOOP": b"421 timeout\r\n"}))
+    with pytest.raises(errors.ConnectionLost, match="421"):
+        session.command("NOOP")
+    assert not session.alive
+
+
+@pytest.mark.parametrize("after", [b"421 idle too long\r\n", b"200 one more\r\n", b"4"])
+def test_an_idle_session_that_got_something_unasked_is_not_used_again(
+    scripted: Callable[..., Scripted], after: bytes
+) -> None:
+    session = connect(scripted({"NOOP": b"200 fine\r\n" + after}))
+    session.command("NOOP")
+    assert not session.fresh()
+
+
+def test_an_idle_session_that_nothing_happened_to_is_fresh(session: Session) -> None:
+    assert session.fresh()
+    assert session.command("NOOP").code == 200
+
+
+@pytest.mark.parametrize("bad", ["a\rb", "a\nb", "a\0b"])
+def test_a_name_with_a_line_break_is_not_sent(scripted: Callable[..., Scripted], bad: str) -> None:
+    server = scripted({})
+    session = connect(server)
+    session.command("NOOP")
+    heard = len(server.heard)
+    with pytest.raises(errors.InvalidName):
+        session.command(f"DELE {bad}")
+    assert session.command("NOOP").code == 200
+    assert server.heard[heard:] == [b"NOOP\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("greeting", "sent"),
+    [(b"220 ProFTPD Server\r\n", b"DELE a\xff\xffb\r\n"), (b"220 x\r\n", b"DELE a\xffb\r\n")],
+)
+def test_byte_255_is_doubled_only_for_proftpd(
+    scripted: Callable[..., Scripted], greeting: bytes, sent: bytes
+) -> None:
+    server = scripted({"greeting": greeting})
+    connect(server).command("DELE a\udcffb")
+    assert server.heard[-1] == sent
+
+
+def test_vsftpd_doubles_byte_255_in_its_reply_to_pwd(scripted: Callable[..., Scripted]) -> None:
+    answers = {"greeting": b"220 (vsFTPd 3.0.3)\r\n", "PWD": b'257 "/a\xff\xff""b" is it\r\n'}
+    assert connect(scripted(answers)).profile.home == '/a\udcff"b'
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        b"530 Non-anonymous sessions must use encryption.\r\n",
+        b"550 SSL/TLS required on the control channel\r\n",
+        b"421 Sorry, cleartext sessions are not accepted on this server.\r\n",
+    ],
+)
+def test_a_server_that_demands_tls_is_named_so(
+    scripted: Callable[..., Scripted], refusal: bytes
+) -> None:
+    server = scripted({"USER": refusal})
+    with pytest.raises(errors.TlsError, match="demands TLS"):
+        connect(server)
+    assert not any(line.startswith(b"PASS") for line in server.heard)
+
+
+# Data connections.
+
+
+def test_epsv_that_is_swallowed_is_not_tried_again(scripted: Callable[..., Scripted]) -> None:
+    session = connect(scripted({"EPSV": b""}), Network(reply_timeout=0.3))
+    with pytest.raises(errors.DeadlineExceeded):
+        session.listing("LIST")
+    assert session.profile.passive is Passive.PASV
+
+
+def test_leaving_a_download_early_keeps_answers_and_questions_together(
+    session: Session, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("big", bytes(8 << 20))
+    sizes = [3, 141, 5926]
+    for number, size in enumerate(sizes):
+        remote_dir.write(f"small{number}", bytes(size))
+    for turn in range(20):
+        with session.download(f"{remote_dir.path}/big", turn * 1000) as download:
+            if turn % 3:
+                download.readinto(memoryview(bytearray(1 << (turn % 16))))
+        assert session.alive
+        number = turn % 3
+        answer, time_of = session.exchange(
+            [
+                f"SIZE {remote_dir.path}/small{number}",
+                f"MDTM {remote_dir.path}/small{(number + 1) % 3}",
+            ]
+        )
+        assert (answer.code, answer.text.strip()) == (213, str(sizes[number]))
+        assert (time_of.code, len(time_of.text.strip())) == (213, 14)
+        with session.download(f"{remote_dir.path}/small{number}") as download:
+            view = memoryview(bytearray(10_000))
+            got = 0
+            while count := download.readinto(view[got:]):
+                got += count
+        assert got == sizes[number]
+
+
+def test_rest_before_a_refused_retr_is_forgotten(session: Session, remote_dir: RemoteDir) -> None:
+    remote_dir.write("file", b"0123456789")
+    with pytest.raises(errors.Refused):
+        session.download(f"{remote_dir.path}/missing", 5)
+    with session.download(f"{remote_dir.path}/file") as download:
+        view = memoryview(bytearray(100))
+        assert download.readinto(view) == 10
+
+
+def send(session: Session, path: str, mebibytes: int) -> None:
+    with session.upload(path) as upload:
+        for _ in range(mebibytes):
+            upload.write(bytes(1 << 20))
+        upload.finish()
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        ("452 Insufficient storage space.", errors.NoSpace),
+        ("552 Quota exceeded.", errors.QuotaExceeded),
+    ],
+)
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_an_upload_that_breaks_off_raises_what_the_server_says(
+    relayed: Session,
+    relay: Relay,
+    remote_dir: RemoteDir,
+    reply: str,
+    error: type[errors.FtpfsError],
+    how: str,
+) -> None:
+    relay.replace_reply("STOR", reply)
+    relay.cut_data("up", after=100_000, how=how)  # type: ignore[arg-type]
+    with pytest.raises(error):
+        send(relayed, f"{remote_dir.path}/file", 100)
+    assert relayed.command("NOOP").code == 200
+
+
+def test_an_upload_refused_at_its_end_raises_what_the_server_says(
+    relayed: Session, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    relay.replace_reply("STOR", "452 Insufficient storage space.")
+    with pytest.raises(errors.NoSpace):
+        send(relayed, f"{remote_dir.path}/file", 1)
+    assert relayed.command("NOOP").code == 200
+
+
+def test_an_upload_that_stalls_ends_within_its_deadline(
+    server: FtpServer, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    session = session_to(server, relay.port, Network(data_timeout=0.5))
+    relay.stall_data("up", after=100_000)
+    begun = time.monotonic()
+    with pytest.raises(errors.DeadlineExceeded):
+        send(session, f"{remote_dir.path}/file", 100)
+    assert time.monotonic() - begun < 3
+    assert not session.alive
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_a_listing_cut_short_is_never_taken_for_whole(
+    server: FtpServer, relay: Relay, remote_dir: RemoteDir, how: str
+) -> None:
+    """Cut at a line's end by a FIN it cannot be told, for the server says 226 all the same."""
+    for number in range(20):
+        remote_dir.write(f"file {number}", b"")
+    session = session_to(server, relay.port)
+    command = "LIST -a" if server.kind == "vsftpd" else "MLSD"
+    session.require(f"CWD {remote_dir.path}")
+    whole, _ = session.listing(command)
+    for after in [*range(1, len(whole), 53), len(whole) - 1]:
+        rule = relay.cut_data("down", after=after, how=how)  # type: ignore[arg-type]
+        try:
+            if not session.alive:
+                session = session_to(server, relay.port)
+                session.require(f"CWD {remote_dir.path}")
+            if how == "fin" and whole[:after].endswith(b"\n"):
+                continue
+            with pytest.raises(errors.DataConnectionFailed):
+                session.listing(command)
+        finally:
+            rule.remove()
+    session.close()
