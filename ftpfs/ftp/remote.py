@@ -508,6 +508,7 @@ class _Put:
     ) -> None:
         self._remote = remote
         self._profile = remote.profile
+        self._path = path
         self._target = remote._on_server(path)
         self._size = size
         self._read_at = read_at
@@ -595,6 +596,8 @@ class _Put:
         if size.code == 550 and "SIZE" in self._profile.features:
             # It is not there, or may not be looked at (a drop folder).
             self._remote._check_present(session, self._target)
+        else:
+            self._remote._check_name_kept(session, self._path)
         if mtime is None:
             mtime = lister.time_in(session.command(f"MDTM {self._target}"))
         return Entry(
@@ -630,7 +633,11 @@ def _set_time_line(way: SetTime, where: str, seconds: int) -> str:
 
 
 def _denied(refusal: errors.Refused) -> errors.FtpfsError:
-    """What is left of a refusal when a look has found nothing that explains it."""
-    if isinstance(refusal, errors.Unavailable):
+    """What is left of a refusal when a look has found nothing that explains it.
+
+    With 550 that is the permission. Other codes stay what they are, unless they name it themselves
+    (pure-ftpd: "451 Rename/move failure: Permission denied").
+    """
+    if isinstance(refusal, errors.Unavailable) or "permission denied" in refusal.text.lower():
         return errors.PermissionDenied(str(refusal))
     return refusal

@@ -1,0 +1,136 @@
+"""One directory, listed the best way each server can, also where that way is blocked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from ftpfs import errors
+from ftpfs.config import Network, Secret, Server
+from ftpfs.ftp import lister
+from ftpfs.ftp.listing import Kind
+from ftpfs.ftp.profile import Profile
+from ftpfs.ftp.session import Session
+from tests.conftest import RemoteDir, StartServer
+from tests.support import servers
+from tests.support.relay import Relay
+from tests.support.servers import FtpServer
+
+NETWORK = Network(connect_timeout=2.0, reply_timeout=3.0, data_timeout=3.0, finish_timeout=3.0)
+WHEN = 1_600_000_001
+
+
+def connect(server: FtpServer, port: int) -> Session:
+    place = Server(server.host, port, user=server.user, password=Secret(server.password))
+    return Session(place, NETWORK, Profile())
+
+
+@pytest.fixture
+def session(server: FtpServer, relay: Relay) -> Iterator[Session]:
+    opened = connect(server, relay.port)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def folder(remote_dir: RemoteDir) -> RemoteDir:
+    """A file with a known time, a dot file, a folder, and a file of our own."""
+    for name in ("file", ".dot", ".ftpfs-x.tmp"):
+        path = remote_dir.write(name, b"12345")
+        os.utime(path, (WHEN, WHEN))
+    remote_dir.write("folder/inside", b"")
+    return remote_dir
+
+
+def check(session: Session, folder: RemoteDir, *, dot: bool = True, exact: bool = True) -> None:
+    entries = {entry.name: entry for entry in lister.list_directory(session, folder.path)}
+    assert set(entries) == {"file", "folder"} | ({".dot"} if dot else set())
+    assert entries["folder"].kind is Kind.DIRECTORY
+    assert (entries["file"].kind, entries["file"].size) == (Kind.FILE, 5)
+    assert entries["file"].exact is exact
+    if exact:
+        assert entries["file"].mtime == WHEN
+
+
+def test_everything_is_there_with_its_time_in_seconds(session: Session, folder: RemoteDir) -> None:
+    check(session, folder)
+    check(session, folder)
+
+
+@pytest.mark.parametrize("reply", ["500 no", "502 no", "550 no", "501 no"])
+def test_where_mlsd_is_refused_list_is_used(
+    session: Session, relay: Relay, folder: RemoteDir, reply: str
+) -> None:
+    relay.refuse("MLSD", reply)
+    check(session, folder)
+    assert relay.count("LIST") >= 1
+
+
+@pytest.mark.parametrize("reply", ["500 no", "501 no", "504 no", "550 no", "450 no"])
+def test_where_list_takes_no_option_it_is_sent_without(
+    session: Session, relay: Relay, folder: RemoteDir, reply: str
+) -> None:
+    relay.refuse("MLSD", "502 no")
+    relay.refuse("LIST", reply, where=lambda command: command.arg == "-a")
+    # vsftpd then hides dot files, and there is no other way to see them.
+    check(session, folder, dot=folder.server.kind in ("pyftpdlib",))
+    sent = relay.count("LIST")
+    lister.list_directory(session, folder.path)
+    assert relay.count("LIST") == sent + 1
+
+
+def test_without_mdtm_the_times_are_what_list_says(
+    session: Session, relay: Relay, folder: RemoteDir
+) -> None:
+    relay.refuse("MLSD", "502 no")
+    relay.refuse("MDTM", "502 no")
+    check(session, folder, exact=False)
+
+
+def test_an_answer_too_few_spoils_the_whole_batch(
+    session: Session, relay: Relay, folder: RemoteDir
+) -> None:
+    relay.refuse("MLSD", "502 no")
+    relay.replace_reply("MDTM", "213 20200913122641\r\n200 and one that nobody asked for", times=1)
+    with pytest.raises(errors.ConnectionLost):
+        lister.list_directory(session, folder.path)
+    assert not session.alive
+    assert not session.profile.pipelining
+
+
+def test_a_missing_folder_is_refused(session: Session, folder: RemoteDir) -> None:
+    with pytest.raises(errors.Unavailable):
+        lister.list_directory(session, f"{folder.path}/missing")
+
+
+def test_an_unreadable_folder_teaches_nothing_about_list(
+    session: Session, relay: Relay, folder: RemoteDir
+) -> None:
+    """vsftpd and proftpd say 226 to a LIST of it: nothing came, which is not "no -a here"."""
+    relay.refuse("MLSD", "502 no")
+    (folder.disk / "folder").chmod(0o311)
+    try:
+        lister.list_directory(session, f"{folder.path}/folder")
+    except errors.PermissionDenied:
+        pass
+    check(session, folder)
+    with pytest.raises((errors.PermissionDenied, errors.DataConnectionFailed)):
+        lister.list_directory(session, f"{folder.path}/folder")
+
+
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/St_Johns"])
+def test_the_zone_of_list_is_found_out_by_mdtm(start_server: StartServer, zone: str) -> None:
+    # Not vsftpd: with use_localtime its MDTM tells local time, too.
+    options = servers.Options(use_localtime=True, tz=zone, mlsd=False)
+    server = start_server("proftpd", options=options)
+    place = RemoteDir(server, server.root, "/")
+    place.write("file", b"")
+    place.write("folder/inside", b"")
+    now = int((place.disk / "folder").stat().st_mtime)
+    session = connect(server, server.port)
+    entries = {entry.name: entry for entry in lister.list_directory(session, "/")}
+    session.close()
+    assert entries["file"].mtime == int((place.disk / "file").stat().st_mtime)
+    assert entries["folder"].mtime == now // 60 * 60

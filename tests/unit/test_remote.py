@@ -1,0 +1,311 @@
+"""A server as path operations, on the four real servers: names, refusals, lost replies."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ftpfs import errors
+from ftpfs.config import Network, Secret, Server
+from ftpfs.ftp.remote import Remote
+from tests.conftest import RemoteDir, StartServer, skip_if_cannot
+from tests.support import servers
+from tests.support.relay import Command, Relay
+
+NETWORK = Network(
+    connect_timeout=2.0, reply_timeout=3.0, data_timeout=3.0, finish_timeout=3.0, max_connections=4
+)
+
+
+def remote_at(remote_dir: RemoteDir, port: int = 0) -> Remote:
+    server = remote_dir.server
+    return Remote(
+        Server(
+            server.host,
+            port or server.port,
+            user=server.user,
+            password=Secret(server.password),
+            path=remote_dir.path,
+        ),
+        NETWORK,
+    )
+
+
+@pytest.fixture
+def remote(remote_dir: RemoteDir) -> Iterator[Remote]:
+    made = remote_at(remote_dir)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def relayed(remote_dir: RemoteDir, relay: Relay) -> Iterator[Remote]:
+    made = remote_at(remote_dir, relay.port)
+    yield made
+    made.close()
+
+
+def put(
+    remote: Remote,
+    path: str,
+    data: bytes,
+    *,
+    replace: bool = False,
+    mtime: int | None = 1_600_000_000,
+    mode: int | None = None,
+) -> None:
+    def read_at(offset: int, view: memoryview) -> int:
+        part = data[offset : offset + len(view)]
+        view[: len(part)] = part
+        return len(part)
+
+    remote.put(path, len(data), read_at, replace=replace, mtime=mtime, mode=mode)
+
+
+def get(remote: Remote, path: str) -> bytes:
+    download = remote.open_read(path)
+    try:
+        data = bytearray()
+        view = memoryview(bytearray(1 << 16))
+        while count := download.readinto(view):
+            data += view[:count]
+        return bytes(data)
+    finally:
+        download.close()
+
+
+def names(remote: Remote, path: str = "/") -> list[str]:
+    return sorted(entry.name for entry in remote.list(path))
+
+
+def on_disk(folder: Path) -> list[bytes]:
+    return sorted(os.listdir(os.fsencode(folder)))
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    "raw", [b"a\xffb", b"a\xff\xffb", b"a\xff\xf4b", b"\xff", b"a\xff\xfe\xff"]
+)
+def test_names_with_byte_255_round_trip(remote: Remote, remote_dir: RemoteDir, raw: bytes) -> None:
+    name = os.fsdecode(raw)
+    put(remote, f"/{name}", b"content")
+    assert on_disk(remote_dir.disk) == [raw]
+    assert names(remote) == [name]
+    assert remote.stat(f"/{name}").size == 7
+    assert get(remote, f"/{name}") == b"content"
+    remote.mkdir(f"/{name}.d")
+    remote.rename(f"/{name}", f"/{name}.d/{name}", replace=False)
+    assert names(remote, f"/{name}.d") == [name]
+    remote.remove(f"/{name}.d/{name}")
+    remote.rmdir(f"/{name}.d")
+    assert on_disk(remote_dir.disk) == []
+
+
+@pytest.mark.parametrize("what", ["trailing space", "control byte", "delete byte", "tab"])
+def test_a_name_that_the_server_changed_is_an_error(
+    remote: Remote, remote_dir: RemoteDir, what: str
+) -> None:
+    """pure-ftpd stores such a name with underscores and says that all went well."""
+    name = os.fsdecode(servers.NAMES[what])
+    remote_dir.write("plain", b"x")
+    if what in servers.CANNOT[remote_dir.server.kind]:
+        with pytest.raises(errors.InvalidName, match="another name"):
+            put(remote, f"/{name}", b"content")
+        with pytest.raises(errors.InvalidName, match="another name"):
+            put(remote, f"/{name}", b"content", replace=True)
+        with pytest.raises(errors.InvalidName, match="another name"):
+            remote.mkdir(f"/{name}.{name}")
+        with pytest.raises(errors.InvalidName, match="another name"):
+            remote.rename("/plain", f"/{name}-{name}", replace=False)
+    else:
+        put(remote, f"/{name}", b"content")
+        remote.mkdir(f"/{name}.{name}")
+        remote.rename("/plain", f"/{name}-{name}", replace=False)
+        assert len(on_disk(remote_dir.disk)) == 3
+
+
+def test_a_drop_folder_that_shows_nothing_takes_files(
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    """Scanners write into folders that they may not look at: SIZE and listings are refused."""
+    relayed.list("/")
+    for verb in ("SIZE", "MDTM", "MLSD", "LIST", "MLST"):
+        relay.refuse(verb, "550 Permission denied.")
+    put(relayed, "/scan.pdf", b"content")
+    assert (remote_dir.disk / "scan.pdf").read_bytes() == b"content"
+
+
+# Modes.
+
+
+@pytest.mark.parametrize("name", ["plain", "two  spaces", " lead", "tail ", "0640 x"])
+def test_chmod_changes_this_file_and_no_other(
+    remote: Remote, remote_dir: RemoteDir, name: str
+) -> None:
+    remote_dir.write(name, b"")
+    other = remote_dir.write(name.strip() + "x", b"")
+    if name != name.strip():
+        other = remote_dir.write(name.strip(), b"")
+    before = other.stat().st_mode
+    remote.chmod(f"/{name}", 0o640)
+    assert stat.S_IMODE((remote_dir.disk / name).stat().st_mode) == 0o640
+    assert other.stat().st_mode == before
+
+
+def test_a_mode_is_set_with_the_upload(remote: Remote, remote_dir: RemoteDir) -> None:
+    put(remote, "/run", b"#!/bin/sh\n", mode=0o755)
+    found = (remote_dir.disk / "run").stat()
+    assert stat.S_IMODE(found.st_mode) == 0o755
+    assert int(found.st_mtime) == 1_600_000_000
+
+
+# Refusals.
+
+
+def test_refusals_say_what_is_wrong(remote: Remote, remote_dir: RemoteDir) -> None:
+    remote_dir.write("file", b"x")
+    remote_dir.write("folder/inside", b"x")
+    with pytest.raises(errors.NotFound):
+        remote.open_read("/missing")
+    with pytest.raises(errors.NotFound):
+        remote.remove("/missing")
+    with pytest.raises(errors.NotFound):
+        remote.list("/missing")
+    with pytest.raises(errors.NotADirectory):
+        remote.list("/file")
+    with pytest.raises(errors.NotEmpty):
+        remote.rmdir("/folder")
+    with pytest.raises(errors.Exists):
+        remote.mkdir("/folder")
+    with pytest.raises(errors.NotFound):
+        remote.mkdir("/missing/folder")
+    with pytest.raises(errors.NotFound):
+        put(remote, "/missing/file", b"x")
+    with pytest.raises(errors.NotFound):
+        remote.rename("/missing", "/other", replace=False)
+    with pytest.raises(errors.NotFound):
+        remote.rename("/file", "/missing/file", replace=False)
+    with pytest.raises(errors.IsADirectory):
+        remote.rename("/file", "/folder", replace=False)
+    with pytest.raises(errors.NotFound):
+        remote.chmod("/missing", 0o600)
+
+
+def test_a_refusal_that_a_look_cannot_explain_stays_what_it_is(
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"x")
+    relay.refuse("DELE", "550 no")
+    with pytest.raises(errors.PermissionDenied):
+        relayed.remove("/file")
+    relay.clear()
+    relay.refuse("DELE", "451 local error")
+    with pytest.raises(errors.Refused, match="451"):
+        relayed.remove("/file")
+
+
+def test_451_for_something_missing_is_not_found(relayed: Remote, relay: Relay) -> None:
+    relay.refuse("RNFR", "451 rename failure")
+    with pytest.raises(errors.NotFound):
+        relayed.rename("/missing", "/other", replace=False)
+
+
+# Listings.
+
+
+def test_an_unreadable_folder_is_no_empty_one(remote: Remote, remote_dir: RemoteDir) -> None:
+    remote_dir.write("folder/inside", b"x")
+    (remote_dir.disk / "folder").chmod(0o311)
+    names(remote)
+    with pytest.raises(errors.PermissionDenied):
+        remote.list("/folder")
+
+
+def test_an_empty_folder_is_empty(remote: Remote, remote_dir: RemoteDir) -> None:
+    remote.mkdir("/folder")
+    for _ in range(3):
+        assert remote.list("/folder") == []
+
+
+@pytest.mark.parametrize("after", [1, 57, 300, 700])
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_a_listing_that_is_always_cut_short_is_an_error(
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir, after: int, how: str
+) -> None:
+    for number in range(20):
+        remote_dir.write(f"file {number}", b"")
+    relayed.list("/")
+    rule = relay.cut_data("down", after=after, times=None, how=how)  # type: ignore[arg-type]
+    with pytest.raises(errors.NetworkError):
+        relayed.list("/")
+    rule.remove()
+    assert len(relayed.list("/")) == 20
+
+
+# Lost replies.
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("verb", ["MKD", "RMD", "DELE", "RNFR", "RNTO", "STOR", "SIZE", "EPSV"])
+def test_a_connection_cut_at_one_command_is_not_noticed(
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir, verb: str, when: str
+) -> None:
+    relayed.list("/")
+    relay.cut_control(verb, when=when)  # type: ignore[arg-type]
+    relayed.mkdir("/folder")
+    put(relayed, "/folder/file", b"one")
+    put(relayed, "/folder/file", b"two!", replace=True)
+    relayed.rename("/folder/file", "/folder/.ftpfs-deleted-x", replace=False)
+    assert (remote_dir.disk / "folder/.ftpfs-deleted-x").read_bytes() == b"two!"
+    relayed.remove("/folder/.ftpfs-deleted-x")
+    assert on_disk(remote_dir.disk / "folder") == []
+    relayed.rmdir("/folder")
+    assert on_disk(remote_dir.disk) == []
+
+
+def test_an_upload_cut_in_the_middle_leaves_no_temporary_file(
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"old")
+    relay.cut_data("up", after=100_000, control=True)
+    put(relayed, "/file", bytes(1_000_000), replace=True)
+    assert on_disk(remote_dir.disk) == [b"file"]
+    assert (remote_dir.disk / "file").read_bytes() == bytes(1_000_000)
+
+
+def test_a_server_that_does_not_rename_over_a_file_replaces_it_all_the_same(
+    remote_dir: RemoteDir,
+    start_server: StartServer,
+    start_relay: Callable[..., Relay],
+) -> None:
+    place, port = remote_dir, 0
+    if place.server.kind == "proftpd":  # it has an option for that
+        server = start_server("proftpd", options=servers.Options(extra=("AllowOverwrite off",)))
+        place = RemoteDir(server, server.root, "/")
+    else:
+
+        def over_a_file(command: Command) -> bool:
+            return (place.disk / command.arg.rpartition("/")[2]).exists()
+
+        relay = start_relay(place.server)
+        relay.refuse("RNTO", "553 File exists", where=over_a_file)
+        port = relay.port
+    place.write("file", b"old")
+    remote = remote_at(place, port)
+    put(remote, "/file", b"new", replace=True)
+    remote.close()
+    assert on_disk(place.disk) == [b"file"]
+    assert (place.disk / "file").read_bytes() == b"new"
+
+
+def test_times_of_folders(remote: Remote, remote_dir: RemoteDir) -> None:
+    skip_if_cannot(remote_dir.server.kind, "set mtime of folders")
+    remote.mkdir("/folder")
+    remote.set_mtime("/folder", 1_600_000_000, directory=True)
+    assert int((remote_dir.disk / "folder").stat().st_mtime) == 1_600_000_000
