@@ -1,13 +1,15 @@
 """The file system's meaning: names, handles, open flags, rename; open files laid over the tree.
 
 Owns: which files are open and under which name, and what each operation does to server, tree and
-open files, in that order: the server first, and what is cached only after it agreed. Owns neither
-errnos nor the kernel's types (`fuse.operations`), nor bytes on the wire (`ftp`).
+open files, in that order: the server first, and what is cached only after it agreed. Where it did
+not, or its word was lost, the listings concerned are given up: nobody knows what they would show.
+Owns neither errnos nor the kernel's types (`fuse.operations`), nor bytes on the wire (`ftp`).
 
 Threading: any number of threads. `_lock` guards the tables of open files and handles; it is held
 for table look-ups only, and taken before any other (filesystem < file < tree < blocks < pool).
-Namespace changes of one path from several threads are ordered by the kernel, which locks the
-parent directory.
+Changes of one open file's name, attributes and content on the server take turns
+(`OpenFile.exclusive`). Namespace changes of paths that are not open are ordered by the kernel,
+which locks the parent directory.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ import posixpath
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 from ftpfs import errors
 from ftpfs.config import Cache
-from ftpfs.core.blocks import BlockCache, Generations
+from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Generations
 from ftpfs.core.openfile import OpenFile
 from ftpfs.core.reader import StreamBudget
 from ftpfs.core.remote import Remote, Space
@@ -68,7 +71,7 @@ class Filesystem:
         self._lock = threading.Lock()
         # Guarded by _lock:
         self._files: dict[str, OpenFile] = {}
-        self._handles: dict[int, OpenFile] = {}
+        self._handles: dict[int, _Handle] = {}
         self._users: dict[OpenFile, int] = {}
 
     # Looking.
@@ -76,10 +79,19 @@ class Filesystem:
     def attributes(self, path: str) -> Entry:
         """What is at `path`: an open file as it is here, else what the server said last."""
         file = self._open_at(path)
-        return file.attributes() if file else self._tree.lookup(path)
+        if file is not None:
+            self._follow(file)
+            return file.attributes()
+        entry = self._tree.lookup(path)
+        if entry.kind is Kind.FILE and entry.size is None:
+            # A listing without sizes, but programs read no further than the size they see.
+            return self._tree.look_again(path, lambda: self._remote.look_again(path, entry))
+        return entry
 
     def handle_attributes(self, handle: int) -> Entry:
-        return self._file(handle).attributes()
+        file = self._file(handle)
+        self._follow(file)
+        return file.attributes()
 
     def path_of(self, handle: int) -> str:
         return self._file(handle).path
@@ -90,7 +102,8 @@ class Filesystem:
         with self._lock:
             here = [f for p, f in self._files.items() if posixpath.dirname(p) == path]
         for file in here:
-            if not file.is_deleted:
+            # What is open but not changed here is there if the server says so.
+            if not file.is_deleted and not file.follows_server:
                 shown = file.attributes()
                 listed[shown.name] = shown
         return list(listed.values())
@@ -109,12 +122,16 @@ class Filesystem:
     # Opening and closing.
 
     def open(self, path: str, flags: int) -> int:
-        """A handle on an existing file. O_TRUNC is honoured here."""
+        """A handle on an existing file. O_TRUNC and O_APPEND are honoured here."""
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
             self.check_writable()
-        handle = self._attach(path)
-        if handle is None:
-            handle = self._attach_new(path, self._entry_to_open(path))
+        handle = None
+        while handle is None:
+            generation = self._generations.of(path)
+            file = self._open_at(path)
+            # What only the server has is looked at, again if need be, at each open.
+            entry = None if file and not file.follows_server else self._entry_to_open(path)
+            handle = self._attach(path, entry, generation, flags)
         if flags & os.O_TRUNC:
             self._file(handle).truncate(0)
         return handle
@@ -123,28 +140,39 @@ class Filesystem:
         """A handle on a new, empty file. It reaches the server when it is flushed."""
         self.check_writable()
         _check_name(path)
-        if self._existing(path) is not None:
-            return self.open(path, flags)  # it appeared after the kernel had looked
-        return self._attach_new(path, None, mode & 0o7777)
+        if self._existing(path) is not None:  # it appeared after the kernel had looked
+            if flags & os.O_EXCL:
+                raise errors.Exists(f"{path}: exists")
+            return self.open(path, flags)
+        generation = self._generations.of(path)
+        with self._lock:
+            file = self._files.get(path)
+            if file is None:
+                file = self._files[path] = self._new_file(path, None, generation, mode & 0o7777)
+            return self._add_handle_locked(file, flags)
 
     def release(self, handle: int) -> None:
         """Close a handle; with the last one the open file goes, too."""
         with self._lock:
-            file = self._handles[handle]
-            last = self._users[file] == 1
-        if last:
-            file.flush_quietly()
+            known = self._handles.pop(handle, None)
+            if known is None:
+                raise _bad_handle(handle)
+            file = known.file
+            if self._users[file] > 1:
+                self._users[file] -= 1
+                return
+        # Still counted as a user, so that nobody makes another file of this name meanwhile.
+        file.flush_quietly()
         with self._lock:
-            del self._handles[handle]
+            if file not in self._users:
+                return  # the whole file system was closed meanwhile
             self._users[file] -= 1
             if self._users[file]:
-                return
+                return  # opened again meanwhile
             del self._users[file]
             if self._files.get(file.path) is file:
                 del self._files[file.path]
-        file.close()
-        if file.hidden_as:
-            self._remove_hidden(file.hidden_as)
+        self._discard(file)
 
     # Content.
 
@@ -152,7 +180,13 @@ class Filesystem:
         return self._file(handle).read(offset, size)
 
     def write(self, handle: int, offset: int, data: bytes) -> int:
-        return self._file(handle).write(offset, data)
+        """The count: less than all of `data` when the spool's disk became full on the way."""
+        with self._lock:
+            known = self._handles.get(handle)
+        if known is None:
+            raise _bad_handle(handle)
+        # The kernel's idea of where a file ends may be a second old, and others append to it, too.
+        return known.file.write(None if known.appends else offset, data)
 
     def flush(self, handle: int) -> None:
         """Called at each close(): what was written is on the server when it returns."""
@@ -176,11 +210,14 @@ class Filesystem:
     def mkdir(self, path: str, mode: int) -> None:
         self.check_writable()
         _check_name(path)
-        self._remote.mkdir(path)
+        with self._changing(path):
+            self._remote.mkdir(path)
         wanted = mode & 0o7777
         if wanted not in ORDINARY_FOLDER_MODES:
-            with contextlib.suppress(errors.NotSupported):
+            try:
                 self._remote.chmod(path, wanted)
+            except errors.FtpfsError as error:
+                log.info("%s was made, but not its mode: %s", path, error)
         entry = Entry(
             name=posixpath.basename(path),
             kind=Kind.DIRECTORY,
@@ -196,29 +233,31 @@ class Filesystem:
         self.check_writable()
         if self._tree.lookup(path).kind is not Kind.DIRECTORY:
             raise errors.NotADirectory(f"{path}: not a directory")
-        if self._has_open_files(path):
-            raise errors.NotEmpty(f"{path}: has files that are being written")
-        self._remote.rmdir(path)
+        if self._holds_open_files(path):
+            raise errors.NotEmpty(f"{path}: has files that are open here")
+        with self._changing(path):
+            self._remote.rmdir(path)
         self._removed(path)
 
     def unlink(self, path: str) -> None:
         """Delete a name. Handles on the file go on, as POSIX has it."""
         self.check_writable()
-        file = self._open_at(path)
-        if file is not None and file.is_deleted:
-            with self._lock:
-                self._files.pop(path, None)  # the end of a hidden name
-            return
-        if file is None:
-            if self._tree.lookup(path).kind is Kind.DIRECTORY:
-                raise errors.IsADirectory(f"{path}: is a directory")
-            self._remote.remove(path)
-            self._removed(path)
-            return
-        with file.exclusive():
+        with self._turns(path) as (file,):
+            if file is not None and file.is_deleted:
+                with self._lock:
+                    self._files.pop(path, None)  # the end of a hidden name
+                return
+            if file is None:
+                if self._tree.lookup(path).kind is Kind.DIRECTORY:
+                    raise errors.IsADirectory(f"{path}: is a directory")
+                with self._changing(path):
+                    self._remote.remove(path)
+                self._removed(path)
+                return
             hidden = self._hide_base(file, path)
             if hidden is None and file.on_server:
-                self._remote.remove(path)
+                with self._changing(path):
+                    self._remote.remove(path)
             with self._lock:
                 if self._files.get(path) is file:
                     del self._files[path]
@@ -234,11 +273,10 @@ class Filesystem:
         """
         file = self._open_at(path)
         self.unlink(path)
-        if file is not None:
-            with self._lock:
-                if file in self._users:
-                    file.path = hidden
-                    self._files[hidden] = file
+        with self._lock:
+            if file is not None and file in self._users and file.is_deleted:
+                file.shown_as(hidden)
+                self._files[hidden] = file
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
         """renameat2(2). EXCHANGE cannot be had over FTP; NOREPLACE is checked here."""
@@ -246,50 +284,62 @@ class Filesystem:
         _check_name(new)
         if flags & ~RENAME_NOREPLACE:
             raise errors.InvalidArgument("FTP cannot exchange two names")
-        source = self.attributes(old)
-        target = self._existing(new)
-        if target is not None:
-            if flags & RENAME_NOREPLACE:
-                raise errors.Exists(f"{new}: exists")
-            _check_replaceable(source, target, new)
-        if old == new:
-            return
-        moving, victim = self._open_at(old), self._open_at(new)
-        with contextlib.ExitStack() as stack:
-            for file in (moving, victim):
-                if file is not None:
-                    stack.enter_context(file.exclusive())
+        with self._turns(old, new, below=True) as (moving, victim):
+            source = self.attributes(old)
+            target = self._existing(new)
+            if target is not None:
+                if flags & RENAME_NOREPLACE:
+                    raise errors.Exists(f"{new}: exists")
+                _check_replaceable(source, target, new)
+                if target.kind is Kind.DIRECTORY and self._holds_open_files(new):
+                    raise errors.NotEmpty(f"{new}: has files that are open here")
+            if old == new:
+                return
+            if target is not None and moving is not None and not moving.on_server:
+                # Only what the server has can take the place of another file there.
+                moving.flush_exclusively()
             hidden = self._hide_base(victim, new) if victim else None
             try:
-                self._rename_on_server(moving, old, new, replaces=self._server_has(new))
+                if moving is None or moving.on_server:
+                    replaced = target is not None and target.kind is not Kind.DIRECTORY
+                    if hidden or (victim and not victim.on_server):
+                        replaced = False
+                    with self._changing(old, new):
+                        self._remote.rename(old, new, replace=replaced)
+                    self._renamed(old, new)
             except errors.FtpfsError:
                 if hidden:
-                    self._remote.rename(hidden, new, replace=False)
+                    self._unhide(hidden, new)
                 raise
-            self._rename_here(moving, old, new)
-        if victim:
-            victim.deleted(hidden)
+            self._rename_here(old, new)
+            if victim:
+                victim.deleted(hidden)
 
     # Attributes.
 
     def chmod(self, path: str, mode: int) -> None:
         """SITE CHMOD, or with the upload that is due. NotSupported where the server has none."""
         self.check_writable()
-        file = self._open_at(path)
-        if file and file.set_mode(mode & 0o7777):
-            return
-        self._remote.chmod(path, mode)
-        self._update(path, mode=mode & 0o7777)
+        mode &= 0o7777
+        with self._turns(path) as (file,):
+            if file and file.set_for_upload(mode=mode):
+                return
+            self._remote.chmod(path, mode)
+            self._tree.update(path, mode=mode)
+            if file:
+                file.has_on_server(mode=mode)
 
     def set_mtime(self, path: str, seconds: int) -> None:
         """Set the modification time, or have the upload that is due set it."""
         self.check_writable()
-        file = self._open_at(path)
-        if file and file.set_mtime(seconds):
-            return
-        directory = not file and self._tree.lookup(path).kind is Kind.DIRECTORY
-        self._remote.set_mtime(path, seconds, directory=directory)
-        self._update(path, mtime=seconds)
+        with self._turns(path) as (file,):
+            if file and file.set_for_upload(mtime=seconds):
+                return
+            directory = not file and self._tree.lookup(path).kind is Kind.DIRECTORY
+            self._remote.set_mtime(path, seconds, directory=directory)
+            self._tree.update(path, mtime=seconds)
+            if file:
+                file.has_on_server(mtime=seconds)
 
     def check_writable(self) -> None:
         """Raises ReadOnly on a mount that is."""
@@ -307,10 +357,10 @@ class Filesystem:
             self._files.clear()
         for file in files:
             file.flush_quietly()
-            file.close()
+            self._discard(file)
         self._spool.remove()
 
-    # Inside.
+    # Inside: open files.
 
     def _open_at(self, path: str) -> OpenFile | None:
         with self._lock:
@@ -318,53 +368,142 @@ class Filesystem:
 
     def _file(self, handle: int) -> OpenFile:
         with self._lock:
-            file = self._handles.get(handle)
-        if file is None:
-            raise errors.BadHandle(f"no open file has the handle {handle}")
-        return file
+            known = self._handles.get(handle)
+        if known is None:
+            raise _bad_handle(handle)
+        return known.file
 
     def _entry_to_open(self, path: str) -> Entry:
         """The entry of a file about to be opened, looked at again unless it is very fresh."""
         entry = self._tree.lookup(path)
         if entry.kind is Kind.DIRECTORY:
             raise errors.IsADirectory(f"{path}: is a directory")
-        if self._tree.age(path) < self._open_ttl:
+        if entry.kind is Kind.LINK:
+            raise errors.LinkLoop(f"{path}: a link; the kernel opens what it leads to")
+        if entry.kind is Kind.OTHER:
+            raise errors.NotSupported(f"{path}: FTP can only list what is no plain file")
+        if entry.size is not None and self._tree.age(path) < self._open_ttl:
             return entry
-        try:
-            entry = self._remote.look_again(path, entry)
-        except errors.NotFound:
-            self._removed(path)
-            raise
-        self._tree.put(path, entry)
-        return entry
+        return self._tree.look_again(path, lambda: self._measured(path, entry))
 
-    def _attach(self, path: str) -> int | None:
-        """A new handle on the open file at `path`; None when there is none."""
+    def _measured(self, path: str, entry: Entry) -> Entry:
+        """A look at a file, by which its size is known, and be it by reading all of it."""
+        entry = self._remote.look_again(path, entry)
+        if entry.size is not None or entry.kind is not Kind.FILE:
+            return entry
+        size = 0
+        buffer = memoryview(bytearray(BLOCK_SIZE))
+        download = self._remote.open_read(path)
+        try:
+            while count := download.readinto(buffer):
+                size += count
+        finally:
+            download.close()
+        return replace(entry, size=size)
+
+    def _follow(self, file: OpenFile) -> None:
+        """Let a file that was only read show what the server shows by now.
+
+        When that cannot be told (the network, or the name is gone), it stays as it was: it is open.
+        """
+        if not file.follows_server:
+            return
+        path = file.path
+        generation = self._generations.of(path)
+        try:
+            entry = self._tree.lookup(path)
+        except errors.FtpfsError as error:
+            log.debug("%s, open here, was not looked at: %s", path, error)
+            return
+        if self._generations.of(path) == generation:
+            self._let_follow(file, entry, generation)
+
+    def _let_follow(self, file: OpenFile, entry: Entry, generation: int) -> None:
+        if entry.kind is Kind.FILE and entry.size is not None:
+            file.follow(entry, generation)
+
+    def _attach(self, path: str, entry: Entry | None, generation: int, flags: int) -> int | None:
+        """A new handle on the file at `path`; None: things changed meanwhile, look again.
+
+        `entry`: what was seen there with that generation; None: an open file was.
+        """
         with self._lock:
             file = self._files.get(path)
-            return self._add_handle_locked(file) if file else None
+            if entry is not None and self._generations.of(path) != generation:
+                return None
+            if file is None:
+                if entry is None:
+                    return None
+                file = self._files[path] = self._new_file(path, entry, generation)
+            handle = self._add_handle_locked(file, flags)
+        if entry is not None:
+            self._let_follow(file, entry, generation)
+        return handle
 
-    def _attach_new(self, path: str, entry: Entry | None, mode: int | None = None) -> int:
-        """A handle on a file that was not open; if another thread was faster, on that one's."""
-        file = OpenFile(
+    def _new_file(
+        self, path: str, entry: Entry | None, generation: int, mode: int | None = None
+    ) -> OpenFile:
+        return OpenFile(
             path,
             entry,
             remote=self._remote,
             cache=self._blocks,
             budget=self._budget,
             spool=self._spool,
-            generation=self._generations.of(path),
+            generation=generation,
             mode=mode,
             uploaded=self._uploaded,
         )
-        with self._lock:
-            return self._add_handle_locked(self._files.setdefault(path, file))
 
-    def _add_handle_locked(self, file: OpenFile) -> int:
+    def _add_handle_locked(self, file: OpenFile, flags: int) -> int:
         number = next(self._numbers)
-        self._handles[number] = file
+        self._handles[number] = _Handle(file, bool(flags & os.O_APPEND))
         self._users[file] = self._users.get(file, 0) + 1
         return number
+
+    def _discard(self, file: OpenFile) -> None:
+        """The end of a file that no handle is left of."""
+        if file.dirty:
+            # Its upload failed: whether the server has it after all, only a look can tell.
+            self._generations.bump(file.path)
+            self._tree.forget(posixpath.dirname(file.path))
+        file.close()
+        if file.hidden_as:
+            self._remove_hidden(file.hidden_as)
+
+    # Inside: names.
+
+    @contextlib.contextmanager
+    def _turns(self, *paths: str, below: bool = False) -> Iterator[list[OpenFile | None]]:
+        """Take turns with the uploads of the files open at `paths`, and `below` them if wanted; the
+        files that are open at `paths`."""
+        while True:
+            with self._lock:
+                files = [self._files.get(path) for path in paths]
+                chosen = {file for file in files if file is not None}
+                if below:
+                    insides = tuple(path + "/" for path in paths)
+                    chosen |= {f for p, f in self._files.items() if p.startswith(insides)}
+            with contextlib.ExitStack() as stack:
+                for file in sorted(chosen, key=id):
+                    stack.enter_context(file.exclusive())
+                with self._lock:
+                    same = files == [self._files.get(path) for path in paths]
+                if same:  # else one came or went while we waited
+                    yield files
+                    return
+
+    @contextlib.contextmanager
+    def _changing(self, *paths: str) -> Iterator[None]:
+        """A change of names on the server. When it fails, nobody knows whether it was done after
+        all (the reply was lost), or the listing was wrong: it is not believed any more."""
+        try:
+            yield
+        except errors.FtpfsError:
+            for path in paths:
+                self._generations.bump(path)
+                self._tree.forget(posixpath.dirname(path))
+            raise
 
     def _uploaded(self, path: str, entry: Entry) -> None:
         self._generations.bump(path)
@@ -385,9 +524,15 @@ class Filesystem:
         except errors.NotFound:
             return None
 
-    def _has_open_files(self, path: str) -> bool:
+    def _holds_open_files(self, path: str) -> bool:
+        """Whether files below `path` exist only here, or are deleted and still open: what the
+        server has of those is in that directory, under a name that listings hide."""
+        inside = path + "/"
         with self._lock:
-            return any(p.startswith(path + "/") and not f.on_server for p, f in self._files.items())
+            named = [f for p, f in self._files.items() if p.startswith(inside)]
+            return any(not f.on_server and not f.is_deleted for f in named) or any(
+                (f.hidden_as or "").startswith(inside) for f in self._users
+            )
 
     def _hide_base(self, file: OpenFile, path: str) -> str | None:
         """Rename a file that is about to lose its name, if its handles need what the server has.
@@ -399,39 +544,28 @@ class Filesystem:
         hidden = posixpath.join(
             posixpath.dirname(path), f"{HIDDEN_PREFIX}deleted-{secrets.token_hex(6)}"
         )
-        self._remote.rename(path, hidden, replace=False)
+        with self._changing(path):
+            self._remote.rename(path, hidden, replace=False)
         self._removed(path)
         return hidden
 
-    def _rename_on_server(
-        self, moving: OpenFile | None, old: str, new: str, *, replaces: bool
-    ) -> None:
-        if moving is None or moving.on_server:
-            self._remote.rename(old, new, replace=replaces)
-            self._renamed(old, new)
-        if moving is not None:
-            moving.moved(new, replaces=replaces and not moving.on_server)
+    def _unhide(self, hidden: str, path: str) -> None:
+        """Give a hidden file its name back: what it made way for did not come."""
+        try:
+            with self._changing(path):
+                self._remote.rename(hidden, path, replace=False)
+        except errors.FtpfsError as error:
+            log.error("%s is left on the server as %s: %s", path, hidden, error)
+        self._tree.forget(posixpath.dirname(path))
 
-    def _rename_here(self, moving: OpenFile | None, old: str, new: str) -> None:
-        """Open files below the old name are below the new one now."""
+    def _rename_here(self, old: str, new: str) -> None:
+        """Open files at and below the old name are at and below the new one now."""
         with self._lock:
             self._files.pop(new, None)
-            below = [(p, f) for p, f in self._files.items() if p.startswith(old + "/")]
-            for path, file in below:
-                del self._files[path]
+            for path in [p for p in self._files if p == old or p.startswith(old + "/")]:
+                file = self._files.pop(path)
                 self._files[new + path[len(old) :]] = file
-            if moving is not None:
-                self._files.pop(old, None)
-                self._files[new] = moving
-        for path, file in below:
-            file.moved(new + path[len(old) :], replaces=False)
-
-    def _server_has(self, path: str) -> bool:
-        """Whether there is a file at `path` on the server."""
-        try:
-            return self._tree.lookup(path).kind is not Kind.DIRECTORY
-        except errors.NotFound:
-            return False
+                file.moved(new + path[len(old) :])
 
     def _remove_hidden(self, path: str) -> None:
         try:
@@ -439,13 +573,14 @@ class Filesystem:
         except errors.FtpfsError as error:
             log.warning("%s, deleted while it was open, is left on the server: %s", path, error)
 
-    def _update(self, path: str, *, mode: int | None = None, mtime: int | None = None) -> None:
-        entry = self._tree.lookup(path)
-        if mode is not None:
-            entry = replace(entry, mode=mode)
-        if mtime is not None:
-            entry = replace(entry, mtime=mtime, exact=True)
-        self._tree.put(path, entry)
+
+class _Handle(NamedTuple):
+    file: OpenFile
+    appends: bool
+
+
+def _bad_handle(handle: int) -> errors.FtpfsError:
+    return errors.BadHandle(f"no open file has the handle {handle}")
 
 
 def _check_name(path: str) -> None:
@@ -454,6 +589,8 @@ def _check_name(path: str) -> None:
         raise errors.InvalidName("FTP cannot carry a name with CR, LF or NUL in it")
     if len(name.encode("utf-8", "surrogateescape")) > NAME_MAX:
         raise errors.NameTooLong(f"a name of more than {NAME_MAX} bytes")
+    if name.startswith(HIDDEN_PREFIX):
+        raise errors.NotPermitted(f"names that begin with {HIDDEN_PREFIX} are ours, and not shown")
 
 
 def _check_replaceable(source: Entry, target: Entry, new: str) -> None:

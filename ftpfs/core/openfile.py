@@ -5,12 +5,15 @@ server. Reader and writer do not know each other.
 
 The content is, byte for byte: what is `present` in the spool; else, before `_base_size`, what the
 server's file (the *base*) holds; else zero. Once an upload has succeeded the spool holds all of it.
+A file that was only read *follows* the server: when a later look shows another content there, that
+is its content from then on.
 
 Threading. Two locks, `_spool_lock` before `_changed`:
 - `_spool_lock` orders what is written to the spool file, the way a kernel's inode lock does. It is
   the one lock under which (local) disk I/O is done: a truncate and a write must not interleave.
-- `_changed` guards the state; no I/O under it. First in the lock order (file < tree < blocks).
-One upload runs at a time (`_uploading`).
+- `_changed` guards the state; no I/O under it. Before tree and blocks in the lock order.
+`exclusive` is no lock but a turn: one upload, or one change of name or attributes, at a time. It is
+waited for with no lock held.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from dataclasses import replace
 
 from ftpfs import errors
 from ftpfs.core.blocks import BlockCache, Version
-from ftpfs.core.reader import Fetch, Reader, StreamBudget
+from ftpfs.core.reader import Reader, StreamBudget
 from ftpfs.core.remote import Download, Remote
 from ftpfs.core.writer import Spool, SpoolFile
 from ftpfs.ftp.listing import Entry, Kind
@@ -55,24 +58,29 @@ class OpenFile:
         mode: int | None = None,
         uploaded: Callable[[str, Entry], None],
     ) -> None:
-        """`entry` as the server has it; None for a new file, that exists only here so far."""
+        """`entry` as the server has it; None for a new file, that exists only here so far.
+
+        `uploaded(path, entry)` is called after each upload, with no lock held, while the file still
+        counts as dirty: it is never neither here nor in the tree.
+        """
         self._remote = remote
         self._cache = cache
         self._budget = budget
         self._spool = spool
-        self._generation = generation
         self._uploaded = uploaded
         self._spool_lock = threading.Lock()
         self._changed = threading.Condition()
         # Guarded by _changed:
-        self.path = path
-        self.entry = entry
+        self._path = path
+        self._entry = entry
+        # Which content the base is. The name it was opened under, whatever it is called later: by
+        # then another file may have left its blocks in the cache under the new name.
+        self._version = _version(path, entry, generation)
         self._read_path = path  # where the base is on the server now
-        self.hidden_as: str | None = None  # where the base of a deleted file waits for the end
+        self._hidden_as: str | None = None  # where the base of a deleted file waits for the end
         self._deleted = False
-        self._size = (entry.size or 0) if entry else 0
-        self._base_size = self._size
-        self._mtime = (entry.mtime if entry else None) or int(time.time())
+        self._size = self._base_size = self._version.size
+        self._mtime = entry.mtime if entry else int(time.time())
         self._mode = mode
         self._mode_wanted = mode if mode is not None and mode not in ORDINARY_MODES else None
         self._dirty = entry is None
@@ -80,23 +88,27 @@ class OpenFile:
         self._file: SpoolFile | None = None
         self._reader: Reader | None = None
         self._uploading = False
-        self._replaces = False
 
     # Attributes.
 
     def attributes(self) -> Entry:
         """The entry as an application shall see it now."""
         with self._changed:
-            base = self.entry
+            base = self._entry
             return Entry(
-                name=posixpath.basename(self.path),
+                name=posixpath.basename(self._path),
                 kind=Kind.FILE,
                 size=self._size,
                 mtime=self._mtime,
-                exact=True,
+                exact=self._dirty or base is None or base.exact,
                 mode=self._mode if self._mode is not None else base.mode if base else None,
                 target=None,
             )
+
+    @property
+    def path(self) -> str:
+        with self._changed:
+            return self._path
 
     @property
     def dirty(self) -> bool:
@@ -107,7 +119,7 @@ class OpenFile:
     @property
     def on_server(self) -> bool:
         with self._changed:
-            return self.entry is not None
+            return self._entry is not None
 
     @property
     def is_deleted(self) -> bool:
@@ -116,96 +128,139 @@ class OpenFile:
             return self._deleted
 
     @property
+    def hidden_as(self) -> str | None:
+        """The name on the server that the base of a deleted file has until the last handle goes."""
+        with self._changed:
+            return self._hidden_as
+
+    @property
     def needs_base(self) -> bool:
         """Whether reading, or the next upload, needs content that only the server has."""
         with self._changed:
             end = min(self._base_size, self._size)
-            if self.entry is None or end == 0:
+            if self._entry is None or end == 0:
                 return False
             return self._file is None or not self._file.present.covers(0, end)
 
-    def set_mtime(self, seconds: int) -> bool:
-        """Remember the time for the upload to come; False when none is: set it on the server."""
+    @property
+    def follows_server(self) -> bool:
+        """Whether its content is the server's file and nothing but that."""
         with self._changed:
-            self._mtime = seconds
-            if self._dirty:
-                self._writes += 1  # an upload under way does not carry it
-            return self._dirty
+            return self._follows_locked()
 
-    def set_mode(self, mode: int) -> bool:
-        """The same for the mode bits."""
+    def _follows_locked(self) -> bool:
+        return not (self._dirty or self._deleted or self._file or self._entry is None)
+
+    def follow(self, entry: Entry, generation: int) -> None:
+        """Take over what the server shows at this file's path, if the file follows the server."""
         with self._changed:
-            self._mode = mode
-            if self._dirty:
-                self._mode_wanted = mode
-                self._writes += 1
-            return self._dirty
+            if not self._follows_locked():
+                return
+            known, self._entry = self._entry, entry
+            self._mode, self._mtime = None, entry.mtime
+            if known is None or not _is_other_content(known, entry):
+                return
+            self._version = _version(self._path, entry, generation)
+            self._size = self._base_size = self._version.size
+            reader, self._reader = self._reader, None
+        if reader:
+            reader.close()
 
-    def moved(self, path: str, *, replaces: bool) -> None:
-        """The file has another name now, on the server too if it was there.
+    def set_for_upload(self, *, mtime: int | None = None, mode: int | None = None) -> bool:
+        """Have the upload that is due set these; False when none is: set them on the server then.
 
-        `replaces`: the server has another file of that name still, which the upload will replace.
+        With `exclusive` held. A deleted file just keeps them.
         """
         with self._changed:
-            self.path = self._read_path = path
-            self._replaces = replaces
+            if not (self._dirty or self._deleted):
+                return False
+            if mtime is not None:
+                self._mtime = mtime
+            if mode is not None:
+                self._mode = self._mode_wanted = mode
+            return True
+
+    def has_on_server(self, *, mtime: int | None = None, mode: int | None = None) -> None:
+        """These were set on the server; with `exclusive` held."""
+        with self._changed:
+            if self._entry is None:
+                return
+            if mode is not None:
+                self._mode = mode
+                self._entry = replace(self._entry, mode=mode)
+            if mtime is not None:
+                self._entry = replace(self._entry, mtime=mtime, exact=True)
+                if not self._dirty:  # else something was written since
+                    self._mtime = mtime
+
+    def moved(self, path: str) -> None:
+        """The file has another name now, on the server too if it was there."""
+        with self._changed:
+            self._path = self._read_path = path
 
     def deleted(self, hidden_as: str | None) -> None:
         """The name is gone. Handles go on; the base can be read at `hidden_as` (None: nowhere)."""
         with self._changed:
             self._deleted = True
-            self.hidden_as = hidden_as
+            self._hidden_as = hidden_as
             if hidden_as:
                 self._read_path = hidden_as
+
+    def shown_as(self, path: str) -> None:
+        """A deleted file is shown under a name that exists only here."""
+        with self._changed:
+            self._path = path
 
     # Content.
 
     def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes at `offset`; less only at the end of the file."""
-        with self._changed:
-            size = min(size, self._size - offset)
-            if size <= 0:
-                return b""
-            file, base_end = self._file, self._base_size
-            gaps = file.present.missing(offset, offset + size) if file else []
-        if file is None:
-            return self._base().read(offset, size)
-        if not gaps:
-            return file.read(offset, size)
-        return self._read_mixed(file, offset, size, gaps, base_end)
+        while True:
+            with self._changed:
+                end = min(offset + size, self._size)
+                if end <= offset:
+                    return b""
+                file = self._file
+                gaps = file.present.missing(offset, end) if file else [(offset, end)]
+                base_end = self._base_size
+                reader = self._base_locked() if gaps and gaps[0][0] < base_end else None
+            try:
+                if file is None and reader is not None:
+                    return reader.read(offset, end - offset)
+                return _join(file, reader, offset, end, gaps, base_end)
+            except errors.FtpfsError:
+                with self._changed:
+                    # An upload, or a newer content on the server, took the base away under us.
+                    if reader is None or self._reader is reader:
+                        raise
 
-    def _read_mixed(
-        self, file: SpoolFile, offset: int, size: int, gaps: list[tuple[int, int]], base_end: int
-    ) -> bytes:
-        content = bytearray(file.read(offset, size))
-        for start, end in gaps:
-            known = min(end, base_end)
-            if start < known:
-                content[start - offset : known - offset] = self._base().read(start, known - start)
-            zeros = max(start, known)
-            content[zeros - offset : end - offset] = bytes(end - zeros)
-        return bytes(content)
+    def write(self, offset: int | None, data: bytes) -> int:
+        """Into the spool, at `offset` (None: at the end); the count.
 
-    def write(self, offset: int, data: bytes) -> int:
-        """Into the spool. Raises NoSpace when the local disk is full; nothing is changed then."""
+        That is less than all when the local disk became full on the way; the rest then raises
+        NoSpace, and nothing is changed by it.
+        """
         with self._spool_lock:
             file = self._spool_file()
-            file.write(offset, data)
+            if offset is None:
+                with self._changed:
+                    offset = self._size
+            count = file.write(offset, data)
             with self._changed:
-                end = offset + len(data)
-                file.present.add(offset, end)
-                self._size = max(self._size, end)
+                file.present.add(offset, offset + count)
+                self._size = max(self._size, offset + count)
                 self._touch_locked()
-        return len(data)
+        return count
 
     def truncate(self, size: int) -> None:
         with self._spool_lock:
             with self._changed:
-                if size == self._size and self.entry is not None:
+                if size == self._size and self._entry is not None:
                     return
             file = self._spool_file()
             file.truncate(size)
             with self._changed:
+                file.present.cut(size)
                 self._base_size = min(self._base_size, size)
                 self._size = size
                 self._touch_locked()
@@ -218,12 +273,19 @@ class OpenFile:
         Raises what the upload raises; the content stays in the spool then, and dirty.
         """
         with self.exclusive():
-            if self.dirty:
-                self._upload()
+            self.flush_exclusively()
+
+    def flush_exclusively(self) -> None:
+        """`flush`, with `exclusive` held already."""
+        if self.dirty:
+            self._upload()
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """No upload runs meanwhile: for uploading, and for changing the name under an upload."""
+        """A turn at the file on the server: for uploading, or for changing its name or attributes.
+
+        Who needs the turns of several files takes them in the order of `id`.
+        """
         with self._changed:
             while self._uploading:
                 self._changed.wait()
@@ -247,10 +309,12 @@ class OpenFile:
 
     def close(self) -> None:
         """The last handle is gone. What is still dirty is set aside, and named in the log."""
-        dirty = self.dirty
         with self._changed:
+            dirty = self._dirty and not self._deleted
             reader, self._reader = self._reader, None
             file, self._file = self._file, None
+            end = min(self._base_size, self._size)
+            holes = file.present.missing(0, end) if file and dirty else []
         if reader:
             reader.close()
         if file is None:
@@ -259,6 +323,8 @@ class OpenFile:
         if dirty:
             kept = self._spool.keep(file, posixpath.basename(self.path))
             log.error("the content of %s that was not uploaded is kept in %s", self.path, kept)
+            if holes:
+                log.error("%s is zeros where only the server has the content: %s", kept, holes)
 
     # Inside.
 
@@ -277,65 +343,56 @@ class OpenFile:
                 self._file = file
         return file
 
-    def _base(self) -> Reader:
+    def _base_locked(self) -> Reader:
         """The reader of the server's content, made when first needed."""
-        with self._changed:
-            if self._reader is None:
-                if self.entry is None:
-                    raise errors.BadHandle("no content on the server to read")
-                version = Version(
-                    self._read_path, self.entry.size or 0, self.entry.mtime, self._generation
-                )
-                self._reader = Reader(version, self._fetch(), self._cache, self._budget)
-            return self._reader
+        if self._reader is None:
+            self._reader = Reader(self._version, self._fetch, self._cache, self._budget)
+        return self._reader
 
-    def _fetch(self) -> Fetch:
+    def _fetch(self, offset: int, give_way: Callable[[], None]) -> Download:
         """How the reader gets bytes: from wherever the base lies by then."""
-
-        def fetch(offset: int, give_way: Callable[[], None]) -> Download:
-            with self._changed:
-                path = self._read_path
-            return self._remote.open_read(path, offset, give_way=give_way)
-
-        return fetch
+        with self._changed:
+            path = self._read_path
+        return self._remote.open_read(path, offset, give_way=give_way)
 
     def _upload(self) -> None:
         with self._spool_lock:
             file = self._spool_file()
         self._hydrate(file)
         with self._changed:
-            writes, size, path = self._writes, self._size, self.path
-            replacing = self._replaces or self.entry is not None
+            writes, size, path, base = self._writes, self._size, self._path, self._entry
             mode, mtime = self._mode_wanted, self._mtime
+        if mode is None and base is not None:
+            mode = base.mode  # what replaces a file is a new one to the server
         entry = self._remote.put(
-            path, size, file.readinto, replace=replacing, mtime=mtime, mode=mode
+            path, size, file.readinto, replace=base is not None, mtime=mtime, mode=mode
         )
+        if entry.mode is None:
+            entry = replace(entry, mode=base.mode if base else self._mode)
+        self._uploaded(path, entry)
         with self._changed:
-            kept_mode = self.entry.mode if self.entry else self._mode
-            if entry.mode is None:
-                entry = replace(entry, mode=kept_mode)
-            self.entry = entry
+            self._entry = entry
             # The spool holds everything from here on; the old base is gone from the server.
             self._base_size = 0
-            self._replaces = False
             if writes == self._writes:
                 self._dirty = False
-                self._mode_wanted = None
-                self._mtime = entry.mtime if entry.mtime is not None else self._mtime
+                if entry.mtime is not None:
+                    self._mtime = entry.mtime
+            self._mode_wanted = None
             reader, self._reader = self._reader, None
-            path, gone = self.path, self._deleted
         if reader:
             reader.close()
-        if not gone:
-            self._uploaded(path, entry)
 
     def _hydrate(self, file: SpoolFile) -> None:
         """Copy the parts of the base that nobody wrote over into the spool."""
         with self._changed:
             gaps = file.present.missing(0, min(self._base_size, self._size))
+            reader = self._base_locked() if gaps else None
+        if reader is None:
+            return
         for start, end in gaps:
             for offset in range(start, end, COPY_SIZE):
-                data = self._base().read(offset, min(COPY_SIZE, end - offset))
+                data = reader.read(offset, min(COPY_SIZE, end - offset))
                 self._fill_gap(file, offset, data)
 
     def _fill_gap(self, file: SpoolFile, offset: int, data: bytes) -> None:
@@ -345,6 +402,44 @@ class OpenFile:
                 end = min(offset + len(data), self._base_size)
                 gaps = file.present.missing(offset, end) if offset < end else []
             for start, stop in gaps:
-                file.write(start, memoryview(data)[start - offset : stop - offset])
+                count = file.write(start, memoryview(data)[start - offset : stop - offset])
                 with self._changed:
-                    file.present.add(start, stop)
+                    file.present.add(start, start + count)
+                if count < stop - start:
+                    raise errors.NoSpace("the disk that holds the spool is full")
+
+
+def _join(
+    file: SpoolFile | None,
+    reader: Reader | None,
+    offset: int,
+    end: int,
+    gaps: list[tuple[int, int]],
+    base_end: int,
+) -> bytes:
+    """The bytes [offset, end): the spool's, but in its gaps the base's, and zeros after that."""
+    if file is None:
+        raise errors.BadHandle("no content, neither here nor on the server")
+    if not gaps:
+        return file.read(offset, end - offset)
+    content = bytearray(file.read(offset, end - offset))
+    for start, stop in gaps:
+        known = min(stop, base_end)
+        if reader is not None and start < known:
+            content[start - offset : known - offset] = reader.read(start, known - start)
+        zeros = max(start, known)
+        content[zeros - offset : stop - offset] = bytes(stop - zeros)
+    return bytes(content)
+
+
+def _version(path: str, entry: Entry | None, generation: int) -> Version:
+    size = (entry.size or 0) if entry else 0
+    return Version(path, size, entry.mtime if entry else None, generation)
+
+
+def _is_other_content(known: Entry, seen: Entry) -> bool:
+    """Whether two looks at a file show different contents. Times are compared only where both were
+    told alike: LIST has minutes, MDTM seconds."""
+    if known.size != seen.size:
+        return True
+    return known.exact == seen.exact and known.mtime != seen.mtime

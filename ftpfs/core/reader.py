@@ -7,7 +7,12 @@ A *stream* is one RETR in a thread of its own. It fills blocks in order and *par
 window ahead of its reader; the window starts small, so that the first bytes come early and a
 look at the head of a file costs little, and doubles while the reading goes on. A parked stream, or
 one that had its turn, gives its connection up when others need it, and is begun again when it is
-missed. A reader far away from every stream fetches single blocks itself, in its own thread.
+missed. A reader far away from every stream fetches single blocks itself, in its own thread (an
+*errand*; others who want the same block wait for it).
+
+The cache is no way of handing blocks over: with many streams and little memory a block can be gone
+before the reader that waits for it wakes up. Whoever waits is given the block itself, so every
+fetched block that somebody waited for is progress.
 
 Threading: any number of readers. `_changed` guards the streams and their positions (first in the
 lock order). Streams and readers do their I/O outside of it.
@@ -18,6 +23,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from ftpfs import errors
@@ -41,6 +47,8 @@ TURN = 0.25
 PARK_TIME = 8.0
 # Broken streams in a row without a byte of progress before the reader is told.
 ATTEMPTS = 3
+# Blocks read lately that are remembered to tell who reads on: some for each of a few readers.
+RECENT = 64
 
 
 class StreamBudget:
@@ -84,15 +92,16 @@ class Reader:
         self._changed = threading.Condition()
         # Guarded by _changed:
         self._streams: list[Stream] = []
-        self._fetching: set[int] = set()  # single blocks on their way
-        self._last = -1  # the block read last, to tell sequential from random
+        self._errands: list[_Errand] = []
+        # Blocks read lately, by any of the readers: what tells sequential from random.
+        self._recent: deque[int] = deque(maxlen=RECENT)
         self._closed = False
 
     def read(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes at `offset`; less only at the end of the file.
 
-        Raises DataMismatch when the server's file is shorter than this content, and what the
-        network raises. Ends within the deadlines of the network steps.
+        Raises DataMismatch when the server's file is shorter than this content, BadHandle after
+        `close`, and what the network raises. Ends within the deadlines of the network steps.
         """
         end = min(offset + size, self.version.size)
         if offset >= end:
@@ -126,14 +135,11 @@ class Reader:
     def _block(self, index: int) -> bytes:
         while True:
             block = self._cache.get(self.version, index)
-            if block is not None:
-                self._note(index)
-                return block
-            stream, mine = self._plan(index)
-            if stream is not None:
-                block = self._await(stream, index)
-            elif mine:
-                block = self._fetch_blocks(index)
+            if block is None:
+                source, mine = self._plan(index)
+                if mine:
+                    self._set_off(source)
+                block = self._await(source, index)
             if block is not None:
                 self._note(index)
                 return block
@@ -141,74 +147,113 @@ class Reader:
     def _note(self, index: int) -> None:
         """Tell the stream behind `index` that its reader moved on."""
         with self._changed:
-            self._last = index
+            self._recent.append(index)
             for stream in self._streams:
                 stream.note_read_locked(index)
 
-    def _plan(self, index: int) -> tuple[Stream | None, bool]:
-        """Decide how block `index` shall come: a stream to wait for, or by ourselves.
-
-        (None, False): another thread is fetching it; some time has been waited.
-        """
+    def _plan(self, index: int) -> tuple[Stream | _Errand, bool]:
+        """Decide how block `index` shall come; True when the caller has to set that off."""
         with self._changed:
             if self._closed:
                 raise errors.BadHandle("read from a closed file")
             for stream in self._streams:
                 if stream.will_bring_locked(index):
                     return stream, False
-            if index in self._fetching:
-                self._changed.wait(0.1)
-                return None, False
-            if self._is_sequential_locked(index):
+            for errand in self._errands:
+                if index in errand.span:
+                    return errand, False
+            if self._deserves_stream_locked(index):
                 stream = Stream(self, index, self._blocks)
                 self._streams.append(stream)
-                start = stream
-            else:
-                self._fetching.add(index)
-                return None, True
-        self._budget.enter()
-        threading.Thread(target=start.run, name="ftpfs-stream", daemon=True).start()
-        return start, False
+                return stream, True
+            small = self._blocks <= FIRST_WINDOW
+            errand = _Errand(range(self._blocks) if small else range(index, index + 1))
+            self._errands.append(errand)
+            return errand, True
 
-    def _is_sequential_locked(self, index: int) -> bool:
+    def _deserves_stream_locked(self, index: int) -> bool:
         """A big file read from its start, or on from where somebody just was."""
         if self._blocks <= FIRST_WINDOW:
             return False  # one fetch brings all of it, without a thread
-        return index == 0 or 0 <= index - self._last <= FIRST_WINDOW
+        if any(stream.just_passed_locked(index) for stream in self._streams):
+            return False  # it fell out of the cache too early; the stream goes on being useful
+        return index == 0 or any(0 < index - read <= FIRST_WINDOW for read in self._recent)
 
-    def _await(self, stream: Stream, index: int) -> bytes | None:
-        """Wait until `stream` has brought the block; None: it ended otherwise, look again."""
-        with self._changed:
-            stream.want_locked(index)
-            while True:
-                block = self._cache.get(self.version, index)
-                if block is not None:
-                    return block
-                if stream.error is not None:
-                    raise _again(stream.error)
-                if stream.ended or stream.position > index:
-                    return None
-                self._changed.wait()
-
-    def _fetch_blocks(self, index: int) -> bytes:
-        """Fetch one block (all of a small file) in this thread."""
-        count = self._blocks if self._blocks <= FIRST_WINDOW else 1
-        first = 0 if self._blocks <= FIRST_WINDOW else index
+    def _set_off(self, source: Stream | _Errand) -> None:
+        if isinstance(source, _Errand):
+            self._run(source)
+            return
+        self._budget.enter()
         try:
-            download = self._fetch(first * BLOCK_SIZE, _never)
+            threading.Thread(target=source.run, name="ftpfs-stream", daemon=True).start()
+        except RuntimeError as error:
+            self._end(source, errors.FtpfsError(f"no thread to read with: {error}"))
+
+    def _await(self, source: Stream | _Errand, index: int) -> bytes | None:
+        """Wait until `source` has brought the block; None: it ended otherwise, look again."""
+        if isinstance(source, _Errand):
+            return self._await_errand(source, index)
+        wish = _Wish(index)
+        with self._changed:
+            source.wishes.append(wish)
+            source.want_locked(index)
             try:
-                blocks = [self._fill(download, first + n) for n in range(count)]
-                if first + count == self._blocks:
-                    _expect_end(download)
+                while wish.block is None:
+                    if source.error is not None:
+                        raise errors.again(source.error) from source.error
+                    if source.ended or source.position > index:
+                        return None
+                    self._changed.wait()
             finally:
-                download.close()
-            for number, block in enumerate(blocks, first):
-                self._cache.put(self.version, number, block)
-            return blocks[index - first]
+                source.wishes.remove(wish)
+            return wish.block
+
+    def _await_errand(self, errand: _Errand, index: int) -> bytes:
+        with self._changed:
+            while not errand.ended:
+                self._changed.wait()
+            if errand.error is not None:
+                raise errors.again(errand.error) from errand.error
+            return errand.blocks[index - errand.span.start]
+
+    def _run(self, errand: _Errand) -> None:
+        """Fetch a block or two in this thread, for all that wait for them."""
+        error: errors.FtpfsError | None = errors.FtpfsError("reading was interrupted")
+        try:
+            errand.blocks = self._fetch_blocks(errand.span)
+            error = None
+        except errors.FtpfsError as failure:
+            error = failure
+        except Exception:
+            log.exception("reading %s failed unexpectedly", self.version.path)
+            error = errors.FtpfsError("internal error while reading; see the log")
         finally:
             with self._changed:
-                self._fetching.discard(index)
+                errand.error, errand.ended = error, True
+                self._errands.remove(errand)
                 self._changed.notify_all()
+
+    def _fetch_blocks(self, span: range) -> list[bytes]:
+        blocks: list[bytes] = []
+        failures = 0
+        while len(blocks) < len(span):
+            try:
+                download = self._fetch((span.start + len(blocks)) * BLOCK_SIZE, _never)
+                try:
+                    for index in span[len(blocks) :]:
+                        block = self._fill(download, index)
+                        self._cache.put(self.version, index, block)
+                        blocks.append(block)
+                    if span.stop == self._blocks:
+                        _expect_end(download)
+                finally:
+                    download.close()
+            except (errors.ConnectionLost, errors.DataConnectionFailed) as failure:
+                failures += 1
+                if failures >= ATTEMPTS:
+                    raise
+                log.info("reading %s broke off, trying again: %s", self.version.path, failure)
+        return blocks
 
     def _fill(self, download: Download, index: int) -> bytes:
         """The whole of block `index` from a download that stands at its start."""
@@ -226,6 +271,36 @@ class Reader:
             filled += count
         return bytes(buffer)
 
+    def _end(self, stream: Stream, error: errors.FtpfsError | None) -> None:
+        """Strike a stream off; whoever waits for it is told."""
+        self._budget.leave()
+        with self._changed:
+            stream.error, stream.ended = error, True
+            self._streams.remove(stream)
+            self._changed.notify_all()
+
+
+class _Errand:
+    """A fetch of a block or two by the thread that wants them. Guarded by the reader's lock."""
+
+    __slots__ = ("blocks", "ended", "error", "span")
+
+    def __init__(self, span: range) -> None:
+        self.span = span
+        self.blocks: list[bytes] = []
+        self.ended = False
+        self.error: errors.FtpfsError | None = None
+
+
+class _Wish:
+    """Somebody waits for a block of a stream: it is put in here."""
+
+    __slots__ = ("block", "index")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.block: bytes | None = None
+
 
 class Stream:
     """One RETR that runs ahead of its reader. All state is guarded by the reader's `_changed`."""
@@ -234,13 +309,14 @@ class Stream:
         self.position = first  # the block that comes next
         self.ended = False
         self.error: errors.FtpfsError | None = None
+        self.wishes: list[_Wish] = []
         self._reader = reader
         self._blocks = blocks
         self._window = FIRST_WINDOW
         self._limit = first + FIRST_WINDOW  # blocks before this one may be fetched
         self._read = first - 1  # the furthest block that was read
         self._stop = False
-        self._turn_ends: float | None = None  # None: has no connection yet to give up
+        self._turn_began: float | None = None  # None: no block has come on this connection yet
 
     # Called by readers, with the lock held.
 
@@ -248,6 +324,10 @@ class Stream:
         if self.ended or self._stop:
             return False
         return self.position <= index < max(self._limit, self.position) + NEAR
+
+    def just_passed_locked(self, index: int) -> bool:
+        """Whether it brought that block so lately that it should be in the cache still."""
+        return not self._stop and self.position - self._window <= index < self.position
 
     def want_locked(self, index: int) -> None:
         """Somebody waits for `index`: it is inside the window, whatever the window."""
@@ -272,12 +352,17 @@ class Stream:
     # Called by the pool, from the thread of somebody who needs a connection.
 
     def give_way(self) -> None:
-        """End soon: at once when parked, else when the turn is over."""
+        """End soon: at once when parked, else when the turn is over.
+
+        A stream that has brought nothing yet goes on, whoever asks: ended now it would have to
+        queue again, and with many readers on few connections no one would ever get a block. The
+        pool asks again.
+        """
         with self._reader._changed:
-            if self._turn_ends is None:
+            if self._turn_began is None:
                 return
             parked = self.position >= self._limit
-            if parked or time.monotonic() > self._turn_ends:
+            if parked or time.monotonic() - self._turn_began > TURN:
                 self.stop_locked()
 
     # The thread.
@@ -292,11 +377,7 @@ class Stream:
             log.exception("a stream of %s failed unexpectedly", self._reader.version.path)
             error = errors.FtpfsError("internal error while reading; see the log")
         finally:
-            self._reader._budget.leave()
-            with self._reader._changed:
-                self.error, self.ended = error, True
-                self._reader._streams.remove(self)
-                self._reader._changed.notify_all()
+            self._reader._end(self, error)
 
     def _run_with_retries(self) -> None:
         failures = 0
@@ -306,7 +387,9 @@ class Stream:
                 self._transfer()
             except (errors.ConnectionLost, errors.DataConnectionFailed) as failure:
                 failures = 1 if self.position > begun_at else failures + 1
-                if failures >= ATTEMPTS or self._stop:
+                if self._stop:
+                    return  # it would have ended anyway; who waits looks again
+                if failures >= ATTEMPTS:
                     raise
                 log.info(
                     "reading %s broke off at block %d, going on from there: %s",
@@ -318,23 +401,29 @@ class Stream:
                 return
 
     def _transfer(self) -> None:
-        self._turn_ends = None
-        download = self._reader._fetch(self.position * BLOCK_SIZE, self.give_way)
+        reader = self._reader
+        with reader._changed:
+            self._turn_began = None
+        download = reader._fetch(self.position * BLOCK_SIZE, self.give_way)
         try:
             while self._may_go_on():
-                block = self._reader._fill(download, self.position)
-                self._reader._cache.put(self._reader.version, self.position, block)
-                with self._reader._changed:
-                    self.position += 1
-                    if self._turn_ends is None:
-                        # Only now: a turn without a block would let two streams take the
-                        # connection from each other for ever.
-                        self._turn_ends = time.monotonic() + TURN
-                    self._reader._changed.notify_all()
+                block = reader._fill(download, self.position)
+                reader._cache.put(reader.version, self.position, block)
+                self._publish(block)
             if self.position == self._blocks:
                 _expect_end(download)
         finally:
             download.close()
+
+    def _publish(self, block: bytes) -> None:
+        with self._reader._changed:
+            for wish in self.wishes:
+                if wish.index == self.position:
+                    wish.block = block
+            self.position += 1
+            if self._turn_began is None:
+                self._turn_began = time.monotonic()
+            self._reader._changed.notify_all()
 
     def _may_go_on(self) -> bool:
         """Park while the window is full; False when there is nothing more to do."""
@@ -351,14 +440,13 @@ class Stream:
 def _expect_end(download: Download) -> None:
     """Read the end of a file, and with it the server's word that it was all.
 
-    More than the end means that the file grew: what was read is still its old content.
+    More than the end means that the file grew: what was read is still its old content. A complaint
+    of the server comes too late to matter: every byte that was promised is here.
     """
-    download.readinto(memoryview(bytearray(1)))
-
-
-def _again(error: errors.FtpfsError) -> errors.FtpfsError:
-    """The same error for another thread: one exception object must not be raised in two."""
-    return type(error)(str(error)) if not isinstance(error, errors.Refused) else error
+    try:
+        download.readinto(memoryview(bytearray(1)))
+    except errors.FtpfsError as error:
+        log.debug("after the last byte of a file: %s", error)
 
 
 def _never() -> None:

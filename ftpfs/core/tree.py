@@ -3,9 +3,13 @@
 Owns: listings with their age, single-flight fetching, and local changes to what is cached. Does not
 know about open files: `filesystem` lays those over it.
 
-A listing that was under way while the directory was changed from here is not installed: it may
-show the state before the change. It is fetched again (the *generation guard*). A name that is not
-in a fresh listing does not exist: that is the negative cache.
+The *generation guard*: what was asked before a change made from here is never believed after it. A
+listing that was under way meanwhile may show the state before or after; so the names changed from
+here are laid over it as they are known to be (asking again would never end in a directory that is
+being filled while somebody lists it), and where no name can say it (a whole listing was given up,
+or its directory moved), it is fetched again. A single look (`look_again`) is not filed then.
+
+A name that is not in a fresh listing does not exist: that is the negative cache.
 
 Threading: any. `_changed` guards everything; second in the lock order; no I/O under it.
 """
@@ -21,8 +25,11 @@ from dataclasses import replace
 from ftpfs import errors
 from ftpfs.ftp.listing import Entry, Kind
 
-# A directory that is changed from here all the time while it is being listed would never settle.
+# A directory that is given up all the time while it is being listed would never settle.
 FETCHES = 4
+
+# Entries kept at most (about 200 bytes each); the listings fetched first go first.
+MAX_ENTRIES = 500_000
 
 ROOT = Entry(name="", kind=Kind.DIRECTORY, size=0, mtime=None, exact=False, mode=None, target=None)
 
@@ -30,7 +37,7 @@ ROOT = Entry(name="", kind=Kind.DIRECTORY, size=0, mtime=None, exact=False, mode
 class _Directory:
     """A listing: entries by name, and when it was asked for."""
 
-    __slots__ = ("entries", "looked_at", "since")
+    __slots__ = ("changes", "entries", "looked_at", "since")
 
     def __init__(self, entries: Iterable[Entry], since: float) -> None:
         self.entries: dict[str, Entry] = {}
@@ -39,16 +46,27 @@ class _Directory:
         self.since = since
         # Entries that were looked at on their own after that, by name.
         self.looked_at: dict[str, float] = {}
+        # How many changes were made to it from here.
+        self.changes = 0
+
+    def set(self, name: str, entry: Entry | None) -> None:
+        """A change made from here; None: the name is gone."""
+        self.changes += 1
+        if entry is None:
+            self.entries.pop(name, None)
+        else:
+            self.entries[name] = entry
 
 
 class _Fetch:
     """A listing under way, that others may wait for."""
 
-    __slots__ = ("done", "entries", "error", "spoiled")
+    __slots__ = ("changed", "done", "entries", "error", "spoiled")
 
     def __init__(self) -> None:
         self.done = False
-        self.spoiled = False  # the directory was changed from here since it began
+        self.spoiled = False  # it cannot be believed, whatever it shows
+        self.changed: dict[str, Entry | None] = {}  # from here, since it began
         self.entries: dict[str, Entry] = {}
         self.error: errors.FtpfsError | None = None
 
@@ -70,8 +88,9 @@ class Tree:
         self._clock = clock
         self._changed = threading.Condition()
         # Guarded by _changed:
-        self._directories: dict[str, _Directory] = {}
+        self._directories: dict[str, _Directory] = {}  # in the order they were fetched
         self._fetches: dict[str, _Fetch] = {}
+        self._held = 0  # entries in all of them when they were fetched
 
     def lookup(self, path: str) -> Entry:
         """The entry at `path`: no round trip when its directory's listing is fresh.
@@ -94,7 +113,9 @@ class Tree:
 
     def children(self, path: str) -> list[Entry]:
         """All entries of a directory, as listed."""
-        return list(self._entries(path).values())
+        entries = self._entries(path)
+        with self._changed:
+            return list(entries.values())
 
     def age(self, path: str) -> float:
         """Seconds since the server was asked about this very entry; infinite if it never was."""
@@ -105,34 +126,63 @@ class Tree:
                 return float("inf")
             return self._clock() - directory.looked_at.get(name, directory.since)
 
-    # Changes made from here, in place.
-
-    def put(self, path: str, entry: Entry) -> None:
-        """An entry that exists now, as the server just confirmed."""
+    def look_again(self, path: str, look: Callable[[], Entry]) -> Entry:
+        """What `look` finds out about a known entry, and files it unless the directory was changed
+        from here meanwhile. NotFound from `look` means that the entry is gone."""
         parent, name = posixpath.split(path)
         with self._changed:
-            self._spoil_locked(parent)
             directory = self._directories.get(parent)
-            if directory is not None:
-                directory.entries[name] = entry if entry.name == name else replace(entry, name=name)
-                directory.looked_at[name] = self._clock()
+            changes = directory.changes if directory else 0
+        since = self._clock()
+        try:
+            entry = look()
+        except errors.NotFound:
+            self.forget(parent)
+            raise
+        with self._changed:
+            if (
+                directory is not None
+                and directory is self._directories.get(parent)
+                and changes == directory.changes
+                and name in directory.entries
+            ):
+                directory.entries[name] = _named(entry, name)
+                directory.looked_at[name] = since
+        return entry
+
+    # Changes made from here, in place, as the server just confirmed them.
+
+    def put(self, path: str, entry: Entry) -> None:
+        """An entry that exists now."""
+        with self._changed:
+            self._set_locked(path, entry)
+
+    def update(self, path: str, *, mode: int | None = None, mtime: int | None = None) -> None:
+        """An entry whose mode or time (seconds) was set."""
+        parent, name = posixpath.split(path)
+        with self._changed:
+            directory = self._directories.get(parent)
+            entry = directory.entries.get(name) if directory else None
+            if entry is None:
+                self._forget_locked(parent)
+                return
+            if mode is not None:
+                entry = replace(entry, mode=mode)
+            if mtime is not None:
+                entry = replace(entry, mtime=mtime, exact=True)
+            self._set_locked(path, entry)
 
     def remove(self, path: str) -> None:
         """An entry that is gone, with everything below it."""
-        parent, name = posixpath.split(path)
         with self._changed:
-            self._spoil_locked(parent)
-            directory = self._directories.get(parent)
-            if directory is not None:
-                directory.entries.pop(name, None)
-                directory.looked_at.pop(name, None)
-            self._forget_below_locked(path)
+            self._remove_locked(path)
 
     def made_directory(self, path: str, entry: Entry) -> None:
         """A directory that was just made: it is known to be empty."""
-        self.put(path, entry)
         with self._changed:
-            self._directories[path] = _Directory([], self._clock())
+            self._forget_below_locked(path)
+            self._set_locked(path, entry)
+            self._install_locked(path, _Directory([], self._clock()))
 
     def rename(self, old: str, new: str) -> None:
         """An entry that moved; what it replaced is gone. Listings below it move along."""
@@ -140,25 +190,24 @@ class Tree:
         with self._changed:
             source = self._directories.get(old_parent)
             entry = source.entries.get(old_name) if source else None
-            self._forget_below_locked(new)
             moved = {
                 new + path[len(old) :]: directory
                 for path, directory in self._directories.items()
                 if path == old or path.startswith(old + "/")
             }
-        self.remove(old)
-        if entry is not None:
-            self.put(new, entry)
-        else:
-            self.forget(posixpath.dirname(new))
-        with self._changed:
-            self._directories.update(moved)
+            self._remove_locked(new)
+            self._remove_locked(old)
+            if entry is None:
+                self._forget_locked(posixpath.dirname(new))
+                return
+            self._set_locked(new, entry)
+            for path, directory in moved.items():
+                self._install_locked(path, directory)
 
     def forget(self, path: str) -> None:
         """Do not believe the listing of `path` any more."""
         with self._changed:
-            self._spoil_locked(path)
-            self._directories.pop(path, None)
+            self._forget_locked(path)
 
     # Inside.
 
@@ -173,7 +222,7 @@ class Tree:
                 while not fetch.done:
                     self._changed.wait()
                 if fetch.error is not None:
-                    raise type(fetch.error)(str(fetch.error))
+                    raise errors.again(fetch.error) from fetch.error
                 return fetch.entries
             fetch = self._fetches[path] = _Fetch()
         try:
@@ -195,23 +244,67 @@ class Tree:
         for _ in range(FETCHES):
             with self._changed:
                 fetch.spoiled = False
+                fetch.changed.clear()
             since = self._clock()
             directory = _Directory(self._fetch_list(path), since)
             with self._changed:
+                for name, entry in fetch.changed.items():
+                    directory.set(name, entry)
                 if not fetch.spoiled:
-                    self._directories[path] = directory
+                    self._install_locked(path, directory)
                     break
         return directory.entries
 
-    def _spoil_locked(self, path: str) -> None:
+    def _install_locked(self, path: str, directory: _Directory) -> None:
+        self._drop_locked(path)
+        self._directories[path] = directory
+        self._held += len(directory.entries)
+        while self._held > MAX_ENTRIES and len(self._directories) > 1:
+            self._drop_locked(next(iter(self._directories)))
+
+    def _drop_locked(self, path: str) -> None:
+        directory = self._directories.pop(path, None)
+        if directory is not None:
+            self._held -= len(directory.entries)
+
+    def _set_locked(self, path: str, entry: Entry | None) -> None:
+        parent, name = posixpath.split(path)
+        if entry is not None:
+            entry = _named(entry, name)
+        fetch = self._fetches.get(parent)
+        if fetch is not None:
+            fetch.changed[name] = entry
+        directory = self._directories.get(parent)
+        if directory is not None:
+            self._held -= len(directory.entries)
+            directory.set(name, entry)
+            directory.looked_at[name] = self._clock()
+            self._held += len(directory.entries)
+
+    def _remove_locked(self, path: str) -> None:
+        parent, name = posixpath.split(path)
+        directory = self._directories.get(parent)
+        known = directory.entries.get(name) if directory else None
+        self._set_locked(path, None)
+        if directory is not None:
+            directory.looked_at.pop(name, None)
+        if known is None or known.kind is not Kind.FILE:  # below a file there is nothing
+            self._forget_below_locked(path)
+
+    def _forget_locked(self, path: str) -> None:
         fetch = self._fetches.get(path)
         if fetch is not None:
             fetch.spoiled = True
+        self._drop_locked(path)
 
     def _forget_below_locked(self, path: str) -> None:
         below = path + "/"
         for known in [p for p in self._directories if p == path or p.startswith(below)]:
-            del self._directories[known]
+            self._drop_locked(known)
         for fetched, fetch in self._fetches.items():
             if fetched == path or fetched.startswith(below):
                 fetch.spoiled = True
+
+
+def _named(entry: Entry, name: str) -> Entry:
+    return entry if entry.name == name else replace(entry, name=name)

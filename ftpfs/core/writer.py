@@ -6,7 +6,8 @@ itself and does not know what lies below the written parts: `openfile` joins it 
 Spool files are sparse and named after nothing; a file that is closed and uploaded is deleted. What
 could not be uploaded for good is kept under `kept/`, with the name it was meant for.
 
-Threading: a SpoolFile belongs to one OpenFile, whose locks protect it.
+Threading: a SpoolFile belongs to one OpenFile, whose locks protect it: one for its bytes, another
+for `present`.
 """
 
 from __future__ import annotations
@@ -66,14 +67,22 @@ class SpoolFile:
         self.present = RangeSet()
         self._fd = fd
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Write all of `data`; a full disk writes none of it as far as `present` is concerned."""
+    def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Write `data`; the count, which is less only when the disk became full on the way.
+
+        The caller marks so many bytes as present: what is not must stay zeros, for an upload reads
+        the holes as they are. Raises NoSpace when not a byte went in.
+        """
         view = memoryview(data)
-        position = offset
-        with _disk_errors():
-            while view:
-                count = os.pwrite(self._fd, view, position)
-                view, position = view[count:], position + count
+        written = 0
+        try:
+            with _disk_errors():
+                while written < len(view):
+                    written += os.pwrite(self._fd, view[written:], offset + written)
+        except (errors.NoSpace, OSError):
+            if not written:
+                raise
+        return written
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes; zeros where nothing was written."""
@@ -90,10 +99,10 @@ class SpoolFile:
         return len(view)
 
     def truncate(self, size: int) -> None:
-        """Forget what lies beyond `size`: grown again, it reads as zeros."""
+        """Forget what lies beyond `size`: grown again, it reads as zeros. `present` is left to the
+        caller."""
         with _disk_errors():
             os.ftruncate(self._fd, min(size, os.fstat(self._fd).st_size))
-        self.present.cut(size)
 
     def close(self, *, delete: bool = True) -> None:
         os.close(self._fd)

@@ -1,0 +1,342 @@
+"""A server in memory: the core's Remote protocol over a dict, with faults to order.
+
+Counts its calls, refuses what a Unix server refuses, and keeps times in whole seconds, as FTP does.
+Faults are ordered by method name and call number; a call can be held until a test lets it go on,
+which forces races instead of hoping for them.
+
+Threading: any. `lock` guards the tree; nothing waits under it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from ftpfs import errors
+from ftpfs.ftp.lister import HIDDEN_PREFIX
+from ftpfs.ftp.listing import Entry, Kind
+
+T = TypeVar("T")
+
+# Reads come in pieces of no round size, as they do from a socket.
+PIECE = 50_021
+
+
+@dataclass
+class Node:
+    """A file (`content`) or a directory (`content` is None)."""
+
+    content: bytes | None
+    mtime: int
+    mode: int
+
+
+@dataclass
+class Gate:
+    """A place where calls wait: `reached` when one came, on its way again after `open`."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+    _go: threading.Event = field(default_factory=threading.Event)
+
+    def open(self) -> None:
+        self._go.set()
+
+    def pass_through(self) -> None:
+        self.reached.set()
+        assert self._go.wait(20), "a gate of the test was never opened"
+
+
+class MemoryDownload:
+    def __init__(self, remote: MemoryRemote, content: bytes, offset: int) -> None:
+        self._remote = remote
+        self._content = content
+        self._position = offset
+        self._delivered = 0
+        self._cut = remote._next_cut()
+        self.closed = False
+
+    def readinto(self, view: memoryview) -> int:
+        if self._remote.stall is not None:
+            self._remote.stall.pass_through()
+        if self._cut is not None and self._delivered >= self._cut:
+            raise errors.ConnectionLost("cut by the test")
+        piece = self._content[self._position : self._position + min(len(view), PIECE)]
+        if self._cut is not None:
+            piece = piece[: self._cut - self._delivered]
+        view[: len(piece)] = piece
+        self._position += len(piece)
+        self._delivered += len(piece)
+        return len(piece)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._remote._downloads_ended()
+
+
+@dataclass(frozen=True)
+class Space:
+    free: int
+
+
+class MemoryRemote:
+    """See `core.remote.Remote`. Change `nodes` through the methods `outside_*`."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.calls: Counter[str] = Counter()
+        self.open_downloads = 0
+        self.most_downloads = 0
+        self.now = 1_700_000_000  # the server's clock; whole seconds
+        self.tells_size = True
+        self.unlistable: set[str] = set()
+        self.stall: Gate | None = None  # every piece of every download waits here
+        self._nodes: dict[str, Node] = {"/": Node(None, self.now, 0o755)}
+        self._faults: dict[tuple[str, int], tuple[errors.FtpfsError, bool]] = {}
+        self._gates: dict[tuple[str, int, bool], Gate] = {}
+        self._cuts: list[int] = []
+        self._shortened: dict[str, int] = {}
+
+    # What a test orders.
+
+    def fail(
+        self, method: str, error: errors.FtpfsError, *, after: int = 0, too_late: bool = False
+    ) -> None:
+        """Let the call after `after` more calls fail; `too_late`: after it was carried out."""
+        with self.lock:
+            self._faults[method, self.calls[method] + after + 1] = (error, too_late)
+
+    def hold(self, method: str, *, after: int = 0, answered: bool = False) -> Gate:
+        """Hold such a call before it is looked at; `answered`: when its answer is on the way."""
+        gate = Gate()
+        with self.lock:
+            self._gates[method, self.calls[method] + after + 1, answered] = gate
+        return gate
+
+    def cut_downloads(self, *after_bytes: int) -> None:
+        """The next downloads break off, each after so many bytes."""
+        with self.lock:
+            self._cuts.extend(after_bytes)
+
+    def shorten(self, path: str, size: int) -> None:
+        """Deliver no more than `size` bytes of a file, and say that this was all."""
+        self._shortened[path] = size
+
+    # What others do to the server.
+
+    def outside_write(self, path: str, content: bytes, *, mtime: int | None = None) -> None:
+        with self.lock:
+            self._nodes[path] = Node(content, self.now if mtime is None else mtime, 0o644)
+
+    def outside_mkdir(self, path: str) -> None:
+        with self.lock:
+            self._nodes[path] = Node(None, self.now, 0o755)
+
+    def outside_remove(self, path: str) -> None:
+        with self.lock:
+            del self._nodes[path]
+
+    # What a test looks at.
+
+    def content(self, path: str) -> bytes:
+        with self.lock:
+            content = self._nodes[path].content
+        assert content is not None
+        return content
+
+    def node(self, path: str) -> Node:
+        with self.lock:
+            return replace(self._nodes[path])
+
+    def files(self) -> dict[str, bytes]:
+        """All files with their contents, our own hidden ones too."""
+        with self.lock:
+            return {p: n.content for p, n in self._nodes.items() if n.content is not None}
+
+    def directories(self) -> set[str]:
+        with self.lock:
+            return {p for p, n in self._nodes.items() if n.content is None and p != "/"}
+
+    # The protocol.
+
+    def list(self, path: str) -> list[Entry]:
+        def work() -> list[Entry]:
+            if self._get(path).content is not None:
+                raise errors.NotADirectory(path)
+            if path in self.unlistable:
+                raise errors.PermissionDenied(path)
+            entries = [
+                self._entry(p, n)
+                for p, n in self._nodes.items()
+                if p != "/" and posixpath.dirname(p) == path
+            ]
+            return [e for e in entries if not e.name.startswith(HIDDEN_PREFIX)]
+
+        return self._call("list", work)
+
+    def stat(self, path: str) -> Entry:
+        return self._call("stat", lambda: self._entry(path, self._get(path)))
+
+    def look_again(self, path: str, entry: Entry) -> Entry:
+        return self._call("look_again", lambda: self._entry(path, self._get(path)))
+
+    def read_link(self, path: str, target: str | None) -> str:
+        return target or ""
+
+    def space(self) -> Space | None:
+        return None
+
+    def open_read(
+        self, path: str, offset: int = 0, *, give_way: Callable[[], None] | None = None
+    ) -> MemoryDownload:
+        def work() -> MemoryDownload:
+            content = self._get(path).content
+            if content is None:
+                raise errors.IsADirectory(path)
+            content = content[: self._shortened.get(path, len(content))]
+            self.open_downloads += 1
+            self.most_downloads = max(self.most_downloads, self.open_downloads)
+            return MemoryDownload(self, content, offset)
+
+        return self._call("open_read", work)
+
+    def put(
+        self,
+        path: str,
+        size: int,
+        read_at: Callable[[int, memoryview], int],
+        *,
+        replace: bool,
+        mtime: int | None,
+        mode: int | None,
+    ) -> Entry:
+        content = bytearray(size)
+        view = memoryview(content)
+        for start in range(0, size, PIECE):
+            read_at(start, view[start : start + PIECE])
+
+        def work() -> Entry:
+            self._get_directory(posixpath.dirname(path))
+            known = self._nodes.get(path)
+            if known is not None and known.content is None:
+                raise errors.IsADirectory(path)
+            when = self.now if mtime is None else mtime
+            node = Node(bytes(content), when, 0o644 if mode is None else mode)
+            self._nodes[path] = node
+            return self._entry(path, node)
+
+        return self._call("put", work)
+
+    def mkdir(self, path: str) -> None:
+        def work() -> None:
+            self._get_directory(posixpath.dirname(path))
+            if path in self._nodes:
+                raise errors.Exists(path)
+            self._nodes[path] = Node(None, self.now, 0o755)
+
+        self._call("mkdir", work)
+
+    def rmdir(self, path: str) -> None:
+        def work() -> None:
+            if self._get(path).content is not None:
+                raise errors.NotADirectory(path)
+            if any(p.startswith(path + "/") for p in self._nodes):
+                raise errors.NotEmpty(path)
+            del self._nodes[path]
+
+        self._call("rmdir", work)
+
+    def remove(self, path: str) -> None:
+        def work() -> None:
+            if self._get(path).content is None:
+                raise errors.IsADirectory(path)
+            del self._nodes[path]
+
+        self._call("remove", work)
+
+    def rename(self, old: str, new: str, *, replace: bool) -> None:
+        def work() -> None:
+            moving = self._get(old)
+            self._get_directory(posixpath.dirname(new))
+            target = self._nodes.get(new)
+            if target is not None and target.content is not None and not replace:
+                raise errors.Exists(f"{new}: in the way, and nobody said so")
+            if target is not None and target.content is None:
+                if moving.content is not None:
+                    raise errors.IsADirectory(new)
+                if any(p.startswith(new + "/") for p in self._nodes):
+                    raise errors.NotEmpty(new)
+            if new.startswith(old + "/"):
+                raise errors.InvalidArgument(new)
+            for path in [p for p in self._nodes if p == old or p.startswith(old + "/")]:
+                self._nodes[new + path[len(old) :]] = self._nodes.pop(path)
+
+        self._call("rename", work)
+
+    def chmod(self, path: str, mode: int) -> None:
+        def work() -> None:
+            self._get(path).mode = mode
+
+        self._call("chmod", work)
+
+    def set_mtime(self, path: str, seconds: int, *, directory: bool = False) -> None:
+        def work() -> None:
+            self._get(path).mtime = seconds
+
+        self._call("set_mtime", work)
+
+    # Inside.
+
+    def _call(self, method: str, work: Callable[[], T]) -> T:
+        with self.lock:
+            self.calls[method] += 1
+            number = self.calls[method]
+            before = self._gates.pop((method, number, False), None)
+            after = self._gates.pop((method, number, True), None)
+            error, too_late = self._faults.pop((method, number), (None, False))
+        if before is not None:
+            before.pass_through()
+        if error is not None and not too_late:
+            raise error
+        with self.lock:
+            answer = work()
+        if after is not None:
+            after.pass_through()
+        if error is not None:
+            raise error
+        return answer
+
+    def _get(self, path: str) -> Node:
+        node = self._nodes.get(path)
+        if node is None:
+            raise errors.NotFound(path)
+        return node
+
+    def _get_directory(self, path: str) -> Node:
+        node = self._get(path)
+        if node.content is not None:
+            raise errors.NotADirectory(path)
+        return node
+
+    def _entry(self, path: str, node: Node) -> Entry:
+        known = node.content is not None and self.tells_size
+        return Entry(
+            name=posixpath.basename(path),
+            kind=Kind.FILE if node.content is not None else Kind.DIRECTORY,
+            size=len(node.content or b"") if known else None,
+            mtime=node.mtime,
+            exact=True,
+            mode=node.mode,
+            target=None,
+        )
+
+    def _next_cut(self) -> int | None:
+        return self._cuts.pop(0) if self._cuts else None
+
+    def _downloads_ended(self) -> None:
+        with self.lock:
+            self.open_downloads -= 1
