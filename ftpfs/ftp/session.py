@@ -459,7 +459,11 @@ class Session:
         if self._server.tls is Tls.OFF:
             return channel
         with self._conversation(), _mapped("the TLS handshake of a data connection"):
-            return self._control.wrap_data(channel)
+            wrapped = self._control.wrap_data(channel)
+            # pure-ftpd sends a listing in pieces with Nagle on, and so waits for our delayed ACK:
+            # 45 ms a directory under TLS, 12 without the delay.
+            wrapped.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            return wrapped
 
     def _leave(self, channel: socket.socket) -> None:
         """Close a data connection that the server still sends on, and find the way back.
