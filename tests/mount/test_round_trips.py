@@ -1,0 +1,130 @@
+"""What each operation costs: the commands that reach the server, counted by a relay.
+
+`COSTS` is the one table; docs/round-trips.md is made from it (UPDATE_DOCS=1 writes it anew).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RemoteDir
+from tests.mount.conftest import MountServer
+from tests.support import servers
+from tests.support.relay import Relay
+from tests.support.servers import Kind
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "round-trips.md"
+FILES = 20
+
+MLSD = "CWD EPSV MLSD"
+COSTS: dict[str, dict[Kind, str]] = {
+    "stat of a listed name": dict.fromkeys(servers.KINDS, ""),
+    "ls of a directory listed before": dict.fromkeys(servers.KINDS, ""),
+    f"ls -l of a new directory of {FILES} files": {
+        "vsftpd": f"CWD EPSV LIST {FILES}*MDTM NOOP",
+        "proftpd": MLSD,
+        "pure-ftpd": MLSD,
+        "pyftpdlib": MLSD,
+    },
+    "cat of a 4 KiB file just listed": dict.fromkeys(servers.KINDS, "EPSV RETR"),
+    "making a 4 KiB file": {
+        "vsftpd": "EPSV STOR MDTM SIZE",
+        "proftpd": "EPSV STOR MFMT SIZE",
+        "pure-ftpd": "EPSV STOR MFMT SIZE",
+        "pyftpdlib": "EPSV STOR MFMT SIZE",
+    },
+    "writing over it": {
+        "vsftpd": "EPSV STOR SIZE RNFR RNTO SITE MDTM SIZE",
+        "proftpd": "EPSV STOR SIZE RNFR RNTO MFF MFMT SIZE",
+        "pure-ftpd": "EPSV STOR SIZE RNFR RNTO SITE MFMT SIZE",
+        "pyftpdlib": "EPSV STOR SIZE RNFR RNTO SITE MFMT SIZE",
+    },
+    "mv": dict.fromkeys(servers.KINDS, "RNFR RNTO"),
+    "rm": dict.fromkeys(servers.KINDS, "DELE"),
+    "mkdir": dict.fromkeys(servers.KINDS, "MKD"),
+}
+
+
+def summary(verbs: list[str]) -> str:
+    """`MDTM MDTM MDTM NOOP` as `3*MDTM NOOP`."""
+    runs = [(verb, len(list(run))) for verb, run in itertools.groupby(verbs)]
+    return " ".join(f"{count}*{verb}" if count > 1 else verb for verb, count in runs)
+
+
+def number(commands: str) -> int:
+    return sum(int(word.split("*")[0]) if "*" in word else 1 for word in commands.split())
+
+
+@pytest.mark.mount
+def test_each_operation_costs_the_commands_in_the_table(
+    remote_dir: RemoteDir, relay: Relay, mount_server: MountServer
+) -> None:
+    for count in range(FILES):
+        remote_dir.write(f"folder/file{count}", bytes(4096))
+    mounted = mount_server(
+        remote_dir.server,
+        remote_dir.disk,
+        path=remote_dir.path,
+        port=relay.port,
+        options="list_ttl=3600,open_ttl=3600",
+    )
+    os.listdir(mounted.path)
+    folder = mounted.path / "folder"
+    steps: list[tuple[str, Callable[[], object]]] = [
+        (f"ls -l of a new directory of {FILES} files", lambda: list_with_attributes(folder)),
+        ("ls of a directory listed before", lambda: list_with_attributes(folder)),
+        ("stat of a listed name", lambda: (folder / "file1").stat()),
+        ("cat of a 4 KiB file just listed", lambda: (folder / "file2").read_bytes()),
+        ("making a 4 KiB file", lambda: (folder / "new").write_bytes(bytes(4096))),
+        ("writing over it", lambda: (folder / "new").write_bytes(b"x" * 4096)),
+        ("mv", lambda: (folder / "new").rename(folder / "newer")),
+        ("rm", lambda: (folder / "newer").unlink()),
+        ("mkdir", lambda: (folder / "made").mkdir()),
+    ]
+    measured = {}
+    for name, step in steps:
+        time.sleep(0.1)  # whatever the step before left to do in the background
+        relay.reset()
+        step()
+        measured[name] = summary(relay.verbs)
+    assert measured == {name: costs[remote_dir.server.kind] for name, costs in COSTS.items()}
+
+
+def list_with_attributes(folder: Path) -> list[os.stat_result]:
+    return [entry.stat() for entry in os.scandir(folder)]
+
+
+def document() -> str:
+    lines = [
+        "# What each operation costs",
+        "",
+        "Commands that reach the server, on a session that is logged in. Each is written as the",
+        "number of commands and, in brackets, which. What is pipelined (MDTM of all names of a",
+        "directory; RNFR and RNTO; what follows an upload) shares a round trip.",
+        "",
+        "`tests/mount/test_round_trips.py` counts them on real mounts, and fails when this page is",
+        "out of date; `UPDATE_DOCS=1` before the same test writes it anew.",
+        "",
+        "| | " + " | ".join(servers.KINDS) + " |",
+        "|---|" + "---|" * len(servers.KINDS),
+    ]
+    for name, costs in COSTS.items():
+        cells = [cell(costs[kind]) for kind in servers.KINDS]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(commands: str) -> str:
+    return f"{number(commands)} ({commands.replace('*', ' ')})" if commands else "0"
+
+
+def test_the_page_in_docs_is_this_table() -> None:
+    if os.environ.get("UPDATE_DOCS") == "1":
+        DOCS.write_text(document())
+    assert DOCS.read_text() == document()
