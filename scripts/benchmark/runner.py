@@ -1,0 +1,148 @@
+"""The rounds: each case by each peer in turn, and what came of it.
+
+Peers take turns within a case, and another one begins in each round, so that whatever drifts on
+the machine (its heat, its neighbours) meets them all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.benchmark.data import Wrong, copy_tree
+from scripts.benchmark.peers import Failed, Peer, Place
+from scripts.benchmark.trial import Bench, Figure, Trial
+from scripts.benchmark.workloads import Case, Row
+
+NOT_RUN = "not run"  # how the error of such a figure begins
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of one case by one peer in one round."""
+
+    case: str
+    peer: str
+    round: int
+    figure: Figure
+
+    def to_json(self) -> dict[str, Any]:
+        figure = self.figure.to_json()
+        return {"case": self.case, "peer": self.peer, "round": self.round, **figure}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Result:
+        rest = {key: values[key] for key in values.keys() - {"case", "peer", "round"}}
+        return Result(values["case"], values["peer"], values["round"], Figure(**rest))
+
+
+def run_all(
+    bench: Bench, cases: Sequence[Case], peers: Sequence[Peer], say: Callable[[str], None]
+) -> list[Result]:
+    """All rounds. A trial that fails is a result like another."""
+    started = time.monotonic()
+    results: list[Result] = []
+    for number in range(bench.parameters.rounds):
+        for case in cases:
+            for peer in _turn(peers, number):
+                if not peer.mounts and case.straight is None:
+                    continue
+                budget = bench.parameters.budget
+                if budget and time.monotonic() - started > budget:
+                    figures = _failed(case.rows, f"{NOT_RUN}: {budget:g} s were up")
+                else:
+                    figures = run_trial(bench, case, peer)
+                for figure in figures:
+                    results.append(Result(case.name, peer.name, number, figure))
+                    say(f"{number + 1}  {peer.name:14}  {_told(figure)}")
+    return results
+
+
+def _turn(peers: Sequence[Peer], number: int) -> list[Peer]:
+    first = number % len(peers)
+    return [*peers[first:], *peers[:first]]
+
+
+def _told(figure: Figure) -> str:
+    if figure.error:
+        return f"{figure.row:14}  failed: {figure.error}"
+    settled = f", settled {figure.settled:.3f} s" if figure.settled is not None else ""
+    return f"{figure.row:14}  {figure.seconds or 0:.3f} s{settled}"
+
+
+def run_trial(bench: Bench, case: Case, peer: Peer) -> list[Figure]:
+    """One figure for each row of the case the peer can do; with an error where that went wrong."""
+    rows = case.rows if peer.mounts else case.rows[:1]
+    figures: list[Figure] = []
+    try:
+        with _folder(bench, case) as folder:
+            _try(bench, case, peer, folder, figures)
+    except (Failed, Wrong, OSError) as error:
+        # What was verified before is good; the last one begun, and those after it, are not.
+        del figures[-1:]
+        done = {figure.row for figure in figures}
+        reason = error.strerror if isinstance(error, OSError) else None
+        rest = [row for row in rows if row.name not in done]
+        return figures + _failed(rest, reason or str(error))
+    return figures
+
+
+def _failed(rows: Sequence[Row], reason: str) -> list[Figure]:
+    return [Figure(row.name, error=reason) for row in rows]
+
+
+@contextlib.contextmanager
+def _folder(bench: Bench, case: Case) -> Iterator[str]:
+    """The folder on the server that the case works in, by its name."""
+    shared = case.stock if not case.changes else None
+    name = shared or f"trial-{time.monotonic_ns()}"
+    disk = bench.server.root / name
+    if not disk.exists():
+        disk.mkdir()
+        if case.stock:
+            copy_tree(bench.store.folder(case.stock), disk)
+        bench.server.give(disk)
+    try:
+        yield name
+    finally:
+        if not shared:
+            shutil.rmtree(disk)
+
+
+def _try(bench: Bench, case: Case, peer: Peer, folder: str, figures: list[Figure]) -> None:
+    """Mount, do the case, unmount, check; nothing is left behind however it ends."""
+    with contextlib.ExitStack() as stack:
+        # What the peer keeps on disk is on a disk; what the case writes locally is in memory.
+        state = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
+        local = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=bench.server.root.parent)))
+        here, scratch = state / "mnt", local / "scratch"
+        here.mkdir()
+        scratch.mkdir()
+        bench.drop_caches()
+        before = bench.tap.seen() if bench.tap else None
+        mount = None
+        if peer.mounts:
+            place = Place(bench.server, folder, here, state)
+            mount = peer.mount(place, bench.parameters.timeout)
+            stack.callback(mount.kill)
+        trial = Trial(bench, mount, folder, scratch, before)
+        trial.figures = figures
+        with trial.deadline():
+            if mount is not None:
+                case.run(trial)
+            elif case.straight is not None:
+                case.straight(trial)
+        try:
+            if mount is not None:
+                mount.close()
+            if trial.after is not None:
+                trial.after()
+        except (Failed, Wrong, OSError):
+            figures.clear()  # none of it can be trusted
+            raise

@@ -1,0 +1,97 @@
+"""A real server for the run, on loopback or at the far end of a long link.
+
+The servers themselves are those of the tests (tests/support/servers.py). What they serve lies in
+memory (tmpfs): then a dropped page cache is the client's alone, and no peer waits for a disk that
+another one has just filled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.benchmark.link import Wire
+from scripts.benchmark.parameters import BadParameter, Link
+from tests.support import servers as real
+from tests.support.servers import KINDS
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the server is for its clients, and where its files are for us."""
+
+    kind: str
+    host: str
+    port: int
+    user: str
+    password: str
+    root: Path
+    uid: int
+    gid: int
+    device: str  # the interface on this side that packets for it leave by
+
+    def give(self, path: Path) -> None:
+        """Hand over to the server's user what we have put on its disk."""
+        os.chown(path, self.uid, self.gid)
+        for folder, folders, files in os.walk(path):
+            for name in (*folders, *files):
+                os.chown(os.path.join(folder, name), self.uid, self.gid)
+
+
+def _extra(kind: real.Kind, port: int) -> tuple[str, ...]:
+    """What makes it listen on more than 127.0.0.1, in its own words; the last one counts."""
+    if kind == "vsftpd":
+        return ("listen_address=0.0.0.0",)
+    if kind == "proftpd":
+        return ("DefaultServer on", "SocketBindTight off")
+    if kind == "pure-ftpd":
+        return (f"--bind=0.0.0.0,{port}",)
+    raise BadParameter(f"{kind} of the tests listens on loopback only: choose another for --link")
+
+
+@contextlib.contextmanager
+def running(kind: str, link: Link, folder: Path) -> Iterator[Endpoint]:
+    """The server, up. `folder` takes its root and its logs."""
+    if kind not in KINDS:
+        raise BadParameter(f"no such server: {kind} (there are {', '.join(KINDS)})")
+    known: real.Kind = kind
+    if reason := real.why_unavailable(known):
+        raise BadParameter(reason)
+    # Its sessions write to the log while they work: that, too, stays in memory.
+    root, work = folder / "root", folder / "server"
+    with contextlib.ExitStack() as stack:
+        host, device = "127.0.0.1", "lo"
+        if link.loopback:
+            server = stack.enter_context(real.start(known, root, work))
+        else:
+            wire = stack.enter_context(Wire(link))
+            host, device = wire.far, wire.device
+            with wire.inside():
+                port = real.free_port()
+                options = real.Options(extra=_extra(known, port))
+                server = real.start(known, root, work, options=options, port=port)
+            stack.enter_context(server)
+        yield Endpoint(
+            kind=kind,
+            host=host,
+            port=server.port,
+            user=server.user,
+            password=server.password,
+            root=server.root,
+            uid=server.uid,
+            gid=server.gid,
+            device=device,
+        )
+
+
+def memory_folder(need: int) -> Path:
+    """A folder in memory with room for `need` bytes, which every user may enter; else on disk."""
+    for parent in (Path("/dev/shm"), Path("/var/tmp")):
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(parent).free > need:
+                return parent
+    raise BadParameter(f"neither /dev/shm nor /var/tmp has {need >> 20} MiB free")
