@@ -231,7 +231,7 @@ class Filesystem:
 
     def rmdir(self, path: str) -> None:
         self.check_writable()
-        if self._tree.lookup(path).kind is not Kind.DIRECTORY:
+        if self.attributes(path).kind is not Kind.DIRECTORY:
             raise errors.NotADirectory(f"{path}: not a directory")
         if self._holds_open_files(path):
             raise errors.NotEmpty(f"{path}: has files that are open here")
@@ -255,9 +255,8 @@ class Filesystem:
                 self._removed(path)
                 return
             hidden = self._hide_base(file, path)
-            if hidden is None and file.on_server:
-                with self._changing(path):
-                    self._remote.remove(path)
+            if hidden is None and file.may_be_on_server:
+                self._remove_if_there(path, sure=file.on_server)
             with self._lock:
                 if self._files.get(path) is file:
                     del self._files[path]
@@ -295,14 +294,16 @@ class Filesystem:
                     raise errors.NotEmpty(f"{new}: has files that are open here")
             if old == new:
                 return
-            if target is not None and moving is not None and not moving.on_server:
-                # Only what the server has can take the place of another file there.
+            unsaved = moving is not None and not moving.on_server
+            if moving and unsaved and (target is not None or moving.may_be_on_server):
+                # Only what the server has can take the place of another file there; and a part of
+                # it that the server has must not stay behind.
                 moving.flush_exclusively()
             hidden = self._hide_base(victim, new) if victim else None
             try:
                 if moving is None or moving.on_server:
                     replaced = target is not None and target.kind is not Kind.DIRECTORY
-                    if hidden or (victim and not victim.on_server):
+                    if hidden or (victim and not victim.may_be_on_server):
                         replaced = False
                     with self._changing(old, new):
                         self._remote.rename(old, new, replace=replaced)
@@ -548,6 +549,15 @@ class Filesystem:
             self._remote.rename(path, hidden, replace=False)
         self._removed(path)
         return hidden
+
+    def _remove_if_there(self, path: str, *, sure: bool) -> None:
+        """Delete a file on the server; unless `sure`, it need not be there."""
+        try:
+            with self._changing(path):
+                self._remote.remove(path)
+        except errors.NotFound:
+            if sure:
+                raise
 
     def _unhide(self, hidden: str, path: str) -> None:
         """Give a hidden file its name back: what it made way for did not come."""

@@ -87,6 +87,7 @@ class OpenFile:
         self._writes = 0
         self._file: SpoolFile | None = None
         self._reader: Reader | None = None
+        self._tried = False  # to upload it
         self._uploading = False
 
     # Attributes.
@@ -120,6 +121,13 @@ class OpenFile:
     def on_server(self) -> bool:
         with self._changed:
             return self._entry is not None
+
+    @property
+    def may_be_on_server(self) -> bool:
+        """Whether the server has a file of this name, or may have: a first upload that failed can
+        have left all or a part of it."""
+        with self._changed:
+            return self._entry is not None or self._tried
 
     @property
     def is_deleted(self) -> bool:
@@ -362,6 +370,7 @@ class OpenFile:
         with self._changed:
             writes, size, path, base = self._writes, self._size, self._path, self._entry
             mode, mtime = self._mode_wanted, self._mtime
+            self._tried = True
         if mode is None and base is not None:
             mode = base.mode  # what replaces a file is a new one to the server
         entry = self._remote.put(

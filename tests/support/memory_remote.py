@@ -110,6 +110,12 @@ class MemoryRemote:
         with self.lock:
             self._faults[method, self.calls[method] + after + 1] = (error, too_late)
 
+    def calm(self) -> None:
+        """Forget all faults that did not happen yet."""
+        with self.lock:
+            self._faults.clear()
+            self._cuts.clear()
+
     def hold(self, method: str, *, after: int = 0, answered: bool = False) -> Gate:
         """Hold such a call before it is looked at; `answered`: when its answer is on the way."""
         gate = Gate()
