@@ -351,7 +351,7 @@ class TinyCache(Model):
 
 @pytest.mark.parametrize("model", [Model, BelievingListings, WithoutFaults, TinyCache])
 def test_random_operations_agree_with_the_model(model: type[Model]) -> None:
-    machine = model.TestCase  # type: ignore[attr-defined]
+    machine = model.TestCase
     machine.settings = settings(
         max_examples=int(os.environ.get("FTPFS_MODEL_EXAMPLES", "40")),
         stateful_step_count=40,

@@ -1,0 +1,345 @@
+"""Reading a file: every pattern of access gives the right bytes, and ends, whatever breaks."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ftpfs import errors
+from ftpfs.core import reader as reader_module
+from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Version
+from ftpfs.core.reader import Reader, StreamBudget
+from ftpfs.core.remote import Download
+from tests.support.memory_remote import Gate, MemoryRemote
+
+BLOCKS = 24
+CONTENT = random.Random(1).randbytes(BLOCKS * BLOCK_SIZE - 77)
+KERNEL = 128 << 10  # bytes that the kernel asks for at once
+
+
+class Bench:
+    """A remote with files, a cache, and readers of them."""
+
+    def __init__(self, *, cache: int = 64 << 20, read_ahead: int = 16 << 20) -> None:
+        self.remote = MemoryRemote()
+        self.cache = BlockCache(cache)
+        self.budget = StreamBudget(cache, read_ahead)
+        self.give_ways: list[Callable[[], None]] = []
+        self.readers: list[Reader] = []
+
+    def reader(self, content: bytes = CONTENT, path: str = "/f") -> Reader:
+        self.remote.outside_write(path, content)
+
+        def fetch(offset: int, give_way: Callable[[], None]) -> Download:
+            self.give_ways.append(give_way)
+            return self.remote.open_read(path, offset)
+
+        made = Reader(Version(path, len(content), 1, 0), fetch, self.cache, self.budget)
+        self.readers.append(made)
+        return made
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    yield from benched(Bench())
+
+
+@pytest.fixture
+def tiny() -> Iterator[Bench]:
+    """A cache of three blocks."""
+    yield from benched(Bench(cache=3 * BLOCK_SIZE))
+
+
+def benched(bench: Bench) -> Iterator[Bench]:
+    yield bench
+    for reader in bench.readers:
+        reader.close()
+    wait_until(lambda: not any(t.name == "ftpfs-stream" for t in threading.enumerate()))
+    assert bench.remote.open_downloads == 0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.002)
+
+
+def read_all(reader: Reader, size: int = KERNEL) -> bytes:
+    parts = []
+    offset = 0
+    while part := reader.read(offset, size):
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)
+
+
+# Patterns.
+
+
+@pytest.mark.parametrize("size", [4096, 100_000, KERNEL, 1 << 20])
+def test_sequential_reading_takes_one_transfer(bench: Bench, size: int) -> None:
+    assert read_all(bench.reader(), size) == CONTENT
+    assert bench.remote.calls["open_read"] == 1
+
+
+def test_a_second_reading_takes_none(bench: Bench) -> None:
+    reader = bench.reader()
+    read_all(reader)
+    assert read_all(reader) == CONTENT
+    assert bench.remote.calls["open_read"] == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK_SIZE, BLOCK_SIZE + 1, 2 * BLOCK_SIZE])
+def test_a_small_file_takes_one_transfer_and_no_thread(bench: Bench, size: int) -> None:
+    reader = bench.reader(CONTENT[:size])
+    assert read_all(reader) == CONTENT[:size]
+    assert reader.streams == 0
+    assert bench.remote.calls["open_read"] == (1 if size else 0)
+
+
+def test_random_reading_gives_the_right_bytes_and_fetches_little(bench: Bench) -> None:
+    reader = bench.reader()
+    rng = random.Random(2)
+    for _ in range(100):
+        offset = rng.randrange(len(CONTENT) + 10)
+        size = rng.choice([1, 4096, BLOCK_SIZE, 3 * BLOCK_SIZE])
+        assert reader.read(offset, size) == CONTENT[offset : offset + size]
+    assert bench.remote.calls["open_read"] <= BLOCKS
+
+
+def test_backward_reading_gives_the_right_bytes(bench: Bench) -> None:
+    reader = bench.reader()
+    for index in reversed(range(BLOCKS)):
+        start = index * BLOCK_SIZE
+        assert reader.read(start, BLOCK_SIZE) == CONTENT[start : start + BLOCK_SIZE]
+
+
+def test_a_read_past_the_end_is_short_and_costs_nothing(bench: Bench) -> None:
+    reader = bench.reader()
+    assert reader.read(len(CONTENT), 10) == b""
+    assert reader.read(len(CONTENT) + 5000, 10) == b""
+    assert bench.remote.calls["open_read"] == 0
+
+
+def test_requests_out_of_order_are_served_by_one_stream(bench: Bench) -> None:
+    reader = bench.reader()
+    offsets = [index * BLOCK_SIZE for index in range(BLOCKS)]
+    order = [n for start in range(0, BLOCKS, 4) for n in (start + 2, start, start + 3, start + 1)]
+    reader.read(0, 1)
+    with ThreadPoolExecutor(8) as pool:
+        asked = {n: pool.submit(reader.read, offsets[n], BLOCK_SIZE) for n in order}
+        parts = {n: future.result(10) for n, future in asked.items()}
+    assert b"".join(parts[n] for n in range(BLOCKS)) == CONTENT
+    assert bench.remote.calls["open_read"] == 1
+
+
+def test_eight_readers_of_one_file_share_its_transfer(bench: Bench) -> None:
+    reader = bench.reader()
+    with ThreadPoolExecutor(8) as pool:
+        assert all(part == CONTENT for part in pool.map(lambda _: read_all(reader), range(8)))
+    assert bench.remote.calls["open_read"] == 1
+
+
+def test_two_who_want_the_same_block_fetch_it_once(bench: Bench) -> None:
+    reader = bench.reader()
+    gate = bench.remote.hold("open_read")
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(reader.read, 9 * BLOCK_SIZE, 10) for _ in range(4)]
+        assert gate.reached.wait(5)
+        gate.open()
+        wanted = CONTENT[9 * BLOCK_SIZE :][:10]
+        assert [f.result(5) for f in asked] == [wanted] * 4
+    assert bench.remote.calls["open_read"] == 1
+
+
+# Memory.
+
+
+def test_a_stream_runs_ahead_no_further_than_its_window(bench: Bench) -> None:
+    reader = bench.reader()
+    reader.read(0, 1)
+    wait_until(
+        lambda: (
+            bench.cache.used == reader_module.FIRST_WINDOW * 2 * BLOCK_SIZE
+            or bench.cache.used == (1 + 2 * reader_module.FIRST_WINDOW) * BLOCK_SIZE
+        )
+    )
+    time.sleep(0.05)
+    assert bench.cache.used <= (1 + 2 * reader_module.FIRST_WINDOW) * BLOCK_SIZE
+
+
+def test_windows_of_all_streams_together_fit_into_half_the_cache() -> None:
+    budget = StreamBudget(64 << 20, 16 << 20)
+    for streams in range(1, 40):
+        budget.enter()
+        assert budget.window() * streams * BLOCK_SIZE <= 32 << 20
+
+
+def test_twenty_streams_in_a_cache_of_three_blocks_all_arrive(tiny: Bench) -> None:
+    """Blocks are gone from the cache before those who wait for them wake up."""
+    readers = [tiny.reader(CONTENT[n:], f"/f{n}") for n in range(20)]
+    with ThreadPoolExecutor(20) as pool:
+        results = list(pool.map(read_all, readers, timeout=60))
+    assert [len(r) for r in results] == [len(CONTENT) - n for n in range(20)]
+    assert all(result == CONTENT[n:] for n, result in enumerate(results))
+    assert tiny.cache.used <= 3 * BLOCK_SIZE
+
+
+def test_a_cache_smaller_than_a_block_only_costs_transfers() -> None:
+    for bench in benched(Bench(cache=10)):
+        assert read_all(bench.reader()) == CONTENT
+
+
+# Faults.
+
+
+def test_a_transfer_that_breaks_off_goes_on_without_a_wrong_byte(bench: Bench) -> None:
+    bench.remote.cut_downloads(BLOCK_SIZE + 1, 5 * BLOCK_SIZE, 0, 3 * BLOCK_SIZE - 1)
+    assert read_all(bench.reader()) == CONTENT
+
+
+def test_a_single_block_that_breaks_off_is_fetched_again(bench: Bench) -> None:
+    bench.remote.cut_downloads(1000, 0)
+    offset = 9 * BLOCK_SIZE + 5
+    assert bench.reader().read(offset, 100) == CONTENT[offset : offset + 100]
+
+
+@pytest.mark.parametrize("offset", [0, 9 * BLOCK_SIZE])
+def test_a_transfer_that_never_gets_anywhere_is_an_error_at_last(bench: Bench, offset: int) -> None:
+    bench.remote.cut_downloads(*[0] * reader_module.ATTEMPTS)
+    reader = bench.reader()
+    with pytest.raises(errors.ConnectionLost):
+        reader.read(offset, 100)
+    assert reader.read(offset, 100) == CONTENT[offset : offset + 100], "and it recovers"
+
+
+@pytest.mark.parametrize("offset", [0, 9 * BLOCK_SIZE])
+def test_all_who_wait_are_told_of_an_error_by_an_exception_of_their_own(
+    bench: Bench, offset: int
+) -> None:
+    gate = bench.remote.hold("open_read")
+    bench.remote.fail("open_read", errors.Refused(451, "disk on fire"))
+    reader = bench.reader()
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(reader.read, offset, 10) for _ in range(3)]
+        assert gate.reached.wait(5)
+        wait_until(lambda: pool._work_queue.empty())
+        time.sleep(0.05)
+        gate.open()
+        raised = [future.exception(5) for future in asked]
+    assert [type(e) for e in raised] == [errors.Refused] * 3
+    assert len({id(e) for e in raised}) == 3
+
+
+@pytest.mark.parametrize("offset", [0, 9 * BLOCK_SIZE, len(CONTENT) - 10])
+def test_a_file_shorter_than_promised_is_no_short_read(bench: Bench, offset: int) -> None:
+    reader = bench.reader()
+    bench.remote.shorten("/f", offset + 5)
+    with pytest.raises(errors.DataMismatch):
+        reader.read(offset, len(CONTENT))
+
+
+def test_a_file_that_grew_reads_as_it_was(bench: Bench) -> None:
+    reader = bench.reader()
+    bench.remote.outside_write("/f", CONTENT + b"more")
+    assert read_all(reader) == CONTENT
+
+
+# Giving way, and the end.
+
+
+def test_a_parked_stream_gives_way_at_once_and_is_begun_again(bench: Bench) -> None:
+    reader = bench.reader()
+    reader.read(0, 1)
+    wait_until(lambda: parked(reader))
+    bench.give_ways[0]()
+    wait_until(lambda: reader.streams == 0)
+    assert read_all(reader) == CONTENT
+    assert bench.remote.calls["open_read"] == 2
+
+
+def parked(reader: Reader) -> bool:
+    with reader._changed:
+        return bool(reader._streams) and all(s.position >= s._limit for s in reader._streams)
+
+
+def test_a_stream_that_brought_nothing_yet_does_not_give_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more readers than connections nobody would ever get a block: each new stream is asked
+    for its connection while it is still being set up."""
+    monkeypatch.setattr(reader_module, "TURN", 0.0)
+    bench.remote.stall = stall = Gate()
+    reader = bench.reader()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(reader.read, 0, 10)
+        assert stall.reached.wait(5)
+        bench.give_ways[0]()
+        stall.open()
+        assert asked.result(5) == CONTENT[:10]
+    assert bench.remote.calls["open_read"] == 1
+
+
+def test_many_readers_that_are_always_asked_to_give_way_all_arrive(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "TURN", 0.0)
+    readers = [bench.reader(CONTENT[n:], f"/f{n}") for n in range(10)]
+    done = threading.Event()
+
+    def nag() -> None:
+        while not done.wait(0.001):
+            for give_way in list(bench.give_ways):
+                give_way()
+
+    nagging = threading.Thread(target=nag)
+    nagging.start()
+    try:
+        with ThreadPoolExecutor(10) as pool:
+            results = list(pool.map(read_all, readers, timeout=60))
+    finally:
+        done.set()
+        nagging.join()
+    assert all(result == CONTENT[n:] for n, result in enumerate(results))
+
+
+def test_a_parked_stream_that_nobody_reads_from_ends_by_itself(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "PARK_TIME", 0.01)
+    reader = bench.reader()
+    reader.read(0, 1)
+    wait_until(lambda: reader.streams == 0)
+
+
+@pytest.mark.parametrize("offset", [0, 9 * BLOCK_SIZE])
+def test_closing_while_somebody_reads_ends_that_read(bench: Bench, offset: int) -> None:
+    bench.remote.stall = stall = Gate()
+    reader = bench.reader()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(reader.read, offset, 3 * BLOCK_SIZE)
+        assert stall.reached.wait(5)
+        reader.close()
+        stall.open()
+        with pytest.raises(errors.BadHandle):
+            asked.result(5)
+
+
+def test_a_stream_that_cannot_have_a_thread_is_an_error_and_not_a_hang(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    reader = bench.reader()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(errors.FtpfsError, match="no thread"):
+            reader.read(0, 10)
+    assert reader.read(0, 10) == CONTENT[:10]
