@@ -1,4 +1,5 @@
-"""A server in memory: the core's Remote protocol over a dict, with faults to order.
+"""A server in memory: the core's Remote protocol over a dict, with faults to order (and a disk for
+the spool that is full when a test wants it).
 
 Counts its calls, refuses what a Unix server refuses, and keeps times in whole seconds, as FTP does.
 Faults are ordered by method name and call number; a call can be held until a test lets it go on,
@@ -9,12 +10,17 @@ Threading: any. `lock` guards the tree; nothing waits under it.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import posixpath
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
+
+import pytest
 
 from ftpfs import errors
 from ftpfs.ftp.lister import HIDDEN_PREFIX
@@ -24,6 +30,26 @@ T = TypeVar("T")
 
 # Reads come in pieces of no round size, as they do from a socket.
 PIECE = 50_021
+
+
+@contextlib.contextmanager
+def disk_full_after(monkeypatch: pytest.MonkeyPatch, room: int) -> Iterator[None]:
+    """The spool's disk takes so many bytes more, the way a kernel fills one: a short write first,
+    then ENOSPC."""
+    real = os.pwrite
+    left = room
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        nonlocal left
+        if not left:
+            raise OSError(errno.ENOSPC, "full")
+        count = real(fd, memoryview(data)[:left], offset)
+        left -= count
+        return count
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", pwrite)
+        yield
 
 
 @dataclass

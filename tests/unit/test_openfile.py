@@ -1,0 +1,373 @@
+"""One open file: the server's bytes and the written ones are one content, and no byte is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ftpfs import errors
+from ftpfs.core.blocks import BLOCK_SIZE, BlockCache
+from ftpfs.core.openfile import OpenFile
+from ftpfs.core.reader import StreamBudget
+from ftpfs.core.writer import KEPT, Spool
+from ftpfs.ftp.listing import Entry
+from tests.support.memory_remote import MemoryRemote, disk_full_after
+
+BASE = bytes(range(256)) * (3 * BLOCK_SIZE // 256) + b"tail"
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        self.remote = MemoryRemote()
+        self.spool = Spool(folder)
+        self.folder = folder
+        self.uploads: list[tuple[str, Entry]] = []
+        self.files: list[OpenFile] = []
+        self.cache = BlockCache(8 << 20)
+
+    def open(self, content: bytes | None = BASE, mode: int | None = None) -> OpenFile:
+        """The file /f, with that content on the server; None: a new one."""
+        entry = None
+        if content is not None:
+            self.remote.outside_write("/f", content)
+            entry = self.remote.stat("/f")
+        file = OpenFile(
+            "/f",
+            entry,
+            remote=self.remote,
+            cache=self.cache,
+            budget=StreamBudget(8 << 20, 1 << 20),
+            spool=self.spool,
+            mode=mode,
+            uploaded=lambda path, entry: self.uploads.append((path, entry)),
+        )
+        self.files.append(file)
+        return file
+
+    def kept(self) -> list[bytes]:
+        folder = self.folder / KEPT
+        return [p.read_bytes() for p in folder.iterdir()] if folder.exists() else []
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "spool")
+    yield bench
+    for file in bench.files:
+        file.close()
+    deadline = time.monotonic() + 10
+    while any(t.name == "ftpfs-stream" for t in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    assert not list(bench.folder.glob("*.spool")), "no spool file is left behind"
+
+
+def whole(file: OpenFile) -> bytes:
+    return file.read(0, 1 << 30)
+
+
+# One content.
+
+
+def test_writes_lie_over_what_the_server_has(bench: Bench) -> None:
+    file = bench.open()
+    file.write(10, b"patched")
+    file.write(len(BASE), b" and more")
+    wanted = BASE[:10] + b"patched" + BASE[17:] + b" and more"
+    assert whole(file) == wanted
+    file.flush()
+    assert bench.remote.content("/f") == whole(file) == wanted
+
+
+def test_cut_and_grown_again_a_file_reads_as_zeros(bench: Bench) -> None:
+    file = bench.open()
+    file.write(BLOCK_SIZE - 2, b"abcd")
+    file.truncate(BLOCK_SIZE)
+    file.truncate(len(BASE) + 10)
+    wanted = (BASE[: BLOCK_SIZE - 2] + b"ab").ljust(len(BASE) + 10, b"\0")
+    assert whole(file) == wanted
+    file.flush()
+    assert bench.remote.content("/f") == wanted
+
+
+def test_a_hole_reads_and_arrives_as_zeros(bench: Bench) -> None:
+    file = bench.open(None)
+    file.write(1000, b"x")
+    assert whole(file) == bytes(1000) + b"x"
+    file.flush()
+    assert bench.remote.content("/f") == bytes(1000) + b"x"
+
+
+def test_appending_goes_to_the_end_as_it_is_by_then(bench: Bench) -> None:
+    file = bench.open(b"one")
+    file.write(None, b" two")
+    file.write(None, b" three")
+    assert whole(file) == b"one two three"
+
+
+def test_an_empty_new_file_is_uploaded_once(bench: Bench) -> None:
+    file = bench.open(None)
+    file.flush()
+    file.flush()
+    assert bench.remote.content("/f") == b""
+    assert bench.remote.calls["put"] == 1
+
+
+def test_only_reading_uploads_nothing(bench: Bench) -> None:
+    file = bench.open()
+    whole(file)
+    file.truncate(len(BASE))  # to the size it has
+    file.flush()
+    assert bench.remote.calls["put"] == 0
+
+
+# Full disks.
+
+
+def test_a_full_disk_changes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = bench.open()
+    file.write(0, b"before")
+    with disk_full_after(monkeypatch, 0), pytest.raises(errors.NoSpace):
+        file.write(len(BASE) + 100, b"too much")
+    assert whole(file) == b"before" + BASE[6:]
+    file.flush()
+    assert bench.remote.content("/f") == b"before" + BASE[6:]
+
+
+def test_what_a_full_disk_let_in_is_there_and_nothing_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = bench.open(None)
+    with disk_full_after(monkeypatch, 4):
+        assert file.write(2, b"abcdefgh") == 4
+    file.truncate(5)
+    file.write(10, b"z")
+    file.flush()
+    assert bench.remote.content("/f") == b"\0\0abc" + bytes(5) + b"z"
+
+
+def test_a_disk_too_full_to_complete_the_file_fails_the_flush_and_loses_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = bench.open()
+    file.write(10, b"patched")
+    with disk_full_after(monkeypatch, 1000), pytest.raises(errors.NoSpace):
+        file.flush()
+    wanted = BASE[:10] + b"patched" + BASE[17:]
+    assert file.dirty
+    assert bench.remote.content("/f") == BASE
+    assert whole(file) == wanted
+    file.flush()
+    assert bench.remote.content("/f") == wanted
+
+
+# Uploads and what happens meanwhile.
+
+
+def test_a_write_during_the_upload_leaves_it_dirty_for_the_next(bench: Bench) -> None:
+    file = bench.open()
+    file.write(0, b"first")
+    gate = bench.remote.hold("put")
+    with ThreadPoolExecutor(1) as pool:
+        flushing = pool.submit(file.flush)
+        assert gate.reached.wait(5)
+        file.write(100, b"second")
+        gate.open()
+        flushing.result(5)
+    assert file.dirty
+    file.flush()
+    assert not file.dirty
+    assert bench.remote.content("/f") == b"first" + BASE[5:100] + b"second" + BASE[106:]
+
+
+def test_a_write_while_the_base_is_copied_is_not_copied_over(bench: Bench) -> None:
+    file = bench.open()
+    file.write(0, b"first")
+    gate = bench.remote.hold("open_read")
+    with ThreadPoolExecutor(1) as pool:
+        flushing = pool.submit(file.flush)
+        assert gate.reached.wait(5)
+        file.write(100, b"second")
+        file.truncate(BLOCK_SIZE + 7)
+        gate.open()
+        flushing.result(5)
+    wanted = (b"first" + BASE[5:100] + b"second" + BASE[106:])[: BLOCK_SIZE + 7]
+    assert whole(file) == wanted
+    file.flush()
+    assert bench.remote.content("/f") == wanted
+
+
+def test_a_read_that_waits_while_an_upload_replaces_the_base_gets_its_bytes(bench: Bench) -> None:
+    file = bench.open()
+    with ThreadPoolExecutor(2) as pool:
+        gate = bench.remote.hold("open_read", after=0)
+        reading = pool.submit(file.read, 2 * BLOCK_SIZE, 100)
+        assert gate.reached.wait(5)
+        file.write(0, b"first")
+        file.flush()
+        bench.remote.outside_remove("/f")  # so that the old content can come from nowhere
+        gate.open()
+        assert reading.result(5) == BASE[2 * BLOCK_SIZE :][:100]
+
+
+def test_two_flushes_at_once_are_one_upload(bench: Bench) -> None:
+    file = bench.open(None)
+    file.write(0, b"x")
+    gate = bench.remote.hold("put")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(file.flush)
+        assert gate.reached.wait(5)
+        second = pool.submit(file.flush)
+        time.sleep(0.02)
+        assert not second.done(), "a flush returns when the server has it, not before"
+        gate.open()
+        first.result(5)
+        second.result(5)
+    assert bench.remote.calls["put"] == 1
+
+
+def test_a_failed_upload_keeps_the_bytes_and_is_tried_again(bench: Bench) -> None:
+    file = bench.open()
+    file.write(0, b"precious")
+    bench.remote.fail("put", errors.QuotaExceeded("full"))
+    with pytest.raises(errors.QuotaExceeded):
+        file.flush()
+    assert file.dirty
+    assert whole(file) == b"precious" + BASE[8:]
+    file.flush()
+    assert bench.remote.content("/f") == b"precious" + BASE[8:]
+
+
+def test_what_could_not_be_uploaded_is_set_aside_when_the_file_is_closed(bench: Bench) -> None:
+    file = bench.open(None)
+    file.write(0, b"precious")
+    bench.remote.fail("put", errors.PermissionDenied("no"))
+    file.flush_quietly()
+    file.close()
+    assert bench.kept() == [b"precious"]
+
+
+def test_the_tree_is_told_before_the_file_counts_as_clean(bench: Bench) -> None:
+    seen: list[bool] = []
+    file = bench.open(None)
+    file._uploaded = lambda _path, _entry: seen.append(file.dirty)
+    file.flush()
+    assert seen == [True]
+
+
+# Attributes.
+
+
+def test_times_and_modes_that_were_set_go_with_the_upload(bench: Bench) -> None:
+    file = bench.open(None, mode=0o755)
+    file.write(0, b"x")
+    with file.exclusive():
+        assert file.set_for_upload(mtime=12345, mode=0o700)
+    file.flush()
+    node = bench.remote.node("/f")
+    assert (node.mtime, node.mode) == (12345, 0o700)
+    assert file.attributes().mtime == 12345
+
+
+def test_a_clean_file_shows_no_time_that_the_server_did_not_agree_to(bench: Bench) -> None:
+    file = bench.open()
+    before = file.attributes()
+    with file.exclusive():
+        assert not file.set_for_upload(mtime=12345, mode=0o700)
+    assert file.attributes() == before
+
+
+def test_a_script_that_is_edited_stays_executable(bench: Bench) -> None:
+    bench.open()
+    bench.remote.chmod("/f", 0o755)
+    file = OpenFile(
+        "/f",
+        bench.remote.stat("/f"),
+        remote=bench.remote,
+        cache=bench.cache,
+        budget=StreamBudget(8 << 20, 1 << 20),
+        spool=bench.spool,
+        uploaded=lambda _path, _entry: None,
+    )
+    bench.files.append(file)
+    file.write(0, b"#!")
+    file.flush()
+    assert bench.remote.node("/f").mode == 0o755
+
+
+def test_a_file_of_1970_keeps_its_time(bench: Bench) -> None:
+    bench.remote.outside_write("/f", b"x", mtime=0)
+    bench.remote.now = 0
+    assert bench.open(b"x").attributes().mtime == 0
+
+
+# Following the server.
+
+
+def follow(bench: Bench, file: OpenFile, content: bytes, *, mtime: int) -> None:
+    bench.remote.outside_write("/f", content, mtime=mtime)
+    file.follow(bench.remote.stat("/f"), 0)
+
+
+def test_a_file_that_is_only_read_follows_the_server(bench: Bench) -> None:
+    file = bench.open(b"old content")
+    assert whole(file) == b"old content"
+    follow(bench, file, b"and new, longer content", mtime=bench.remote.now)
+    assert whole(file) == b"and new, longer content"
+    follow(bench, file, b"AND NEW, LONGER CONTENT", mtime=bench.remote.now + 1)
+    assert whole(file) == b"AND NEW, LONGER CONTENT"
+
+
+def test_the_same_content_seen_again_is_not_fetched_again(bench: Bench) -> None:
+    file = bench.open(b"content")
+    whole(file)
+    follow(bench, file, b"content", mtime=bench.remote.now)
+    assert whole(file) == b"content"
+    assert bench.remote.calls["open_read"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: file.write(0, b"mine"),
+        lambda file: file.truncate(4),
+        lambda file: file.deleted("/.hidden"),
+    ],
+)
+def test_a_file_that_was_changed_here_follows_nobody(
+    bench: Bench, change: Callable[[OpenFile], object]
+) -> None:
+    file = bench.open(b"old content")
+    whole(file)
+    change(file)
+    size = file.attributes().size
+    follow(bench, file, b"quite another content", mtime=5)
+    assert file.attributes().size == size
+
+
+def test_a_file_renamed_while_open_does_not_find_the_blocks_of_its_new_names_last_owner(
+    bench: Bench,
+) -> None:
+    """The same size in the same second: nothing but the name it was opened under tells them
+    apart."""
+    bench.remote.outside_write("/g", b"OTHER")
+    other = OpenFile(
+        "/g",
+        bench.remote.stat("/g"),
+        remote=bench.remote,
+        cache=bench.cache,
+        budget=StreamBudget(8 << 20, 1 << 20),
+        spool=bench.spool,
+        uploaded=lambda _path, _entry: None,
+    )
+    bench.files.append(other)
+    assert whole(other) == b"OTHER"
+    file = bench.open(b"mine!")
+    bench.remote.rename("/f", "/g", replace=True)
+    file.moved("/g")
+    assert whole(file) == b"mine!"

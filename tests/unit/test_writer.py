@@ -1,0 +1,96 @@
+"""The spool: sparse local files, full disks, and what is set aside."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from ftpfs import errors
+from ftpfs.core.writer import KEPT, Spool
+from tests.support.memory_remote import disk_full_after
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "spool")
+
+
+def test_the_spool_is_private(spool: Spool, tmp_path: Path) -> None:
+    file = spool.open()
+    assert stat.S_IMODE((tmp_path / "spool").stat().st_mode) == 0o700
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+    file.close()
+
+
+def test_what_was_not_written_reads_as_zeros(spool: Spool) -> None:
+    file = spool.open()
+    assert file.write(5, b"abc") == 3
+    assert file.read(0, 12) == bytes(5) + b"abc" + bytes(4)
+    view = bytearray(b"x" * 6)
+    assert file.readinto(7, memoryview(view)) == 6
+    assert view == b"c" + bytes(5)
+    file.close()
+
+
+def test_what_was_cut_off_does_not_come_back(spool: Spool) -> None:
+    file = spool.open()
+    file.write(0, b"abcdef")
+    file.truncate(2)
+    file.truncate(100)
+    assert file.read(0, 6) == b"ab" + bytes(4)
+    file.close()
+
+
+def test_a_closed_file_is_deleted_and_the_empty_spool_too(spool: Spool, tmp_path: Path) -> None:
+    spool.open().close()
+    spool.remove()
+    assert not (tmp_path / "spool").exists()
+
+
+def test_what_is_kept_lies_aside_under_a_name_that_tells_and_harms_nobody(
+    spool: Spool, tmp_path: Path
+) -> None:
+    file = spool.open()
+    file.write(0, b"precious")
+    file.close(delete=False)
+    kept = spool.keep(file, "../ev/il\n\x1bname.txt")
+    assert kept.parent == tmp_path / "spool" / KEPT
+    assert kept.name.endswith("name.txt")
+    assert kept.name.isprintable()
+    assert kept.read_bytes() == b"precious"
+    spool.remove()
+    assert kept.exists(), "a spool that holds something is not removed"
+
+
+def test_a_full_disk_is_no_space(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = spool.open()
+    file.write(0, b"abc")
+    with disk_full_after(monkeypatch, 0), pytest.raises(errors.NoSpace):
+        file.write(1, b"xyz")
+    assert file.read(0, 5) == b"abc" + bytes(2)
+    file.close()
+
+
+def test_a_disk_that_becomes_full_on_the_way_makes_a_short_write(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = spool.open()
+    with disk_full_after(monkeypatch, 4):
+        assert file.write(0, b"abcdefgh") == 4
+    assert file.read(0, 8) == b"abcd" + bytes(4)
+    file.close()
+
+
+def test_no_room_for_a_spool_file_is_no_space(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object) -> int:
+        raise OSError(errno.EDQUOT, "quota")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(errors.NoSpace):
+        spool.open()
