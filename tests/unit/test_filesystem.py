@@ -1,0 +1,536 @@
+"""The file system's meaning: names, handles, flags, and open files laid over the server's tree."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ftpfs import errors
+from ftpfs.config import Cache
+from ftpfs.core.filesystem import RENAME_EXCHANGE, RENAME_NOREPLACE, Filesystem
+from ftpfs.core.writer import KEPT, Spool
+from ftpfs.ftp.listing import Entry, Kind
+from tests.support.memory_remote import MemoryRemote
+
+
+@dataclass
+class Bench:
+    remote: MemoryRemote
+    fs: Filesystem
+    spool: Path
+
+    def read(self, path: str) -> bytes:
+        handle = self.fs.open(path, os.O_RDONLY)
+        try:
+            return self.fs.read(handle, 0, 1 << 20)
+        finally:
+            self.fs.release(handle)
+
+    def write(self, path: str, content: bytes) -> None:
+        handle = self.fs.create(path, 0o644, os.O_WRONLY)
+        self.fs.write(handle, 0, content)
+        self.fs.flush(handle)
+        self.fs.release(handle)
+
+    def new(self, path: str, content: bytes) -> int:
+        """A new file that is open and only here so far."""
+        handle = self.fs.create(path, 0o644, os.O_RDWR)
+        self.fs.write(handle, 0, content)
+        return handle
+
+    def names(self, path: str) -> set[str]:
+        return {entry.name for entry in self.fs.children(path)}
+
+    def exists(self, path: str) -> bool:
+        try:
+            self.fs.attributes(path)
+        except errors.NotFound:
+            return False
+        return True
+
+
+def made(folder: Path, *, list_ttl: float = 1e6, read_only: bool = False) -> Bench:
+    remote = MemoryRemote()
+    remote.outside_mkdir("/d")
+    remote.outside_write("/a", b"aaaa")
+    remote.outside_write("/b", b"bbbb")
+    spool = folder / "spool"
+    cache = Cache(list_ttl=list_ttl, open_ttl=0)
+    return Bench(remote, Filesystem(remote, Spool(spool), cache, read_only=read_only), spool)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = made(tmp_path)
+    yield bench
+    bench.fs.close()
+    assert not [path for path in bench.remote.files() if "/.ftpfs-" in path]
+
+
+# Opening.
+
+
+def test_a_missing_file_a_directory_and_what_is_no_file_cannot_be_opened(bench: Bench) -> None:
+    with pytest.raises(errors.NotFound):
+        bench.fs.open("/missing", os.O_RDONLY)
+    with pytest.raises(errors.IsADirectory):
+        bench.fs.open("/d", os.O_RDONLY)
+    for kind, error in ((Kind.LINK, errors.LinkLoop), (Kind.OTHER, errors.NotSupported)):
+        bench.fs._tree.put("/odd", Entry("odd", kind))
+        with pytest.raises(error):
+            bench.fs.open("/odd", os.O_RDONLY)
+
+
+def test_truncating_on_open_empties_the_file(bench: Bench) -> None:
+    handle = bench.fs.open("/a", os.O_WRONLY | os.O_TRUNC)
+    assert bench.fs.attributes("/a").size == 0
+    bench.fs.flush(handle)
+    assert bench.remote.content("/a") == b""
+    bench.fs.release(handle)
+
+
+def test_an_appender_writes_at_the_end_whatever_offset_the_kernel_believes_in(
+    bench: Bench,
+) -> None:
+    bench.fs.attributes("/a")
+    bench.remote.outside_write("/a", b"grown meanwhile")
+    handle = bench.fs.open("/a", os.O_WRONLY | os.O_APPEND)
+    bench.fs.write(handle, 4, b"!")
+    bench.fs.release(handle)
+    assert bench.remote.content("/a") == b"grown meanwhile!"
+
+
+def test_creating_what_exists_opens_it_or_fails_if_exclusive(bench: Bench) -> None:
+    with pytest.raises(errors.Exists):
+        bench.fs.create("/a", 0o644, os.O_RDWR | os.O_EXCL)
+    handle = bench.fs.create("/a", 0o644, os.O_RDWR)
+    assert bench.fs.read(handle, 0, 10) == b"aaaa"
+    bench.fs.release(handle)
+
+
+@pytest.mark.parametrize("name", ["/a\nb", "/a\rb", "/a\0b"])
+def test_a_name_that_ftp_cannot_carry_is_refused_before_anything_is_sent(
+    bench: Bench, name: str
+) -> None:
+    for attempt in (
+        lambda: bench.fs.create(name, 0o644, os.O_RDWR),
+        lambda: bench.fs.mkdir(name, 0o755),
+        lambda: bench.fs.rename("/a", name),
+    ):
+        with pytest.raises(errors.InvalidName):
+            attempt()
+    assert not bench.remote.calls
+
+
+def test_a_name_too_long_or_of_our_own_kind_is_refused(bench: Bench) -> None:
+    with pytest.raises(errors.NameTooLong):
+        bench.fs.create("/" + "é" * 128, 0o644, os.O_RDWR)
+    with pytest.raises(errors.NotPermitted):
+        bench.fs.create("/.ftpfs-x", 0o644, os.O_RDWR)
+
+
+def test_an_unknown_handle_is_refused(bench: Bench) -> None:
+    for attempt in (bench.fs.flush, bench.fs.release, bench.fs.path_of):
+        with pytest.raises(errors.BadHandle):
+            attempt(99)
+    with pytest.raises(errors.BadHandle):
+        bench.fs.write(99, 0, b"")
+
+
+def test_a_file_without_a_size_in_the_listing_is_readable(bench: Bench) -> None:
+    bench.remote.tells_size = False
+    assert bench.read("/a") == b"aaaa"
+
+
+def test_a_read_only_mount_changes_nothing(tmp_path: Path) -> None:
+    bench = made(tmp_path, read_only=True)
+    for attempt in (
+        lambda: bench.fs.open("/a", os.O_RDWR),
+        lambda: bench.fs.open("/a", os.O_RDONLY | os.O_TRUNC),
+        lambda: bench.fs.create("/x", 0o644, os.O_RDWR),
+        lambda: bench.fs.mkdir("/x", 0o755),
+        lambda: bench.fs.rmdir("/d"),
+        lambda: bench.fs.unlink("/a"),
+        lambda: bench.fs.rename("/a", "/x"),
+        lambda: bench.fs.truncate("/a", 0),
+        lambda: bench.fs.chmod("/a", 0o600),
+        lambda: bench.fs.set_mtime("/a", 1),
+    ):
+        with pytest.raises(errors.ReadOnly):
+            attempt()
+    assert bench.read("/a") == b"aaaa"
+    bench.fs.close()
+
+
+# Seeing.
+
+
+def test_a_new_file_shows_in_its_directory_before_the_server_has_it(bench: Bench) -> None:
+    handle = bench.new("/d/new", b"12345")
+    assert bench.names("/d") == {"new"}
+    assert bench.fs.attributes("/d/new").size == 5
+    assert "/d/new" not in bench.remote.files()
+    bench.fs.release(handle)
+    assert bench.remote.content("/d/new") == b"12345"
+
+
+def test_handles_of_one_file_see_each_others_writes(bench: Bench) -> None:
+    writer = bench.fs.open("/a", os.O_WRONLY)
+    reader = bench.fs.open("/a", os.O_RDONLY)
+    bench.fs.write(writer, 2, b"XX")
+    assert bench.fs.read(reader, 0, 10) == b"aaXX"
+    bench.fs.release(writer)
+    bench.fs.release(reader)
+    assert bench.remote.calls["put"] == 1
+
+
+def test_what_others_wrote_is_seen_at_every_open(bench: Bench) -> None:
+    first = bench.fs.open("/a", os.O_RDONLY)
+    assert bench.fs.read(first, 0, 10) == b"aaaa"
+    bench.remote.outside_write("/a", b"longer by others")
+    assert bench.read("/a") == b"longer by others"
+    assert bench.fs.read(first, 0, 100) == b"longer by others", "as with any shared file"
+    bench.fs.release(first)
+
+
+def test_an_open_file_that_is_only_read_shows_what_others_append(tmp_path: Path) -> None:
+    """tail -f: a handle, and its size asked for again and again."""
+    bench = made(tmp_path, list_ttl=0)
+    handle = bench.fs.open("/a", os.O_RDONLY)
+    bench.remote.outside_write("/a", b"aaaa and more")
+    assert bench.fs.handle_attributes(handle).size == 13
+    assert bench.fs.read(handle, 4, 100) == b" and more"
+    bench.remote.fail("list", errors.ConnectionLost("gone"))
+    assert bench.fs.handle_attributes(handle).size == 13, "it is open, network or not"
+    bench.fs.release(handle)
+    bench.fs.close()
+
+
+def test_the_same_size_in_the_same_second_is_not_the_same_content(bench: Bench) -> None:
+    for content in (b"one1", b"two2"):
+        handle = bench.fs.open("/a", os.O_WRONLY | os.O_TRUNC)
+        bench.fs.write(handle, 0, content)
+        bench.fs.set_mtime("/a", 1000)
+        bench.fs.release(handle)
+        assert bench.read("/a") == content
+
+
+def test_opening_while_the_name_changes_hands_looks_again(bench: Bench) -> None:
+    """An entry looked at before a change from here is not what is opened after it."""
+    gate = bench.remote.hold("look_again", answered=True)
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(bench.fs.open, "/a", os.O_RDONLY)
+        assert gate.reached.wait(5)
+        bench.remote.outside_write("/d/long", b"a longer content")
+        bench.fs.rename("/d/long", "/a")
+        gate.open()
+        handle = opening.result(5)
+    assert bench.fs.read(handle, 0, 100) == b"a longer content"
+    bench.fs.release(handle)
+
+
+# Deleting.
+
+
+def test_an_open_file_outlives_its_name(bench: Bench) -> None:
+    handle = bench.fs.open("/a", os.O_RDWR)
+    bench.fs.unlink("/a")
+    assert not bench.exists("/a")
+    assert "a" not in bench.names("/")
+    assert bench.fs.read(handle, 0, 10) == b"aaaa"
+    bench.fs.write(handle, 1, b"X")
+    assert bench.fs.read(handle, 0, 10) == b"aXaa"
+    bench.write("/a", b"a new one")
+    bench.fs.release(handle)
+    assert bench.remote.files() == {"/a": b"a new one", "/b": b"bbbb"}
+
+
+def test_a_new_file_deleted_before_its_upload_never_reaches_the_server(bench: Bench) -> None:
+    handle = bench.new("/new", b"secret")
+    bench.fs.unlink("/new")
+    bench.fs.flush(handle)
+    bench.fs.release(handle)
+    assert bench.remote.calls["put"] == 0
+
+
+def test_what_a_failed_upload_left_is_deleted_with_the_name(bench: Bench) -> None:
+    handle = bench.new("/new", b"x")
+    bench.remote.fail("put", errors.ConnectionLost("answer lost"), too_late=True)
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.flush(handle)
+    bench.fs.unlink("/new")
+    bench.fs.release(handle)
+    assert "/new" not in bench.remote.files()
+
+
+def test_deleting_during_an_upload_leaves_nothing(bench: Bench) -> None:
+    handle = bench.new("/new", b"x")
+    gate = bench.remote.hold("put")
+    with ThreadPoolExecutor(2) as pool:
+        flushing = pool.submit(bench.fs.flush, handle)
+        assert gate.reached.wait(5)
+        deleting = pool.submit(bench.fs.unlink, "/new")
+        time.sleep(0.02)
+        gate.open()
+        flushing.result(5)
+        deleting.result(5)
+    bench.fs.release(handle)
+    assert not bench.exists("/new")
+    assert "/new" not in bench.remote.files()
+
+
+def test_libfuses_hidden_name_stands_for_a_deleted_file_while_it_is_open(bench: Bench) -> None:
+    handle = bench.fs.open("/a", os.O_RDONLY)
+    bench.fs.hide("/a", "/.fuse_hidden1")
+    assert not bench.exists("/a")
+    assert bench.fs.attributes("/.fuse_hidden1").size == 4
+    assert ".fuse_hidden1" not in bench.names("/")
+    assert bench.fs.read(handle, 0, 10) == b"aaaa"
+    bench.fs.unlink("/.fuse_hidden1")
+    assert bench.fs.read(handle, 0, 10) == b"aaaa"
+    bench.fs.release(handle)
+
+
+def test_hiding_what_is_not_open_any_more_deletes_it(bench: Bench) -> None:
+    bench.fs.hide("/a", "/.fuse_hidden1")
+    assert not bench.exists("/a")
+    assert not bench.exists("/.fuse_hidden1")
+
+
+def test_a_directory_with_files_that_are_open_here_is_not_empty(bench: Bench) -> None:
+    bench.remote.outside_write("/d/x", b"x")
+    new = bench.new("/d/new", b"")
+    with pytest.raises(errors.NotEmpty):
+        bench.fs.rmdir("/d")
+    bench.fs.unlink("/d/new")
+    bench.fs.release(new)
+    old = bench.fs.open("/d/x", os.O_RDONLY)
+    bench.fs.unlink("/d/x")
+    with pytest.raises(errors.NotEmpty):
+        bench.fs.rmdir("/d")
+    bench.fs.release(old)
+    bench.fs.rmdir("/d")
+    assert not bench.exists("/d")
+
+
+def test_a_directory_is_not_unlinked_and_a_file_not_rmdired(bench: Bench) -> None:
+    with pytest.raises(errors.IsADirectory):
+        bench.fs.unlink("/d")
+    with pytest.raises(errors.NotADirectory):
+        bench.fs.rmdir("/a")
+
+
+# Renaming.
+
+
+def test_renaming_over_an_open_file_leaves_it_to_its_handles(bench: Bench) -> None:
+    victim = bench.fs.open("/b", os.O_RDONLY)
+    bench.fs.rename("/a", "/b")
+    assert bench.fs.read(victim, 0, 10) == b"bbbb"
+    assert bench.read("/b") == b"aaaa"
+    bench.fs.release(victim)
+    assert bench.remote.files() == {"/b": b"aaaa"}
+
+
+@pytest.mark.parametrize("victim_is_written", [False, True])
+def test_renaming_an_open_written_file_over_an_open_one(
+    bench: Bench, victim_is_written: bool
+) -> None:
+    moving = bench.fs.open("/a", os.O_RDWR)
+    bench.fs.write(moving, 0, b"MOVED")
+    victim = bench.fs.open("/b", os.O_RDWR)
+    if victim_is_written:
+        bench.fs.write(victim, 0, b"B")
+    seen = bench.fs.read(victim, 0, 10)
+    bench.fs.rename("/a", "/b")
+    assert bench.fs.read(victim, 0, 10) == seen
+    assert bench.fs.attributes("/b").size == 5
+    bench.fs.release(victim)
+    bench.fs.release(moving)
+    assert bench.remote.files() == {"/b": b"MOVED"}
+
+
+def test_renaming_a_new_open_file_over_another_replaces_it_for_good(bench: Bench) -> None:
+    handle = bench.new("/new", b"newest")
+    bench.fs.rename("/new", "/b")
+    assert bench.read("/b") == b"newest"
+    bench.fs.unlink("/b")
+    bench.fs.release(handle)
+    assert bench.remote.files() == {"/a": b"aaaa"}, "neither of them comes back"
+
+
+def test_a_rename_that_fails_gives_the_open_victim_its_name_back(bench: Bench) -> None:
+    victim = bench.fs.open("/b", os.O_RDONLY)
+    bench.remote.fail("rename", errors.PermissionDenied("no"), after=1)
+    with pytest.raises(errors.PermissionDenied):
+        bench.fs.rename("/a", "/b")
+    assert bench.remote.files() == {"/a": b"aaaa", "/b": b"bbbb"}
+    assert bench.read("/b") == b"bbbb"
+    bench.fs.release(victim)
+
+
+def test_a_directory_takes_its_open_files_along(bench: Bench) -> None:
+    bench.remote.outside_write("/d/x", b"old")
+    written = bench.fs.open("/d/x", os.O_RDWR)
+    bench.fs.write(written, 0, b"OLD")
+    new = bench.new("/d/new", b"new")
+    bench.fs.rename("/d", "/moved")
+    assert bench.fs.path_of(new) == "/moved/new"
+    assert bench.names("/moved") == {"x", "new"}
+    bench.fs.release(written)
+    bench.fs.release(new)
+    assert bench.remote.content("/moved/x") == b"OLD"
+    assert bench.remote.content("/moved/new") == b"new"
+
+
+def test_a_directory_waits_for_an_upload_into_it_before_it_moves(bench: Bench) -> None:
+    handle = bench.new("/d/new", b"new")
+    gate = bench.remote.hold("put")
+    with ThreadPoolExecutor(2) as pool:
+        flushing = pool.submit(bench.fs.flush, handle)
+        assert gate.reached.wait(5)
+        renaming = pool.submit(bench.fs.rename, "/d", "/moved")
+        time.sleep(0.02)
+        assert not renaming.done()
+        gate.open()
+        flushing.result(5)
+        renaming.result(5)
+    bench.fs.release(handle)
+    assert bench.remote.files()["/moved/new"] == b"new"
+
+
+def test_renames_that_are_refused(bench: Bench) -> None:
+    bench.remote.outside_write("/d/x", b"")
+    bench.remote.outside_mkdir("/e")
+    for old, new, flags, error in (
+        ("/a", "/b", RENAME_NOREPLACE, errors.Exists),
+        ("/a", "/b", RENAME_EXCHANGE, errors.InvalidArgument),
+        ("/a", "/d", 0, errors.IsADirectory),
+        ("/d", "/a", 0, errors.NotADirectory),
+        ("/e", "/d", 0, errors.NotEmpty),
+        ("/missing", "/x", 0, errors.NotFound),
+    ):
+        with pytest.raises(error):
+            bench.fs.rename(old, new, flags)
+    bench.fs.rename("/a", "/new", RENAME_NOREPLACE)
+    bench.fs.rename("/b", "/b")
+    assert bench.remote.files() == {"/new": b"aaaa", "/b": b"bbbb", "/d/x": b""}
+
+
+@pytest.mark.parametrize("method", ["remove", "rename", "mkdir", "rmdir"])
+def test_a_change_whose_answer_was_lost_is_looked_for(bench: Bench, method: str) -> None:
+    """Nobody knows whether it was done: the cache must not say that it was not."""
+    bench.names("/")
+    bench.remote.fail(method, errors.DeadlineExceeded("answer lost"), too_late=True)
+    change: Callable[[], object] = {
+        "remove": lambda: bench.fs.unlink("/a"),
+        "rename": lambda: bench.fs.rename("/a", "/new"),
+        "mkdir": lambda: bench.fs.mkdir("/new", 0o755),
+        "rmdir": lambda: bench.fs.rmdir("/d"),
+    }[method]
+    with pytest.raises(errors.DeadlineExceeded):
+        change()
+    there = {p.strip("/") for p in (*bench.remote.files(), *bench.remote.directories())}
+    assert bench.names("/") == there
+
+
+# Attributes.
+
+
+def test_attributes_change_here_when_the_server_agreed_and_not_before(bench: Bench) -> None:
+    handle = bench.fs.open("/a", os.O_RDONLY)
+    before = bench.fs.attributes("/a")
+    bench.remote.fail("chmod", errors.PermissionDenied("no"))
+    with pytest.raises(errors.PermissionDenied):
+        bench.fs.chmod("/a", 0o600)
+    bench.remote.fail("set_mtime", errors.PermissionDenied("no"))
+    with pytest.raises(errors.PermissionDenied):
+        bench.fs.set_mtime("/a", 12345)
+    assert bench.fs.attributes("/a") == before
+    bench.fs.chmod("/a", 0o600)
+    bench.fs.set_mtime("/a", 12345)
+    while_open = bench.fs.attributes("/a")
+    bench.fs.release(handle)
+    for seen in (while_open, bench.fs.attributes("/a")):
+        assert (seen.mode, seen.mtime) == (0o600, 12345)
+    assert (bench.remote.node("/a").mode, bench.remote.node("/a").mtime) == (0o600, 12345)
+
+
+def test_the_time_of_a_file_being_written_costs_no_command_of_its_own(bench: Bench) -> None:
+    """cp -p: write, set the time, close."""
+    handle = bench.new("/new", b"x")
+    bench.fs.set_mtime("/new", 12345)
+    bench.fs.release(handle)
+    assert bench.remote.node("/new").mtime == 12345
+    assert bench.fs.attributes("/new").mtime == 12345
+    assert bench.remote.calls["set_mtime"] == 0
+
+
+def test_a_new_directory_gets_an_odd_mode_where_the_server_can(bench: Bench) -> None:
+    bench.remote.fail("chmod", errors.NotSupported("no SITE CHMOD"))
+    bench.fs.mkdir("/p", 0o700)
+    bench.fs.mkdir("/q", 0o700)
+    assert bench.remote.node("/q").mode == 0o700
+    assert bench.names("/p") == set()
+
+
+# The end.
+
+
+def test_closing_uploads_what_is_dirty_and_deletes_what_was_hidden(tmp_path: Path) -> None:
+    bench = made(tmp_path)
+    bench.new("/new", b"saved")
+    bench.fs.open("/a", os.O_RDONLY)
+    bench.fs.unlink("/a")
+    bench.fs.close()
+    assert bench.remote.files() == {"/b": b"bbbb", "/new": b"saved"}
+    assert not bench.spool.exists()
+
+
+def test_a_late_call_after_closing_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+    bench = made(tmp_path)
+    handle = bench.new("/new", b"saved")
+    bench.fs.close()
+    for attempt in (bench.fs.flush, bench.fs.release):
+        with pytest.raises(errors.BadHandle):
+            attempt(handle)
+
+
+def test_what_cannot_be_uploaded_at_the_last_close_is_kept(bench: Bench) -> None:
+    handle = bench.new("/new", b"precious")
+    for after in (0, 1):
+        bench.remote.fail("put", errors.QuotaExceeded("full"), after=after)
+    with pytest.raises(errors.QuotaExceeded):
+        bench.fs.flush(handle)
+    bench.fs.release(handle)
+    (kept,) = (bench.spool / KEPT).iterdir()
+    assert kept.read_bytes() == b"precious"
+    assert not bench.exists("/new")
+
+
+def test_the_last_two_handles_going_at_once_still_save_the_file(bench: Bench) -> None:
+    handles = [bench.new("/new", b"x"), bench.fs.open("/new", os.O_RDWR)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(bench.fs.release, handles))
+    assert bench.remote.content("/new") == b"x"
+
+
+def test_a_file_opened_while_its_last_handle_goes_is_the_same_file(bench: Bench) -> None:
+    first = bench.new("/new", b"x")
+    gate = bench.remote.hold("put")
+    with ThreadPoolExecutor(1) as pool:
+        releasing = pool.submit(bench.fs.release, first)
+        assert gate.reached.wait(5)
+        second = bench.fs.open("/new", os.O_RDWR)
+        bench.fs.write(second, 1, b"y")
+        gate.open()
+        releasing.result(5)
+    assert bench.fs.read(second, 0, 10) == b"xy"
+    bench.fs.release(second)
+    assert bench.remote.content("/new") == b"xy"
