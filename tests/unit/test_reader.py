@@ -275,13 +275,13 @@ def test_a_stream_that_brought_nothing_yet_does_not_give_way(
     """With more readers than connections nobody would ever get a block: each new stream is asked
     for its connection while it is still being set up."""
     monkeypatch.setattr(reader_module, "TURN", 0.0)
-    bench.remote.stall = stall = Gate()
     reader = bench.reader()
+    gate = bench.remote.hold("open_read", answered=True)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(reader.read, 0, 10)
-        assert stall.reached.wait(5)
+        assert gate.reached.wait(5)
         bench.give_ways[0]()
-        stall.open()
+        gate.open()
         assert asked.result(5) == CONTENT[:10]
     assert bench.remote.calls["open_read"] == 1
 
