@@ -71,7 +71,10 @@ apt_refresh() {
 
 # available PACKAGE: whether apt could install it now.
 available() {
-  apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [^(]'
+  # Not through a pipe to `grep -q`: that hangs up early, and with pipefail the pipe then "fails".
+  local policy
+  policy=$(apt-cache policy "$1" 2>/dev/null)
+  [[ $policy == *"Candidate: "[!\(]* ]]
 }
 
 need_apt() {
