@@ -39,6 +39,11 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 5.0  # seconds between rounds: idle sessions are closed to within that
 PR_SET_DUMPABLE = 4  # linux/prctl.h
+# malloc.h. Blocks and libfuse's buffers have 128 KiB, which is where malloc begins to take each
+# piece from the kernel and give it back: every one of its pages is then faulted in anew. Kept in the
+# heap, reading a big file takes 2.3 s of system time for 1.5 GB instead of 3.6.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+HEAP_PIECE, HEAP_KEPT = 32 << 20, 64 << 20  # bytes
 
 # What the daemon tells the process that started it, over a pipe.
 _READY, _FAILED = b"R", b"E"
@@ -185,6 +190,7 @@ def _serve(
 ) -> None:
     """Connect, mount, serve until the end, leave."""
     _protect_memory()
+    _keep_heap()
     remote = Remote(config.server, config.network)
     try:
         remote.connect()
@@ -263,6 +269,14 @@ def _protect_memory() -> None:
     """The password is in this process: no core file of it, and no other process reads it."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _keep_heap() -> None:
+    """Have malloc reuse memory instead of returning it at every turn. Does nothing but in glibc."""
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, HEAP_PIECE)
+        mallopt(M_TRIM_THRESHOLD, HEAP_KEPT)
 
 
 class _Captured:
