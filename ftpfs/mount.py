@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 HOUSEKEEPING = 5.0  # seconds between rounds: idle sessions are closed to within that
 PR_SET_DUMPABLE = 4  # linux/prctl.h
 # malloc.h. Blocks and libfuse's buffers have 128 KiB, which is where malloc begins to take each
-# piece from the kernel and give it back: every one of its pages is then faulted in anew. Kept in the
-# heap, reading a big file takes 2.3 s of system time for 1.5 GB instead of 3.6.
+# piece from the kernel and give it back: every one of its pages is then faulted in anew. Kept in
+# the heap, reading a big file takes 2.3 s of system time for 1.5 GB instead of 3.6.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 HEAP_PIECE, HEAP_KEPT = 32 << 20, 64 << 20  # bytes
 
