@@ -101,11 +101,11 @@ class NetworkError(FtpfsError):
 
 
 class UnknownHost(NetworkError):
-    errno = errno.EHOSTUNREACH
+    """No address for the server's name: mistyped, or the name service is away."""
 
 
 class ConnectionRefused(NetworkError):
-    errno = errno.ECONNREFUSED
+    """Nobody listens there (now)."""
 
 
 class ConnectionLost(NetworkError):
@@ -123,9 +123,10 @@ class DeadlineExceeded(NetworkError):
 
 
 class ServerBusy(NetworkError):
-    """421 or 530 at login: the server takes no further connection from us for now."""
+    """421 or 530 at login: the server takes no further connection from us for now.
 
-    errno = errno.EAGAIN
+    Not EAGAIN: programs read that as "not ready yet" and try again at once, for ever.
+    """
 
 
 class ProtocolError(FtpfsError):

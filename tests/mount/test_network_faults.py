@@ -1,0 +1,433 @@
+"""A bad network under real mounts: wrong bytes, empty folders and "no such file" never come of it.
+
+A relay between mount and server cuts, stalls and refuses. What fails, fails within its deadline
+and with an error of its own; what succeeds is right on the server's disk.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import errno
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RemoteDir, StartServer
+from tests.mount.conftest import Mounted, MountServer
+from tests.mount.test_everyday import make_tree, run, snapshot
+from tests.support import servers
+from tests.support.relay import How, Relay, When
+from tests.support.servers import Kind
+
+pytestmark = pytest.mark.mount
+
+# What an application may see of a network that failed.
+NETWORK = {errno.EIO, errno.ETIMEDOUT}
+OPTIONS = (
+    "connect_timeout=1,reply_timeout=1.5,data_timeout=1.5,finish_timeout=2"
+    ",list_ttl=0.1,open_ttl=0,attr_timeout=0"
+)
+EXPIRED = 0.15  # seconds after which no listing is believed any more
+# The longest that one operation may take: a few steps, each with its own deadline.
+DEADLINE = 8.0
+
+
+@pytest.fixture(params=["pyftpdlib", "vsftpd"], scope="session")
+def server_kind(request: pytest.FixtureRequest) -> Kind:
+    """One server with MLSD and one without; one in one process and one that forks."""
+    kind: Kind = request.param
+    if reason := servers.why_unavailable(kind):
+        pytest.skip(reason)
+    return kind
+
+
+@pytest.fixture
+def mounted(remote_dir: RemoteDir, relay: Relay, mount_server: MountServer) -> Mounted:
+    return mount_server(
+        remote_dir.server,
+        remote_dir.disk,
+        path=remote_dir.path,
+        port=relay.port,
+        options=OPTIONS,
+    )
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    assert time.monotonic() - begun < seconds
+
+
+def blob(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def network_error(operation: Callable[[], object]) -> OSError:
+    """The error that `operation` ends with, which must be the network's."""
+    with within(DEADLINE), pytest.raises(OSError) as caught:
+        operation()
+    expect_network(caught.value, "")
+    return caught.value
+
+
+def expect_network(error: OSError, where: object) -> None:
+    assert error.errno in NETWORK, (where, error)
+
+
+# The server is gone.
+
+
+def test_a_server_that_vanishes_in_mid_read_is_an_error_until_it_comes_back(
+    mounted: Mounted, remote_dir: RemoteDir, relay: Relay
+) -> None:
+    data = blob(30_000_000)
+    remote_dir.write("big", data)
+    relay.data_rate = 4_000_000
+    with open(mounted.path / "big", "rb", buffering=0) as file:
+        assert file.read(100_000) == data[:100_000]
+        relay.vanish()
+        network_error(lambda: file.read(20_000_000) and file.seek(25_000_000) and file.read(1))
+        time.sleep(EXPIRED)
+        network_error(lambda: os.listdir(mounted.path))
+        network_error(lambda: (mounted.path / "missing").stat())
+        network_error(lambda: (mounted.path / "other").write_bytes(b"x"))
+        relay.data_rate = None
+        relay.come_back()
+        until_up(lambda: os.listdir(mounted.path))
+    assert (mounted.path / "big").read_bytes() == data
+
+
+def until_up(operation: Callable[[], object]) -> None:
+    """Repeat until it works: the mount asks a server that was down only every few seconds."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        try:
+            operation()
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        else:
+            return
+
+
+@pytest.mark.parametrize("how", ["vanish", "stall"])
+def test_ls_of_a_server_that_is_away_is_an_error_and_no_empty_folder(
+    mounted: Mounted, remote_dir: RemoteDir, relay: Relay, how: str
+) -> None:
+    remote_dir.write("folder/file", b"x")
+    assert os.listdir(mounted.path / "folder") == ["file"]
+    time.sleep(EXPIRED)
+    if how == "vanish":
+        relay.vanish()
+    else:
+        relay.stall_replies()
+    network_error(lambda: os.listdir(mounted.path / "folder"))
+    network_error(lambda: (mounted.path / "folder/file").stat())
+    network_error(lambda: (mounted.path / "folder/missing").stat())
+    relay.clear()
+    until_up(lambda: os.listdir(mounted.path / "folder"))
+    assert os.listdir(mounted.path / "folder") == ["file"]
+
+
+# Control connections cut.
+
+
+class Sequence:
+    """Something done with a mount, and what is true on the server's disk when it was done."""
+
+    def __init__(self, place: RemoteDir, mounted: Mounted, number: int) -> None:
+        self.place = place
+        self.here = mounted.path
+        self.disk = mounted.disk
+        self.name = f"n{number}"
+        self.data = blob(50_000 + number, number)
+
+    def prepare(self) -> None:
+        pass
+
+    def do(self) -> None:
+        raise NotImplementedError
+
+    def done(self) -> bool:
+        raise NotImplementedError
+
+
+class CopyIn(Sequence):
+    def do(self) -> None:
+        (self.here / self.name).write_bytes(self.data)
+
+    def done(self) -> bool:
+        return (self.disk / self.name).read_bytes() == self.data
+
+
+class Replace(CopyIn):
+    def prepare(self) -> None:
+        self.place.write(self.name, b"what was there")
+
+
+class CopyOut(Sequence):
+    def prepare(self) -> None:
+        self.place.write(self.name, self.data)
+
+    def do(self) -> None:
+        self.got = (self.here / self.name).read_bytes()
+
+    def done(self) -> bool:
+        return self.got == self.data
+
+
+class List(Sequence):
+    def prepare(self) -> None:
+        self.place.write(f"{self.name}/one", b"")
+        self.place.write(f"{self.name}/two", b"")
+
+    def do(self) -> None:
+        self.got = sorted(os.listdir(self.here / self.name))
+
+    def done(self) -> bool:
+        return self.got == ["one", "two"]
+
+
+class Move(Sequence):
+    def prepare(self) -> None:
+        self.place.write(self.name, self.data)
+
+    def do(self) -> None:
+        (self.here / self.name).rename(self.here / f"{self.name}-moved")
+
+    def done(self) -> bool:
+        moved = self.disk / f"{self.name}-moved"
+        return not (self.disk / self.name).exists() and moved.read_bytes() == self.data
+
+
+class Remove(Sequence):
+    def prepare(self) -> None:
+        self.place.write(self.name, self.data)
+
+    def do(self) -> None:
+        (self.here / self.name).unlink()
+
+    def done(self) -> bool:
+        return not (self.disk / self.name).exists()
+
+
+class MakeFolder(Sequence):
+    def do(self) -> None:
+        (self.here / self.name).mkdir()
+
+    def done(self) -> bool:
+        return (self.disk / self.name).is_dir()
+
+
+@pytest.mark.parametrize("when", ["before", "after", "final"])
+@pytest.mark.parametrize("kind", [CopyIn, Replace, CopyOut, List, Move, Remove, MakeFolder])
+def test_a_control_connection_cut_at_any_command(
+    remote_dir: RemoteDir, mounted: Mounted, relay: Relay, kind: type[Sequence], when: When
+) -> None:
+    number = 0
+    while True:
+        work = kind(remote_dir, mounted, number)
+        work.prepare()
+        time.sleep(EXPIRED)
+        rule = relay.cut_control(skip=number, when=when)
+        with within(DEADLINE):
+            try:
+                work.do()
+                failed = None
+            except OSError as error:
+                failed = error
+        rule.remove()
+        if failed is None:
+            assert work.done(), f"command {number}"
+        else:
+            expect_network(failed, number)
+            until_up(lambda: os.listdir(mounted.path))
+            # An error may have come after the deed; else doing it again has to work.
+            if not isinstance(work, (Move, Remove, MakeFolder)) or not work.done():
+                work.do()
+            assert work.done(), f"command {number}, again"
+        assert not [name for name in os.listdir(mounted.disk) if name.startswith(".ftpfs-")]
+        if not rule.hits:
+            break
+        number += 1
+        # With LIST, each name there would cost a command more.
+        run("rm -r -- *", mounted.disk)
+    assert number > 0
+
+
+# Data connections cut.
+
+OFFSETS = [0, 1, 4095, 131072, 131073, 262149, 999_999]
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("times", [1, None])
+def test_data_cut_while_reading_gives_the_right_bytes_or_an_error(
+    remote_dir: RemoteDir, mounted: Mounted, relay: Relay, how: How, times: int | None
+) -> None:
+    for number, after in enumerate(OFFSETS):
+        data = blob(1_000_000, number)
+        remote_dir.write(f"file{number}", data)
+        os.listdir(mounted.path)
+        time.sleep(EXPIRED)
+        (mounted.path / f"file{number}").stat()
+        rule = relay.cut_data("down", after=after, times=times, how=how)
+        # Listings are cut, too: either is an error, and neither is a wrong answer.
+        try:
+            with within(DEADLINE):
+                assert (mounted.path / f"file{number}").read_bytes() == data
+        except OSError as error:
+            expect_network(error, after)
+        rule.remove()
+        assert (mounted.path / f"file{number}").read_bytes() == data
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_data_cut_while_writing_is_an_error_or_the_file_is_whole(
+    remote_dir: RemoteDir, mounted: Mounted, relay: Relay, how: How
+) -> None:
+    for number, after in enumerate(OFFSETS):
+        for replacing in (False, True):
+            name = f"file{number}{replacing}"
+            data = blob(1_000_000, number)
+            if replacing:
+                remote_dir.write(name, b"what was there")
+            time.sleep(EXPIRED)
+            rule = relay.cut_data("up", after=after, how=how)
+            try:
+                with within(DEADLINE):
+                    (mounted.path / name).write_bytes(data)
+            except OSError as error:
+                expect_network(error, after)
+                if replacing:
+                    kept = (mounted.disk / name).read_bytes()
+                    assert kept in (data, b"what was there", b"")
+            else:
+                assert (mounted.disk / name).read_bytes() == data, after
+            rule.remove()
+            (mounted.path / name).write_bytes(data[::-1])
+            assert (mounted.disk / name).read_bytes() == data[::-1]
+
+
+# Stalls.
+
+
+def test_a_stalled_read_times_out(mounted: Mounted, remote_dir: RemoteDir, relay: Relay) -> None:
+    data = blob(5_000_000)
+    remote_dir.write("file", data)
+    os.listdir(mounted.path)
+    relay.stall_data("down", after=100_000, times=None)
+    error = network_error(lambda: (mounted.path / "file").read_bytes())
+    assert error.errno == errno.ETIMEDOUT
+    relay.clear()
+    assert (mounted.path / "file").read_bytes() == data
+
+
+def test_a_stalled_write_times_out_at_close(
+    mounted: Mounted, remote_dir: RemoteDir, relay: Relay
+) -> None:
+    data = blob(20_000_000)
+    relay.stall_data("up", after=100_000, times=None)
+    with open(mounted.path / "file", "wb") as file:
+        file.write(data)
+        file.flush()
+        error = network_error(lambda: os.close(os.dup(file.fileno())))
+        assert error.errno == errno.ETIMEDOUT
+        relay.clear()
+    assert (mounted.disk / "file").read_bytes() == data
+
+
+def test_a_server_that_says_nothing_times_out(
+    mounted: Mounted, remote_dir: RemoteDir, relay: Relay
+) -> None:
+    remote_dir.write("file", b"content")
+    relay.stall_replies()
+    assert network_error(lambda: (mounted.path / "file").stat()).errno == errno.ETIMEDOUT
+    relay.clear()
+    until_up(lambda: (mounted.path / "file").stat())
+    assert (mounted.path / "file").read_bytes() == b"content"
+
+
+# Few connections.
+
+
+def test_sixty_four_readers_share_two_connections(
+    mounted: Mounted, remote_dir: RemoteDir, relay: Relay
+) -> None:
+    relay.limit_connections(2)
+    contents = {f"file{n}": blob(200_000 + n, n) for n in range(64)}
+    for name, data in contents.items():
+        remote_dir.write(name, data)
+    with concurrent.futures.ThreadPoolExecutor(64) as pool:
+        got = pool.map(lambda name: (mounted.path / name).read_bytes(), contents)
+        assert list(got) == list(contents.values())
+    assert relay.peak_connections <= 2
+
+
+@pytest.mark.parametrize("at", ["greeting", "login"])
+def test_one_connection_does_for_everything_while_a_big_file_is_read(
+    mounted: Mounted, remote_dir: RemoteDir, relay: Relay, tmp_path: Path, at: str
+) -> None:
+    relay.limit_connections(1, at=at)  # type: ignore[arg-type]
+    data = blob(20_000_000)
+    remote_dir.write("big", data)
+    source = make_tree(tmp_path / "source")
+    stop = threading.Event()
+    wrong: list[str] = []
+
+    def read_on() -> None:
+        while not stop.is_set():
+            if (mounted.path / "big").read_bytes() != data:
+                wrong.append("the big file was wrong")
+
+    reader = threading.Thread(target=read_on)
+    reader.start()
+    try:
+        run(f"cp -r {source} {mounted.path}/tree", tmp_path)
+        run(f"ls -lR {mounted.path}", tmp_path)
+        run(f"cp -r {mounted.path}/tree {tmp_path}/out", tmp_path)
+    finally:
+        stop.set()
+        reader.join(60)
+    assert not wrong
+    assert snapshot(tmp_path / "out", times=False) == snapshot(source, times=False)
+    if at == "greeting":  # else one more is open until its login is refused
+        assert relay.peak_connections <= 1
+
+
+# Idle.
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_connections_dropped_while_idle_are_not_noticed(
+    mounted: Mounted, remote_dir: RemoteDir, relay: Relay, how: How
+) -> None:
+    remote_dir.write("file", b"content")
+    for _ in range(3):
+        relay.cut_all(how)
+        time.sleep(EXPIRED)
+        assert os.listdir(mounted.path) == ["file"]
+        relay.cut_all(how)
+        assert (mounted.path / "file").read_bytes() == b"content"
+        relay.cut_all(how)
+        (mounted.path / "file").write_bytes(b"content")
+
+
+def test_a_server_that_says_421_to_the_idle_is_not_noticed(
+    server_kind: Kind, start_server: StartServer, mount_server: MountServer
+) -> None:
+    server = start_server(server_kind, options=servers.Options(idle_timeout=1))
+    mounted = mount_server(server, server.root, options=OPTIONS)
+    for number in range(2):
+        (mounted.path / f"file{number}").write_bytes(b"content")
+        time.sleep(2.2)
+        assert len(os.listdir(mounted.path)) == number + 1
+        time.sleep(2.2)
+        assert (mounted.path / f"file{number}").read_bytes() == b"content"
