@@ -576,6 +576,8 @@ class Filesystem:
                 file = self._files.pop(path)
                 self._files[new + path[len(old) :]] = file
                 file.moved(new + path[len(old) :])
+            for file in self._users:
+                file.directory_moved(old, new)
 
     def _remove_hidden(self, path: str) -> None:
         try:

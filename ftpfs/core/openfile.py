@@ -204,7 +204,15 @@ class OpenFile:
     def moved(self, path: str) -> None:
         """The file has another name now, on the server too if it was there."""
         with self._changed:
-            self._path = self._read_path = path
+            self._path = path
+            if not self._deleted:  # else the base has a name of its own
+                self._read_path = path
+
+    def directory_moved(self, old: str, new: str) -> None:
+        """A directory moved on the server, and the hidden base of a deleted file with it."""
+        with self._changed:
+            if self._hidden_as and self._hidden_as.startswith(old + "/"):
+                self._hidden_as = self._read_path = new + self._hidden_as[len(old) :]
 
     def deleted(self, hidden_as: str | None) -> None:
         """The name is gone. Handles go on; the base can be read at `hidden_as` (None: nowhere)."""

@@ -389,6 +389,22 @@ def test_a_directory_takes_its_open_files_along(bench: Bench) -> None:
     assert bench.remote.content("/moved/new") == b"new"
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_directory_takes_along_what_was_deleted_in_it_while_open(
+    bench: Bench, hidden: bool
+) -> None:
+    bench.remote.outside_write("/d/x", b"still read")
+    handle = bench.fs.open("/d/x", os.O_RDONLY)
+    if hidden:
+        bench.fs.hide("/d/x", "/d/.fuse_hidden1")
+    else:
+        bench.fs.unlink("/d/x")
+    bench.fs.rename("/d", "/moved")
+    assert bench.fs.read(handle, 0, 100) == b"still read"
+    bench.fs.release(handle)
+    bench.fs.rmdir("/moved")
+
+
 def test_a_directory_waits_for_an_upload_into_it_before_it_moves(bench: Bench) -> None:
     handle = bench.new("/d/new", b"new")
     gate = bench.remote.hold("put")
