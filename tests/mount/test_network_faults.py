@@ -226,7 +226,7 @@ class MakeFolder(Sequence):
         return (self.disk / self.name).is_dir()
 
 
-@pytest.mark.parametrize("when", ["before", "after", "final"])
+@pytest.mark.parametrize("when", ["before", "final"])
 @pytest.mark.parametrize("kind", [CopyIn, Replace, CopyOut, List, Move, Remove, MakeFolder])
 def test_a_control_connection_cut_at_any_command(
     remote_dir: RemoteDir, mounted: Mounted, relay: Relay, kind: type[Sequence], when: When
@@ -258,7 +258,7 @@ def test_a_control_connection_cut_at_any_command(
             break
         number += 1
         # With LIST, each name there would cost a command more.
-        run("rm -r -- *", mounted.disk)
+        run("rm -rf -- *", mounted.disk)
     assert number > 0
 
 
@@ -425,9 +425,8 @@ def test_a_server_that_says_421_to_the_idle_is_not_noticed(
 ) -> None:
     server = start_server(server_kind, options=servers.Options(idle_timeout=1))
     mounted = mount_server(server, server.root, options=OPTIONS)
-    for number in range(2):
-        (mounted.path / f"file{number}").write_bytes(b"content")
-        time.sleep(2.2)
-        assert len(os.listdir(mounted.path)) == number + 1
-        time.sleep(2.2)
-        assert (mounted.path / f"file{number}").read_bytes() == b"content"
+    (mounted.path / "file").write_bytes(b"content")
+    time.sleep(2.2)
+    assert os.listdir(mounted.path) == ["file"]
+    time.sleep(2.2)
+    assert (mounted.path / "file").read_bytes() == b"content"
