@@ -393,11 +393,10 @@ class Filesystem:
         if entry.size is not None or entry.kind is not Kind.FILE:
             return entry
         size = 0
-        buffer = memoryview(bytearray(BLOCK_SIZE))
         download = self._remote.open_read(path)
         try:
-            while count := download.readinto(buffer):
-                size += count
+            while block := download.read(BLOCK_SIZE):
+                size += len(block)
         finally:
             download.close()
         return replace(entry, size=size)

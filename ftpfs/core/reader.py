@@ -258,18 +258,13 @@ class Reader:
     def _fill(self, download: Download, index: int) -> bytes:
         """The whole of block `index` from a download that stands at its start."""
         wanted = min(BLOCK_SIZE, self.version.size - index * BLOCK_SIZE)
-        buffer = bytearray(wanted)
-        view = memoryview(buffer)
-        filled = 0
-        while filled < wanted:
-            count = download.readinto(view[filled:])
-            if not count:
-                raise errors.DataMismatch(
-                    f"{self.version.path}: ended at {index * BLOCK_SIZE + filled} of "
-                    f"{self.version.size} bytes: cut short, or changed on the server"
-                )
-            filled += count
-        return bytes(buffer)
+        block = download.read(wanted)
+        if len(block) < wanted:
+            raise errors.DataMismatch(
+                f"{self.version.path}: ended at {index * BLOCK_SIZE + len(block)} of "
+                f"{self.version.size} bytes: cut short, or changed on the server"
+            )
+        return block
 
     def _end(self, stream: Stream, error: errors.FtpfsError | None) -> None:
         """Strike a stream off; whoever waits for it is told."""
@@ -444,7 +439,7 @@ def _expect_end(download: Download) -> None:
     of the server comes too late to matter: every byte that was promised is here.
     """
     try:
-        download.readinto(memoryview(bytearray(1)))
+        download.read(1)
     except errors.FtpfsError as error:
         log.debug("after the last byte of a file: %s", error)
 

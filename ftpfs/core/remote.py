@@ -15,8 +15,8 @@ from ftpfs.ftp.listing import Entry
 class Download(Protocol):
     """Bytes of a file on their way here, from the offset it was opened at."""
 
-    def readinto(self, view: memoryview) -> int:
-        """Fill from the start; the count; 0 at the end, when the server confirmed it."""
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes; less only at the end, when the server confirmed it."""
 
     def close(self) -> None:
         """End it, early if need be. Never raises."""

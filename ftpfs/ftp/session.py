@@ -20,6 +20,7 @@ import re
 import select
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -492,6 +493,8 @@ class Session:
         return reply.check()
 
 
+_TIMEVAL = struct.Struct("@ll")  # struct timeval; Python has no other way to set SO_RCVTIMEO
+
 # There is no one code for it: 421 (pure-ftpd), 530 (vsftpd), 550 (proftpd, pyftpdlib).
 _DEMANDS_TLS = re.compile(r"\b(?:TLS|SSL|encryption|cleartext)\b", re.IGNORECASE)
 _EPSV = re.compile(r"\((.)\1\1(\d{1,5})\1\)")  # RFC 2428, 3: (|||port|), any delimiter
@@ -510,6 +513,17 @@ class Download:
         self._ended = False
         self._closed = False
         self.final_text = ""  # all lines of the final reply, once all has come
+        self._plain = not isinstance(channel, ssl.SSLSocket)
+        if self._plain:
+            # The kernel's own timeout: Python's would poll before each recv, and make it return
+            # with what is there, where a block is wanted whole.
+            seconds, fraction = divmod(session.data_timeout, 1)
+            channel.settimeout(None)
+            channel.setsockopt(
+                socket.SOL_SOCKET,
+                socket.SO_RCVTIMEO,
+                _TIMEVAL.pack(int(seconds), int(fraction * 1e6)),
+            )
 
     def readinto(self, view: memoryview) -> int:
         """Fill `view` from its start with what has come; how many bytes. 0: the file ended.
@@ -528,6 +542,36 @@ class Download:
         if count == 0:
             self._end()
         return count
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes; less only at the end of the file, confirmed as by `readinto`.
+
+        On a plain connection they come in one system call, straight into the object returned.
+        """
+        if not self._plain:
+            return self._read_by_pieces(size)
+        pieces: list[bytes] = []
+        while size and not self._ended:
+            try:
+                piece = self._channel.recv(size, socket.MSG_WAITALL)
+            except OSError as error:
+                self._break()
+                raise _data_error(error) from error
+            self._session.used_at = time.monotonic()
+            if not piece:
+                self._end()
+            pieces.append(piece)
+            size -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _read_by_pieces(self, size: int) -> bytes:
+        """TLS hands out a record at a time, of 16 KiB at most."""
+        buffer = bytearray(size)
+        view = memoryview(buffer)
+        filled = 0
+        while filled < size and (count := self.readinto(view[filled:])):
+            filled += count
+        return bytes(view[:filled])
 
     def close(self) -> None:
         """End the transfer, wherever it is; early if need be. Never raises."""
@@ -831,7 +875,7 @@ def _say_end(channel: socket.socket, timeout: float) -> None:
 
 
 def _data_error(error: OSError) -> errors.FtpfsError:
-    if isinstance(error, TimeoutError):
+    if isinstance(error, (TimeoutError, BlockingIOError)):  # Python's deadline, the kernel's
         return errors.DeadlineExceeded("nothing moved on the data connection within its deadline")
     return errors.DataConnectionFailed(f"the data connection broke: {_reason(error)}")
 

@@ -85,18 +85,24 @@ class MemoryDownload:
         self._cut = remote._next_cut()
         self.closed = False
 
-    def readinto(self, view: memoryview) -> int:
+    def read(self, size: int) -> bytes:
+        pieces = []
+        while size and (piece := self._piece(size)):
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+    def _piece(self, size: int) -> bytes:
         if self._remote.stall is not None:
             self._remote.stall.pass_through()
         if self._cut is not None and self._delivered >= self._cut:
             raise errors.ConnectionLost("cut by the test")
-        piece = self._content[self._position : self._position + min(len(view), PIECE)]
+        piece = self._content[self._position : self._position + min(size, PIECE)]
         if self._cut is not None:
             piece = piece[: self._cut - self._delivered]
-        view[: len(piece)] = piece
         self._position += len(piece)
         self._delivered += len(piece)
-        return len(piece)
+        return piece
 
     def close(self) -> None:
         if not self.closed:
