@@ -19,6 +19,7 @@ from scripts.benchmark.data import MIB, Buffer, Store
 from scripts.benchmark.parameters import (
     QUICK_BUDGET,
     BadParameter,
+    Link,
     Parameters,
     choose_sizes,
     parse_link,
@@ -32,16 +33,18 @@ from tests.support.servers import KINDS
 REPO = Path(__file__).resolve().parents[2]
 
 _ROUNDS = 3
-_TIMEOUT, _QUICK_TIMEOUT = 600.0, 30.0  # seconds for one case
+_TIMEOUT, _QUICK_TIMEOUT = 600.0, 10.0  # seconds for one case
+_TIMEOUT_RTTS = 400  # the quick one is at least that many round trips
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """One run. 0: the tables are there, failed cases and all; 2: it was asked for wrongly."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(given)
+    options = _parser().parse_args(arguments)
     try:
         if os.geteuid() != 0:
             raise BadParameter("this needs root: page caches are dropped, servers started")
+        if options.into and not options.into.exists():
+            raise BadParameter(f"{options.into}: no such file")
         run = _run(_parameters(options))
     except BadParameter as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("bench: interrupted; everything is unmounted and ended", file=sys.stderr)
         return 128 + signal.SIGINT
-    _publish(run, _prefix(options.out, run), shlex.join(["scripts/bench", *given]))
+    _publish(run, options)
     return 0
 
 
@@ -73,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--timeout", type=float, metavar="SECONDS", help="for one case by one peer")
     add("--repeat", metavar="FILE", type=Path, help="with the parameters of that run's JSON")
     add("--out", metavar="PREFIX", type=Path, help="write PREFIX.json, .md and .svg there")
+    add("--into", metavar="FILE", type=Path, help="replace the section of this run in FILE, too")
     return parser
 
 
@@ -92,12 +96,16 @@ def _parameters(options: argparse.Namespace) -> Parameters:
         peers=tuple(options.peers.split(",") if options.peers else peers.present()),
         only=tuple(options.only.split(",") if options.only else (case.name for case in CASES)),
         rounds=rounds,
-        timeout=options.timeout or (_QUICK_TIMEOUT if options.quick else _TIMEOUT),
+        timeout=options.timeout or (_quick_timeout(link) if options.quick else _TIMEOUT),
         # Who asks for more rounds has the time for them.
         budget=QUICK_BUDGET if options.quick and rounds == 1 else None,
         sizes=choose_sizes(link, options.quick),
         quick=options.quick,
     )
+
+
+def _quick_timeout(link: Link) -> float:
+    return max(_QUICK_TIMEOUT, link.rtt / 1000 * _TIMEOUT_RTTS)
 
 
 def _repeated(path: Path) -> Parameters:
@@ -146,21 +154,34 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _prefix(wanted: Path | None, run: report.Run) -> Path:
-    if wanted:
-        return wanted
-    name = run.parameters.link.text.replace(",", "-")
-    return REPO / ".cache" / "bench" / f"{name}{'-quick' if run.parameters.quick else ''}"
+def _name(run: report.Run) -> str:
+    """What the run is called: `loopback-quick`, `100-100`."""
+    link = run.parameters.link.text.replace(",", "-")
+    return f"{link}-quick" if run.parameters.quick else link
 
 
-def _publish(run: report.Run, prefix: Path, command: str) -> None:
-    text = report.document(run, command)
+def _command(options: argparse.Namespace) -> str:
+    """The command line without what says where the report goes."""
+    words = ["scripts/bench"]
+    for name, value in vars(options).items():
+        if name not in ("out", "into") and value not in (None, False):
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return shlex.join(words)
+
+
+def _publish(run: report.Run, options: argparse.Namespace) -> None:
+    text = report.document(run, _command(options))
+    prefix: Path = options.out or REPO / ".cache" / "bench" / _name(run)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     prefix.with_name(prefix.name + ".json").write_text(run.to_json())
     prefix.with_name(prefix.name + ".md").write_text(text + "\n")
     prefix.with_name(prefix.name + ".svg").write_text(chart.draw(run))
+    if options.into:
+        page = options.into.read_text()
+        options.into.write_text(report.replace_section(page, _name(run), text))
+        options.into.with_name(f"bench-{_name(run)}.svg").write_text(chart.draw(run))
     print(text)
-    print(f"\nWritten: {prefix}.json, .md and .svg", file=sys.stderr)
+    _say(f"\nWritten: {prefix}.json, .md and .svg")
 
 
 if __name__ == "__main__":

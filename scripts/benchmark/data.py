@@ -182,7 +182,7 @@ def compare_trees(expected: Path, actual: Path, ignore: frozenset[str] = frozens
     want, have = (_sizes(folder) for folder in (expected, actual))
     for name in sorted(want.keys() ^ have.keys()):
         if name not in ignore:
-            raise Wrong(f"{name}: {'missing' if name in want else 'nobody made that'}")
+            raise Wrong(f"{name}: {'missing' if name in want else 'does not belong there'}")
     for name, size in want.items():
         if have.get(name) != size and name not in ignore:
             raise Wrong(f"{name}: {have.get(name)} bytes instead of {size}")

@@ -184,7 +184,9 @@ class Ftpfs(Peer):
         )
 
     def version(self) -> str:
-        commit = _first_line("git", "-C", os.path.dirname(__file__), "describe", "--always")
+        commit = _first_line(
+            "git", "-C", os.path.dirname(__file__), "describe", "--always", "--dirty"
+        )
         return f"{commit} with {self._binding.library}"
 
 
@@ -205,6 +207,8 @@ class Rclone(Peer):
             {
                 # vsftpd hides dotfiles from a plain LIST. Elsewhere this would cost rclone MLSD.
                 "RCLONE_FTP_FORCE_LIST_HIDDEN": str(server.kind == "vsftpd").lower(),
+                # proftpd of the tests takes names for bytes and refuses OPTS UTF8.
+                "RCLONE_FTP_DISABLE_UTF8": str(server.kind == "proftpd").lower(),
                 "RCLONE_FTP_HOST": server.host,
                 "RCLONE_FTP_PORT": str(server.port),
                 "RCLONE_FTP_USER": server.user,
@@ -237,7 +241,7 @@ class Curl(Peer):
     mounts = False
 
     def version(self) -> str:
-        return _first_line("curl", "--version")
+        return _first_line("curl", "--version").partition(" (")[0]  # not that of its libraries
 
 
 _RCLONE_MODES = ("off", "writes", "full")

@@ -303,7 +303,7 @@ class Run:
 
 
 def document(run: Run, command: str) -> str:
-    """The whole report as Markdown: the command, both tables."""
+    """The whole report as Markdown: the command, what it ran on and with, both tables."""
     table = Table(run.results)
     rounds = f"{run.parameters.rounds} round{'s' if run.parameters.rounds > 1 else ''}"
     return "\n\n".join(
@@ -311,9 +311,22 @@ def document(run: Run, command: str) -> str:
             f"    {command}",
             f"{run.parameters.link.title}, {run.parameters.server}, {rounds}. "
             + describe(run.parameters.sizes),
+            "Machine: " + ", ".join(f"{key} {value}" for key, value in run.machine.items()) + ".",
+            "Versions: "
+            + "; ".join(f"{key}: {value}" for key, value in run.versions.items())
+            + ".",
             times(table),
             "The same, as cost: CPU of the daemon · its peak memory · commands the server got · "
             "control connections so far + data connections asked for.",
             costs(table),
         ]
     )
+
+
+def replace_section(page: str, name: str, text: str) -> str:
+    """`page` with `text` between the comments that mark the section; at its end where none do."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    section = f"{begin}\n\n{text}\n\n{end}"
+    return "\n\n".join(part for part in (before.strip(), section, after.strip()) if part) + "\n"

@@ -80,8 +80,9 @@ def run_trial(bench: Bench, case: Case, peer: Peer) -> list[Figure]:
     """One figure for each row of the case the peer can do; with an error where that went wrong."""
     rows = case.rows if peer.mounts else case.rows[:1]
     figures: list[Figure] = []
+    folder = case.stock if case.stock and not case.changes else f"trial-{time.monotonic_ns()}"
     try:
-        with _folder(bench, case) as folder:
+        with _filled(bench, case, folder):
             _try(bench, case, peer, folder, figures)
     except (Failed, Wrong, OSError) as error:
         # What was verified before is good; the last one begun, and those after it, are not.
@@ -89,7 +90,8 @@ def run_trial(bench: Bench, case: Case, peer: Peer) -> list[Figure]:
         done = {figure.row for figure in figures}
         reason = error.strerror if isinstance(error, OSError) else None
         rest = [row for row in rows if row.name not in done]
-        return figures + _failed(rest, reason or str(error))
+        # The same reason reads the same in each round.
+        return figures + _failed(rest, (reason or str(error)).replace(folder, case.name))
     return figures
 
 
@@ -98,20 +100,18 @@ def _failed(rows: Sequence[Row], reason: str) -> list[Figure]:
 
 
 @contextlib.contextmanager
-def _folder(bench: Bench, case: Case) -> Iterator[str]:
-    """The folder on the server that the case works in, by its name."""
-    shared = case.stock if not case.changes else None
-    name = shared or f"trial-{time.monotonic_ns()}"
-    disk = bench.server.root / name
+def _filled(bench: Bench, case: Case, folder: str) -> Iterator[None]:
+    """The folder on the server that the case works in: for all its trials, or for this one."""
+    disk = bench.server.root / folder
     if not disk.exists():
         disk.mkdir()
         if case.stock:
             copy_tree(bench.store.folder(case.stock), disk)
         bench.server.give(disk)
     try:
-        yield name
+        yield
     finally:
-        if not shared:
+        if case.changes:
             shutil.rmtree(disk)
 
 

@@ -42,15 +42,12 @@ class Endpoint:
                 os.chown(os.path.join(folder, name), self.uid, self.gid)
 
 
-def _extra(kind: real.Kind, port: int) -> tuple[str, ...]:
-    """What makes it listen on more than 127.0.0.1, in its own words; the last one counts."""
-    if kind == "vsftpd":
-        return ("listen_address=0.0.0.0",)
-    if kind == "proftpd":
-        return ("DefaultServer on", "SocketBindTight off")
-    if kind == "pure-ftpd":
-        return (f"--bind=0.0.0.0,{port}",)
-    raise BadParameter(f"{kind} of the tests listens on loopback only: choose another for --link")
+# What makes a server of the tests listen on more than 127.0.0.1, in its own words. pure-ftpd keeps
+# to the first address it is given, and pyftpdlib is given none.
+_EVERYWHERE: dict[str, tuple[str, ...]] = {
+    "vsftpd": ("listen_address=0.0.0.0",),
+    "proftpd": ("DefaultServer on", "SocketBindTight off"),
+}
 
 
 @contextlib.contextmanager
@@ -61,6 +58,8 @@ def running(kind: str, link: Link, folder: Path) -> Iterator[Endpoint]:
     known: real.Kind = kind
     if reason := real.why_unavailable(known):
         raise BadParameter(reason)
+    if not link.loopback and kind not in _EVERYWHERE:
+        raise BadParameter(f"--link works with {' and '.join(_EVERYWHERE)} only, not with {kind}")
     # Its sessions write to the log while they work: that, too, stays in memory.
     root, work = folder / "root", folder / "server"
     with contextlib.ExitStack() as stack:
@@ -71,9 +70,8 @@ def running(kind: str, link: Link, folder: Path) -> Iterator[Endpoint]:
             wire = stack.enter_context(Wire(link))
             host, device = wire.far, wire.device
             with wire.inside():
-                port = real.free_port()
-                options = real.Options(extra=_extra(known, port))
-                server = real.start(known, root, work, options=options, port=port)
+                options = real.Options(extra=_EVERYWHERE[kind])
+                server = real.start(known, root, work, options=options)
             stack.enter_context(server)
         yield Endpoint(
             kind=kind,

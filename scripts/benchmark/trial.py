@@ -151,6 +151,10 @@ class Trial:
         The same check is made once more when everything is unmounted.
         """
         clock.returned()
+        clock.settled(self.wait_for(check))
+
+    def wait_for(self, check: Callable[[], None]) -> float:
+        """When `check` found all on the server, by `time.perf_counter`."""
         self.after = check
         while True:
             asked = time.perf_counter()
@@ -162,8 +166,7 @@ class Trial:
                     raise Failed(f"{self._timeout()}; {error}") from error
                 time.sleep(max(_ASK_AGAIN, (time.perf_counter() - asked) / _ASKING))
             else:
-                clock.settled(asked)
-                return
+                return asked
 
     def _seen(self) -> Seen | None:
         return self.bench.tap.seen() if self.bench.tap else None

@@ -350,6 +350,16 @@ def test_the_chart_is_xml_and_shows_who_failed() -> None:
     assert "failed:" in said
 
 
+def test_a_section_of_a_page_is_replaced_and_the_rest_is_kept() -> None:
+    page = report.replace_section("# Title\n", "one", "first")
+    page = report.replace_section(page, "two", "second")
+    page = report.replace_section(page, "one", "third")
+    assert "first" not in page
+    for part in ("# Title", "third", "second"):
+        assert page.count(part) == 1
+    assert report.replace_section(page, "one", "third") == page
+
+
 # For real.
 
 
