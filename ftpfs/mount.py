@@ -213,6 +213,8 @@ def _mount(
         Spool(mount.spool_dir or default_spool(config.server)),
         config.cache,
         read_only=mount.ro,
+        # One connection is left for metadata, and one for who reads what was not foreseen.
+        prefetchers=max(0, config.network.max_connections - 2),
     )
     ended = threading.Event()
 

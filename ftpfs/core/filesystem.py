@@ -29,9 +29,10 @@ from typing import NamedTuple
 from ftpfs import errors
 from ftpfs.config import Cache
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Generations
-from ftpfs.core.openfile import OpenFile
-from ftpfs.core.reader import StreamBudget
-from ftpfs.core.remote import Remote, Space
+from ftpfs.core.openfile import OpenFile, version_of
+from ftpfs.core.prefetch import Prefetcher
+from ftpfs.core.reader import Reader, StreamBudget
+from ftpfs.core.remote import Download, Remote, Space
 from ftpfs.core.tree import Tree
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.lister import HIDDEN_PREFIX
@@ -57,8 +58,10 @@ class Filesystem:
         cache: Cache,
         *,
         read_only: bool = False,
+        prefetchers: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`prefetchers`: how many threads (and connections) may fetch small files ahead."""
         self._remote = remote
         self._spool = spool
         self._read_only = read_only
@@ -67,6 +70,12 @@ class Filesystem:
         self._blocks = BlockCache(cache.block_cache)
         self._generations = Generations()
         self._budget = StreamBudget(cache.block_cache, cache.read_ahead)
+        self._prefetcher = Prefetcher(
+            self._tree.known,
+            self._prefetch,
+            workers=prefetchers,
+            budget=cache.block_cache // 4,
+        )
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         # Guarded by _lock:
@@ -125,6 +134,8 @@ class Filesystem:
         """A handle on an existing file. O_TRUNC and O_APPEND are honoured here."""
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
             self.check_writable()
+        else:
+            self._prefetcher.opened(path)
         handle = None
         while handle is None:
             generation = self._generations.of(path)
@@ -351,6 +362,7 @@ class Filesystem:
 
     def close(self) -> None:
         """Upload what is dirty, end all streams. After it the file system is not used any more."""
+        self._prefetcher.close()
         with self._lock:
             files = list(self._users)
             self._users.clear()
@@ -386,6 +398,18 @@ class Filesystem:
         if entry.size is not None and self._tree.age(path) < self._open_ttl:
             return entry
         return self._tree.look_again(path, lambda: self._measured(path, entry))
+
+    def _prefetch(self, path: str) -> None:
+        """Bring a small file into the block cache, looked at again first as an open would."""
+        generation = self._generations.of(path)
+        version = version_of(path, self._entry_to_open(path), generation)
+
+        def fetch(offset: int, give_way: Callable[[], None]) -> Download:
+            return self._remote.open_read(path, offset, give_way=give_way)
+
+        reader = Reader(version, fetch, self._blocks, self._budget)
+        reader.read(0, version.size)
+        reader.close()
 
     def _measured(self, path: str, entry: Entry) -> Entry:
         """A look at a file, by which its size is known, and be it by reading all of it."""

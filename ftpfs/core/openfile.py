@@ -75,7 +75,7 @@ class OpenFile:
         self._entry = entry
         # Which content the base is. The name it was opened under, whatever it is called later: by
         # then another file may have left its blocks in the cache under the new name.
-        self._version = _version(path, entry, generation)
+        self._version = version_of(path, entry, generation)
         self._read_path = path  # where the base is on the server now
         self._hidden_as: str | None = None  # where the base of a deleted file waits for the end
         self._deleted = False
@@ -168,7 +168,7 @@ class OpenFile:
             self._mode, self._mtime = None, entry.mtime
             if known is None or not _is_other_content(known, entry):
                 return
-            self._version = _version(self._path, entry, generation)
+            self._version = version_of(self._path, entry, generation)
             self._size = self._base_size = self._version.size
             reader, self._reader = self._reader, None
         if reader:
@@ -449,7 +449,8 @@ def _join(
     return bytes(content)
 
 
-def _version(path: str, entry: Entry | None, generation: int) -> Version:
+def version_of(path: str, entry: Entry | None, generation: int) -> Version:
+    """Which content `entry` stands for; an empty one without an entry."""
     size = (entry.size or 0) if entry else 0
     return Version(path, size, entry.mtime if entry else None, generation)
 

@@ -117,6 +117,12 @@ class Tree:
         with self._changed:
             return list(entries.values())
 
+    def known(self, path: str) -> list[Entry]:
+        """The entries of a directory as far as they are known now, however old. No I/O."""
+        with self._changed:
+            directory = self._directories.get(path)
+            return list(directory.entries.values()) if directory else []
+
     def age(self, path: str) -> float:
         """Seconds since the server was asked about this very entry; infinite if it never was."""
         parent, name = posixpath.split(path)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import hashlib
 import itertools
 import logging
 import os
@@ -26,6 +25,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ftpfs import errors
 from ftpfs.core.filesystem import NAME_MAX, Filesystem
+from ftpfs.core.inode import inode
 from ftpfs.ftp.listing import Entry, Kind
 
 log = logging.getLogger(__name__)
@@ -344,13 +344,6 @@ class Operations:
             "st_mtime": when,
             "st_ctime": when,
         }
-
-
-@functools.lru_cache(maxsize=65536)
-def inode(path: str) -> int:
-    """A number for `path`, the same in every mount; 63 bits of a hash: no two in practice."""
-    digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1 or 1
 
 
 def _refuse_chown() -> None:

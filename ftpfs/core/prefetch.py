@@ -1,0 +1,208 @@
+"""Small files of a directory, fetched before they are asked for.
+
+Owns: the guess which files come next, and the threads that fetch them into the block cache. Does
+not open files, and never raises anything to anyone: what it does not bring is fetched as usual.
+
+A program that reads a directory's files opens them in some order: as listed (`tar`, `find`), by
+name (the shell's `*`, `rsync`) or by inode number (`cp -r`, which sorts for the sake of disks).
+When the last few opens of a directory follow one of these orders, the next small files in it are
+fetched whole, more of them the longer it goes on. Files that were fetched and not opened are
+counted; when they outnumber the opened ones, the directory is left alone.
+
+Threading: `opened` is called by any thread, with no lock held. `_lock` guards the state; nothing is
+called under it that waits. The fetching threads lease connections like any reader, fewer than there
+may be, so somebody who reads or lists never waits for all of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import posixpath
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+from ftpfs import errors
+from ftpfs.core.blocks import BLOCK_SIZE
+from ftpfs.core.inode import inode
+from ftpfs.ftp.listing import Entry, Kind
+
+log = logging.getLogger(__name__)
+
+# A file up to this size (bytes) comes in one fetch anyway, without a stream.
+SMALL = 2 * BLOCK_SIZE
+# Opens in a row that follow an order before it is believed.
+BELIEF = 2
+# How far ahead, in files: enough for the connections at first, then enough for a long link.
+FIRST_AHEAD, MOST_AHEAD = 8, 64
+# An open that skips a few files (already in the kernel's cache, or too big) still follows.
+SKIP = 4
+# Directories watched at a time; a walk goes through them one after another.
+WATCHED = 32
+
+
+class Prefetcher:
+    """Watches which files are opened, and has the next ones fetched."""
+
+    def __init__(
+        self,
+        siblings: Callable[[str], Sequence[Entry]],
+        fetch: Callable[[str], None],
+        *,
+        workers: int,
+        budget: int,
+    ) -> None:
+        """`siblings(directory)`: its entries, if they are known (no I/O); `fetch(path)` brings a
+        file into the block cache. At most `budget` bytes are fetched and not opened yet. With no
+        `workers` (threads) nothing is ever prefetched."""
+        self._siblings = siblings
+        self._fetch = fetch
+        self._budget = budget
+        self._lock = threading.Lock()
+        self._executor = (
+            ThreadPoolExecutor(workers, thread_name_prefix="ftpfs-prefetch") if workers else None
+        )
+        # Guarded by _lock:
+        self._walks: OrderedDict[str, _Walk] = OrderedDict()
+        self._under_way: dict[str, Future[None]] = {}
+        self._bytes_ahead = 0
+        self._closed = False
+
+    def opened(self, path: str) -> None:
+        """`path` is being opened for reading: have fetched what may come next.
+
+        When `path` itself is being fetched, return when it has come, or failed.
+        """
+        if self._executor is None:
+            return
+        directory, name = posixpath.split(path)
+        walk = self._walk(directory)
+        with self._lock:
+            self._bytes_ahead -= walk.opened(name)
+            for entry in walk.choose(self._budget - self._bytes_ahead) if not self._closed else ():
+                self._bytes_ahead += entry.size or 0
+                ahead = _join(directory, entry.name)
+                self._under_way[ahead] = self._executor.submit(self._bring, ahead)
+            mine = self._under_way.get(path)
+            # One that has not begun would wait behind others: then the caller is faster.
+            if mine is not None and mine.cancel():
+                mine = self._under_way.pop(path)
+        if mine is not None:
+            wait([mine])
+
+    def close(self) -> None:
+        """Fetch nothing more. Does not wait for what is under way."""
+        with self._lock:
+            self._closed = True
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _walk(self, directory: str) -> _Walk:
+        """The directory's walk, begun with the first open in it."""
+        with self._lock:
+            walk = self._walks.get(directory)
+            if walk is not None:
+                self._walks.move_to_end(directory)
+                return walk
+        walk = _Walk(directory, self._siblings(directory))
+        with self._lock:
+            walk = self._walks.setdefault(directory, walk)
+            while len(self._walks) > WATCHED:
+                _, dropped = self._walks.popitem(last=False)
+                self._bytes_ahead -= dropped.forget_ahead()
+            return walk
+
+    def _bring(self, path: str) -> None:
+        try:
+            self._fetch(path)
+        except errors.FtpfsError as error:
+            log.debug("not prefetched: %s: %s", path, error)
+        except Exception:
+            log.exception("prefetching %s failed in a way nobody foresaw", path)
+        finally:
+            with self._lock:
+                self._under_way.pop(path, None)
+
+
+class _Walk:
+    """The small files of one directory, in the orders in which programs open them."""
+
+    def __init__(self, directory: str, entries: Sequence[Entry]) -> None:
+        small = [e for e in entries if e.kind is Kind.FILE and e.size and e.size <= SMALL]
+        by_inode = sorted(small, key=lambda e: inode(_join(directory, e.name)))
+        by_name = sorted(small, key=lambda e: e.name)
+        self._directory = directory
+        self._orders = [_Order(small), _Order(by_inode), _Order(by_name)]
+        self._ahead: dict[str, int] = {}  # fetched and not opened yet: name -> bytes
+        self._asked: set[str] = set()  # all that were opened or fetched
+        self._window = FIRST_AHEAD
+        self._used = 0
+
+    def opened(self, name: str) -> int:
+        """A file was opened; how many of the bytes fetched ahead it stands for."""
+        self._asked.add(name)
+        for order in self._orders:
+            order.opened(name)
+        size = self._ahead.pop(name, None)
+        if size is None:
+            return 0
+        self._used += 1
+        return size
+
+    def choose(self, budget: int) -> list[Entry]:
+        """The files to fetch now: at most `budget` bytes, none twice, none without belief."""
+        order = max(self._orders, key=lambda o: o.followed, default=None)
+        if order is None or order.followed < BELIEF:
+            return []
+        if len(self._ahead) > self._window // 2:
+            return []  # in halves, so that not every open pays for a choice
+        if len(self._ahead) > 2 * (self._used + FIRST_AHEAD):
+            return []
+        if self._used > self._window // 2:
+            self._window = min(MOST_AHEAD, self._window * 2)
+        chosen: list[Entry] = []
+        for entry in order.after(self._window):
+            size = entry.size or 0
+            if entry.name in self._asked:
+                continue
+            if size > budget or len(self._ahead) >= self._window:
+                break
+            budget -= size
+            self._asked.add(entry.name)
+            self._ahead[entry.name] = size
+            chosen.append(entry)
+        return chosen
+
+    def forget_ahead(self) -> int:
+        """The walk is over; the bytes that were fetched for nothing."""
+        wasted = sum(self._ahead.values())
+        if self._ahead:
+            log.debug("%s: %d files were prefetched in vain", self._directory, len(self._ahead))
+        self._ahead.clear()
+        return wasted
+
+
+class _Order:
+    """One order of a directory's files, and how well the opens follow it."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.followed = 0  # opens in a row
+        self._entries = entries
+        self._positions = {entry.name: n for n, entry in enumerate(entries)}
+        self._last = -1
+
+    def opened(self, name: str) -> None:
+        position = self._positions.get(name)
+        if position is None or position == self._last:
+            return
+        self.followed = self.followed + 1 if 0 < position - self._last <= SKIP else 0
+        self._last = position
+
+    def after(self, count: int) -> list[Entry]:
+        return list(itertools.islice(self._entries, self._last + 1, self._last + 1 + 2 * count))
+
+
+def _join(directory: str, name: str) -> str:
+    return f"{directory.rstrip('/')}/{name}"

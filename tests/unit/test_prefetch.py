@@ -1,0 +1,209 @@
+"""Small files fetched before they are asked for: which, when, and what a bad guess costs."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ftpfs import errors
+from ftpfs.config import Cache
+from ftpfs.core.filesystem import Filesystem
+from ftpfs.core.inode import inode
+from ftpfs.core.prefetch import FIRST_AHEAD, MOST_AHEAD, SMALL, Prefetcher
+from ftpfs.core.writer import Spool
+from ftpfs.ftp.listing import Entry, Kind
+from tests.support.memory_remote import MemoryRemote
+
+
+def entry(name: str, size: int = 1000, kind: Kind = Kind.FILE) -> Entry:
+    return Entry(name=name, kind=kind, size=size, mtime=1, exact=True)
+
+
+class Recorder:
+    """A prefetcher whose fetches are written down, and can be held."""
+
+    def __init__(self, entries: list[Entry], *, workers: int = 2, budget: int = 1 << 20) -> None:
+        self.fetched: list[str] = []
+        self.hold = threading.Event()
+        self.hold.set()
+        self.error: Exception | None = None
+        self._lock = threading.Lock()
+        self.prefetcher = Prefetcher(lambda _: entries, self._fetch, workers=workers, budget=budget)
+
+    def _fetch(self, path: str) -> None:
+        with self._lock:
+            self.fetched.append(path)
+        assert self.hold.wait(10)
+        if self.error:
+            raise self.error
+
+    def open(self, *names: str) -> None:
+        for name in names:
+            self.prefetcher.opened(f"/d/{name}")
+
+    def settled(self, count: int) -> list[str]:
+        """The names fetched, once there are `count` of them."""
+        deadline = time.monotonic() + 10
+        while len(self.fetched) < count:
+            assert time.monotonic() < deadline, self.fetched
+            time.sleep(0.001)
+        return [path.rpartition("/")[2] for path in self.fetched]
+
+
+@pytest.fixture
+def record() -> Iterator[Callable[..., Recorder]]:
+    made: list[Recorder] = []
+
+    def make(*args: object, **kwargs: object) -> Recorder:
+        made.append(Recorder(*args, **kwargs))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for recorder in made:
+        recorder.hold.set()
+        recorder.prefetcher.close()
+
+
+NAMES = [f"f{n:03}" for n in range(200)]
+
+
+def shuffled() -> list[str]:
+    names = list(NAMES)
+    random.Random(1).shuffle(names)
+    return names
+
+
+def orders() -> dict[str, list[str]]:
+    listed = shuffled()
+    return {
+        "as listed": listed,
+        "by name": sorted(listed),
+        "by inode": sorted(listed, key=lambda name: inode(f"/d/{name}")),
+    }
+
+
+@pytest.mark.parametrize("order", ["as listed", "by name", "by inode"])
+def test_files_that_come_next_in_any_usual_order_are_fetched(
+    record: Callable[..., Recorder], order: str
+) -> None:
+    recorder = record([entry(name) for name in shuffled()])
+    names = orders()[order]
+    recorder.open(*names[:4])
+    assert set(recorder.settled(FIRST_AHEAD)) <= set(names[:30])
+    recorder.open(*names[4:40])
+    assert set(recorder.settled(36)) <= set(names[: 40 + 2 * MOST_AHEAD])
+    assert len(set(recorder.fetched)) == len(recorder.fetched), "nothing is fetched twice"
+
+
+def test_opens_in_no_order_fetch_nothing(record: Callable[..., Recorder]) -> None:
+    recorder = record([entry(name) for name in NAMES])
+    rng = random.Random(7)
+    for _ in range(50):
+        recorder.open(rng.choice(NAMES[::2]), rng.choice(NAMES[1::2]))
+    assert len(recorder.fetched) < 30
+
+
+def test_big_files_folders_and_empty_files_are_left_out(record: Callable[..., Recorder]) -> None:
+    entries = [entry(name) for name in NAMES[:4]]
+    entries += [entry("big", SMALL + 1), entry("folder", 0, Kind.DIRECTORY), entry("empty", 0)]
+    recorder = record([*entries, entry("next")])
+    recorder.open(*NAMES[:3])
+    assert recorder.settled(1)
+    recorder.prefetcher.close()
+    assert not {"/d/big", "/d/folder", "/d/empty"} & set(recorder.fetched)
+
+
+def test_no_more_bytes_are_fetched_ahead_than_the_budget(record: Callable[..., Recorder]) -> None:
+    recorder = record([entry(name, 100_000) for name in NAMES], budget=350_000)
+    for count, name in enumerate(NAMES[:20], 1):
+        recorder.open(name)
+        time.sleep(0.01)
+        ahead = set(recorder.fetched) - {f"/d/{opened}" for opened in NAMES[:count]}
+        assert len(ahead) <= 3
+    assert len(recorder.fetched) >= 18
+
+
+def test_prefetching_that_is_not_used_turns_itself_off(record: Callable[..., Recorder]) -> None:
+    recorder = record([entry(name) for name in NAMES])
+    # In order, but always skipping what was just fetched.
+    for start in range(0, 200, 20):
+        recorder.open(*NAMES[start : start + 3])
+    time.sleep(0.1)
+    assert len(recorder.fetched) <= 4 * FIRST_AHEAD
+
+
+def test_an_open_waits_for_the_fetch_of_that_file_and_for_no_other(
+    record: Callable[..., Recorder],
+) -> None:
+    recorder = record([entry(name) for name in NAMES], workers=1)
+    recorder.hold.clear()
+    recorder.open(*NAMES[:2])
+    begun = recorder.settled(1)[0]
+    opened = threading.Thread(target=recorder.open, args=(begun,))
+    opened.start()
+    opened.join(0.1)
+    assert opened.is_alive(), "it is on its way: waited for"
+    # The next one has not begun: whoever opens it is faster by itself.
+    recorder.open(NAMES[NAMES.index(begun) + 1])
+    recorder.hold.set()
+    opened.join(10)
+    assert not opened.is_alive()
+
+
+def test_a_failed_fetch_is_nobodys_error(record: Callable[..., Recorder]) -> None:
+    recorder = record([entry(name) for name in NAMES])
+    recorder.error = errors.ConnectionLost("gone")
+    recorder.open(*NAMES[:20])
+    recorder.error = ValueError("a bug")
+    recorder.open(*NAMES[20:40])
+
+
+def test_nothing_is_fetched_without_threads_or_after_closing(
+    record: Callable[..., Recorder],
+) -> None:
+    idle = record([entry(name) for name in NAMES], workers=0)
+    idle.open(*NAMES[:10])
+    closed = record([entry(name) for name in NAMES])
+    closed.prefetcher.close()
+    closed.open(*NAMES[:10])
+    assert idle.fetched == closed.fetched == []
+
+
+def test_a_folder_read_in_order_is_fetched_once_and_right(tmp_path: Path) -> None:
+    remote = MemoryRemote()
+    remote.outside_mkdir("/d")
+    contents = {f"/d/{name}": name.encode() * 500 for name in NAMES}
+    for path, content in contents.items():
+        remote.outside_write(path, content)
+    filesystem = Filesystem(remote, Spool(tmp_path / "spool"), Cache(), prefetchers=4)
+    filesystem.children("/d")
+    for path, content in contents.items():
+        handle = filesystem.open(path, 0)
+        assert filesystem.read(handle, 0, 1 << 17) == content
+        filesystem.release(handle)
+    assert remote.calls["open_read"] == len(NAMES)
+    filesystem.close()
+
+
+def test_a_file_changed_here_after_it_was_prefetched_is_read_as_it_is(tmp_path: Path) -> None:
+    remote = MemoryRemote()
+    remote.outside_mkdir("/d")
+    for name in NAMES[:20]:
+        remote.outside_write(f"/d/{name}", b"old " * 100)
+    filesystem = Filesystem(remote, Spool(tmp_path / "spool"), Cache(), prefetchers=4)
+    filesystem.children("/d")
+    for name in NAMES[:4]:
+        filesystem.release(filesystem.open(f"/d/{name}", 0))
+    handle = filesystem.open(f"/d/{NAMES[6]}", 1)
+    filesystem.write(handle, 0, b"new ")
+    filesystem.flush(handle)
+    filesystem.release(handle)
+    handle = filesystem.open(f"/d/{NAMES[6]}", 0)
+    assert filesystem.read(handle, 0, 1000) == b"new " + b"old " * 99
+    filesystem.release(handle)
+    filesystem.close()
