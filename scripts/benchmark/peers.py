@@ -40,7 +40,7 @@ class Usage:
 
 
 class Mount:
-    """One folder of the server, mounted by a process of ours at `here`."""
+    """The server, mounted by a process of ours at `here`."""
 
     def __init__(self, here: Path, process: subprocess.Popen[bytes], log: Path) -> None:
         self.here = here
@@ -110,17 +110,15 @@ class Mount:
 
 @dataclass(frozen=True)
 class Place:
-    """What is to be mounted, and where."""
+    """What is to be mounted, and where: all of the server.
+
+    Not just the folder of the case: some peers list while they mount, and would have the folder
+    before the clock starts.
+    """
 
     server: Endpoint
-    folder: str  # on the server, without the slash before it
     here: Path
     state: Path  # a folder for all that the peer keeps on disk
-
-    @property
-    def disk(self) -> Path:
-        """The same folder on the server's own disk."""
-        return self.server.root / self.folder
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ class Command:
 
 
 class Peer:
-    """Somebody who can make the server's folder a local one."""
+    """Somebody who can make the server a local folder."""
 
     name: str
     mounts = True  # False: no mount, each case is done by a program made for FTP
@@ -175,7 +173,7 @@ class Ftpfs(Peer):
 
     def command(self, place: Place) -> Command:
         server = place.server
-        url = f"ftp://{server.user}@{server.host}:{server.port}/{place.folder}"
+        url = f"ftp://{server.user}@{server.host}:{server.port}/"
         options = f"binding={self._binding.module},spool_dir={place.state / 'spool'}"
         mount = [sys.executable, "-m", "ftpfs", "mount", "--foreground"]
         return Command(
@@ -201,7 +199,7 @@ class Rclone(Peer):
     def command(self, place: Place) -> Command:
         server = place.server
         cache = ["--cache-dir", str(place.state / "cache"), "--vfs-cache-mode", self._mode]
-        mount = [self._program, "mount", f":ftp:/{place.folder}", str(place.here)]
+        mount = [self._program, "mount", ":ftp:/", str(place.here)]
         return Command(
             [*mount, *cache, "--vfs-write-back", "0s"],
             {
@@ -226,7 +224,7 @@ class Curlftpfs(Peer):
 
     def command(self, place: Place) -> Command:
         server = place.server
-        url = f"ftp://{server.host}:{server.port}/{place.folder}/"
+        url = f"ftp://{server.host}:{server.port}/"
         login = f"user={server.user}:{server.password}"
         return Command(["curlftpfs", "-f", "-o", login, url, str(place.here)])
 

@@ -128,13 +128,15 @@ def _try(bench: Bench, case: Case, peer: Peer, folder: str, figures: list[Figure
         before = bench.tap.seen() if bench.tap else None
         mount = None
         if peer.mounts:
-            place = Place(bench.server, folder, here, state)
+            place = Place(bench.server, here, state)
             mount = peer.mount(place, bench.parameters.timeout)
             stack.callback(mount.kill)
         trial = Trial(bench, mount, folder, scratch, before)
         trial.figures = figures
         with trial.deadline():
             if mount is not None:
+                # Whoever has not listed the folders above while mounting does so now.
+                trial.here.stat()
                 case.run(trial)
             elif case.straight is not None:
                 case.straight(trial)

@@ -40,6 +40,7 @@ class Figure:
     verbs: dict[str, int] = field(default_factory=dict)
     controls: int | None = None  # control connections since the mount began
     data: int | None = None  # data connections asked for
+    early: dict[str, int] = field(default_factory=dict)  # verbs before the clock: mounting and all
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -114,9 +115,9 @@ class Trial:
 
     @property
     def here(self) -> Path:
-        """The mounted folder."""
+        """The folder of the case on the mount."""
         assert self._mount is not None
-        return self._mount.here
+        return self._mount.here / self.folder
 
     @property
     def url(self) -> str:
@@ -181,6 +182,7 @@ class Trial:
         row = now - before
         figure.commands, figure.verbs = row.commands, dict(row.verbs)
         figure.data = row.data
+        figure.early = dict((before - self._before).verbs)
         figure.controls = (now - self._before).controls
 
     # Working.

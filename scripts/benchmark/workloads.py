@@ -41,9 +41,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """A piece of work on one fresh mount.
+    """A piece of work in one folder of a fresh mount.
 
-    `stock` is the data in the mounted folder (None: it is empty); with `changes` the case gets a
+    `stock` is the data in the folder (None: it is empty); with `changes` the case gets a
     copy of its own. `straight` does the same work without a mount, where that makes sense.
     """
 

@@ -55,15 +55,17 @@ SHARED = {case.stock for case in CASES if not case.changes}
 
 
 class CopyMount(Mount):
-    """A plain folder for a mount: a copy, or the server's own where the case writes."""
+    """A plain folder for a mount: copies, or the server's own folder where the case writes."""
 
     def __init__(self, place: Place) -> None:
         self.here = place.here
-        self.here.rmdir()
-        if place.folder in SHARED:
-            shutil.copytree(place.disk, self.here)
+        # A case under test is the only one on its server.
+        (self.disk,) = place.server.root.iterdir()
+        self.folder = self.here / self.disk.name
+        if self.disk.name in SHARED:
+            shutil.copytree(self.disk, self.folder)
         else:
-            self.here.symlink_to(place.disk)
+            self.folder.symlink_to(self.disk)
 
     def forget_peak(self) -> None:
         pass
@@ -89,16 +91,16 @@ def spoil_one_byte(folder: Path) -> None:
 
 
 class CopyPeer(Peer):
-    """Perfect; or else `spoil` does something to its mounts."""
+    """Perfect; or else `spoil` does something to the folder of the case."""
 
     name = "copy"
 
-    def __init__(self, spoil: Callable[[Path], None] = lambda here: None) -> None:
+    def __init__(self, spoil: Callable[[Path], None] = lambda folder: None) -> None:
         self._spoil = spoil
 
     def mount(self, place: Place, wait: float) -> Mount:
         mount = CopyMount(place)
-        self._spoil(mount.here)
+        self._spoil(mount.folder)
         return mount
 
 
@@ -108,7 +110,7 @@ class SpoilingLater(CopyPeer):
     def mount(self, place: Place, wait: float) -> Mount:
         class Spoilt(CopyMount):
             def close(self) -> None:
-                spoil_one_byte(place.disk)
+                spoil_one_byte(self.disk)
 
         return Spoilt(place)
 
@@ -178,23 +180,23 @@ def test_one_byte_that_goes_wrong_after_settling_fails_the_case(bench: Bench, na
 
 
 def test_one_wrong_byte_of_a_random_read_fails(bench: Bench) -> None:
-    def shift(here: Path) -> None:
-        data = (here / "big.bin").read_bytes()
-        (here / "big.bin").write_bytes(data[1:] + data[:1])
+    def shift(folder: Path) -> None:
+        data = (folder / "big.bin").read_bytes()
+        (folder / "big.bin").write_bytes(data[1:] + data[:1])
 
     (error,) = errors(run_trial(bench, BY_NAME["random"], CopyPeer(shift)))
     assert "the 4 KiB from byte" in error
 
 
 def test_a_file_missing_from_a_listing_fails(bench: Bench) -> None:
-    forgetful = CopyPeer(lambda here: min(here.iterdir()).unlink())
+    forgetful = CopyPeer(lambda folder: min(folder.iterdir()).unlink())
     assert errors(run_trial(bench, BY_NAME["wide"], forgetful)) == ["./entry-000000: not listed"]
 
 
 def test_what_never_settles_is_a_timeout_that_says_what_is_missing(bench: Bench) -> None:
-    def disconnect(here: Path) -> None:
-        here.unlink()
-        here.mkdir()
+    def disconnect(folder: Path) -> None:
+        folder.unlink()
+        folder.mkdir()
 
     bench.parameters = changed(timeout=0.3)
     figures = run_trial(bench, BY_NAME["write"], CopyPeer(disconnect))
@@ -405,6 +407,7 @@ def test_a_run_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str], link
     for found in run.results:
         assert found.figure.commands
         assert found.figure.peak
+        assert "USER" in found.figure.early
     assert "first byte of a cold file" in capsys.readouterr().out
     assert not Path(f"/run/netns/ftpfs-bench-{os.getpid()}").exists()
     assert main(["--repeat", str(tmp_path / "run.json"), "--out", str(tmp_path / "again")]) == 0
