@@ -39,6 +39,9 @@ class Profile:
         # The folder that login lands in; where relative paths of the mount begin.
         self.home = ""
         # Learned by use.
+        # The shortest TCP handshake seen, in seconds: the link's round trip, and nothing of the
+        # server's own time.
+        self.round_trip = float("inf")
         self.known = False  # a session has logged in and looked around
         self.passive: Passive | None = None
         self.mlsd: bool | None = None
@@ -52,6 +55,10 @@ class Profile:
         self.rest: bool | None = None
         self.pipelining = True
         self.list_zone: int | None = None  # seconds that LIST's clock is ahead of UTC
+
+    def saw_handshake(self, seconds: float) -> None:
+        """How long a connect took."""
+        self.round_trip = min(self.round_trip, seconds)
 
     def read_features(self, lines: Iterable[str]) -> None:
         """Take the lines between 211- and 211 of a FEAT reply (RFC 2389, 3.2)."""

@@ -67,6 +67,10 @@ class Remote:
         """Housekeeping, to be called every few seconds."""
         self._pool.close_idle()
 
+    def round_trip(self) -> float:
+        """The link's round trip in seconds; infinite before the first transfer."""
+        return self.profile.round_trip
+
     def status(self) -> PoolStatus:
         return self._pool.status()
 

@@ -413,6 +413,7 @@ class Session:
         """
         if not 0 < port < 65536:
             raise errors.DataConnectionFailed(f"the server offered port {port}")
+        began = time.monotonic()
         try:
             channel = socket.create_connection(
                 (self._control.peer, port), timeout=self._network.connect_timeout
@@ -421,6 +422,7 @@ class Session:
             raise errors.DataConnectionFailed(
                 f"no data connection to port {port}: {_reason(error)}"
             ) from error
+        self.profile.saw_handshake(time.monotonic() - began)
         return channel
 
     def _listen(self) -> socket.socket:

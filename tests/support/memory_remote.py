@@ -225,6 +225,9 @@ class MemoryRemote:
     def read_link(self, path: str, target: str | None) -> str:
         return target or ""
 
+    def round_trip(self) -> float:
+        return 0.020
+
     def space(self) -> Space | None:
         return None
 
