@@ -18,8 +18,9 @@ from dataclasses import replace
 
 from ftpfs import errors
 from ftpfs.ftp import listing
+from ftpfs.ftp.control import Reply
 from ftpfs.ftp.listing import Entry, Kind, Listing
-from ftpfs.ftp.session import Reply, Session
+from ftpfs.ftp.session import Session
 
 log = logging.getLogger(__name__)
 

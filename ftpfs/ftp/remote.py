@@ -22,10 +22,12 @@ from typing import TypeVar
 from ftpfs import errors
 from ftpfs.config import Network, Server
 from ftpfs.ftp import lister, listing
+from ftpfs.ftp.control import Reply
+from ftpfs.ftp.data import Download, Upload
 from ftpfs.ftp.listing import Entry, Kind
 from ftpfs.ftp.pool import Pool, PoolStatus, Use
 from ftpfs.ftp.profile import Profile, SetTime
-from ftpfs.ftp.session import Download, Reply, Session, Upload
+from ftpfs.ftp.session import Session
 
 log = logging.getLogger(__name__)
 

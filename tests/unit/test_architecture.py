@@ -36,9 +36,9 @@ STRANGERS = {"core.reader": "core.writer", "core.writer": "core.reader"}
 ONLY = {
     "fuse": {"fuse.binding"},
     "mfusepy": {"fuse.binding"},
-    "ftplib": {"ftp.session"},
-    "socket": {"ftp.session"},
-    "ssl": {"ftp.session"},
+    "ftplib": {"ftp.control", "ftp.session"},
+    "socket": {"ftp.control", "ftp.session", "ftp.data"},
+    "ssl": {"ftp.control", "ftp.data"},
 }
 
 
@@ -130,7 +130,7 @@ def test_an_arrow_that_turns_round_is_caught(name: str, line: str) -> None:
         ("core.openfile", "from ftpfs.core.writer import Spool"),
         ("core.openfile", "from ftpfs.ftp.listing import Entry"),
         ("fuse.binding", "import mfusepy"),
-        ("ftp.session", "import ftplib, socket, ssl"),
+        ("ftp.control", "import ftplib, socket, ssl"),
         ("serve", "import socket"),
     ],
 )

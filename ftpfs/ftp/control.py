@@ -1,0 +1,258 @@
+"""The control connection's wire: ftplib with deadlines; raw failures become ftpfs.errors here.
+
+Owns: connecting, TLS on it, sending lines, reading whole replies. Knows no commands beyond what
+ftplib brings (login, AUTH, PROT); `session` says what to send.
+
+ftplib is the base: greeting, login, AUTH and PROT are its own. What it lacks is added here: a
+deadline for a reply as a whole, bounds on its size, and TLS session reuse on data connections.
+
+Threading: one thread at a time, like the session it belongs to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ftplib
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ftpfs import errors
+from ftpfs.config import Network, Server, Tls
+
+log = logging.getLogger(__name__)
+
+# A line longer than this is no FTP; ftplib's own limit is 8 KiB, too short for a path in a reply
+# that quotes a name of 255 four-byte characters twice.
+MAX_LINE = 64 << 10
+# Lines of one reply: banners of 100 lines exist, HELP is shorter; without a bound a server could
+# feed us for ever inside one deadline.
+MAX_REPLY_LINES = 20_000
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply: its code, and its lines as sent (latin-1 text: byte for byte)."""
+
+    code: int
+    lines: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The last line without its code."""
+        return self.lines[-1][4:]
+
+    @property
+    def ok(self) -> bool:
+        return self.code < 400
+
+    def check(self) -> Reply:
+        """Itself, or the error that a refusal means."""
+        if not self.ok:
+            raise errors.from_reply(self.code, self.text)
+        return self
+
+
+class Control(ftplib.FTP_TLS):
+    """ftplib's FTP_TLS with our own reading: deadlines for whole replies, no lines left in a file.
+
+    Its text is latin-1 in both directions, so that every byte passes; `Session` does the encoding.
+    """
+
+    maxline = MAX_LINE
+
+    def __init__(self, server: Server, network: Network) -> None:
+        # ftplib makes its own unverified context when given none, so it always gets one; loading
+        # the system's authorities costs 20 ms and is left out where there is no TLS.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if server.tls is not Tls.OFF:
+            context = tls_context(server)
+        super().__init__(context=context, encoding="latin-1")
+        self._server = server
+        self._network = network
+        self._buffer = bytearray()
+        self.deadline = 0.0
+        # Whether the server reads the control connection as Telnet (RFC 854), where byte 255 is
+        # doubled. RFC 959 has it so, but of the four servers measured only proftpd does; to the
+        # others the second byte is a part of the name. None of them doubles it in a listing.
+        self.telnet = False
+        self.peer = ""
+        self.own_address = ""
+        self.family = socket.AF_INET
+
+    def open(self) -> None:
+        """Connect and read the greeting (421: ServerBusy)."""
+        self.host = self._server.host
+        self.port = self._server.port
+        self.timeout = self._network.reply_timeout
+        sock = socket.create_connection(
+            (self.host, self.port), timeout=self._network.connect_timeout
+        )
+        # Small commands go out at once; with Nagle the second of two writes waits for an ACK.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A server that vanished without a word is noticed while the session is idle, too.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.sock = sock
+        self.family = sock.family
+        self.af = sock.family
+        self.peer = sock.getpeername()[0]
+        self.own_address = sock.getsockname()[0]
+        if self._server.tls is Tls.IMPLICIT:
+            self.sock = self.context.wrap_socket(sock, server_hostname=self.host)
+        greeting = self.reply(self._network.reply_timeout)
+        if greeting.code == 421:
+            raise errors.ServerBusy(f"server replied 421: {errors.printable(greeting.text)}")
+        greeting.check()
+        self.welcome = "\n".join(greeting.lines)
+        self.telnet = "proftpd" in self.welcome.lower()
+
+    def secure(self) -> None:
+        """AUTH TLS. What a man in the middle sent ahead of the handshake is thrown away."""
+        self.deadline = time.monotonic() + self._network.reply_timeout
+        try:
+            self.auth()
+        except ftplib.error_perm as error:
+            raise errors.TlsError(
+                f"the server offers no TLS: {errors.printable(str(error))}"
+            ) from error
+        self._buffer.clear()
+
+    def wrap_data(self, channel: socket.socket) -> socket.socket:
+        """TLS on a data connection, resuming the control connection's session.
+
+        vsftpd (require_ssl_reuse), ProFTPD and FileZilla Server refuse anything else. The newest
+        session is taken each time: TLS 1.3 tickets are for one use.
+        """
+        control = self.sock
+        session = control.session if isinstance(control, ssl.SSLSocket) else None
+        return self.context.wrap_socket(channel, server_hostname=self.host, session=session)
+
+    def send(self, wire: bytes) -> None:
+        sock = self._socket()
+        sock.settimeout(self._network.reply_timeout)
+        sock.sendall(wire)
+
+    def reply(self, timeout: float) -> Reply:
+        """Read one reply, within `timeout` seconds for all of it."""
+        self.deadline = time.monotonic() + timeout
+        lines = self.getmultiline().split("\n")
+        code = lines[-1][:3]
+        if not (code.isascii() and code.isdigit() and "1" <= code[0] <= "6"):
+            raise errors.ProtocolError(f"not an FTP reply: {errors.printable(lines[-1][:80])}")
+        return Reply(int(code), tuple(lines))
+
+    def getmultiline(self) -> str:
+        """ftplib's, with a bound on the number of lines (it has none)."""
+        line = self.getline()
+        if line[3:4] != "-":
+            return line
+        lines = [line]
+        code = line[:3]
+        while True:
+            line = self.getline()
+            lines.append(line)
+            if line[:3] == code and line[3:4] != "-":
+                return "\n".join(lines)
+            if len(lines) > MAX_REPLY_LINES:
+                raise errors.ProtocolError(f"a reply of more than {MAX_REPLY_LINES} lines")
+
+    def getline(self) -> str:
+        """One line without its end. Overrides ftplib's, which waits anew for every byte."""
+        scanned = 0
+        while (end := self._buffer.find(b"\n", scanned)) < 0:
+            scanned = len(self._buffer)
+            if scanned > MAX_LINE:
+                raise errors.ProtocolError(f"a reply line of more than {MAX_LINE} bytes")
+            sock = self._socket()
+            if (left := self.deadline - time.monotonic()) <= 0:
+                raise TimeoutError  # a server that drips its reply must not extend the deadline
+            sock.settimeout(left)
+            received = sock.recv(64 << 10)
+            if not received:
+                raise EOFError
+            self._buffer += received
+        line = self._buffer[:end]
+        del self._buffer[: end + 1]
+        return line.rstrip(b"\r").decode("latin-1")
+
+    def readable(self) -> bool:
+        """Whether something has come that nobody read. Raises EOFError if it is the end."""
+        if self._buffer:
+            return True
+        sock = self._socket()
+        sock.settimeout(0)
+        try:
+            # Not just a poll: under TLS what has come may be a session ticket and no reply.
+            received = sock.recv(64 << 10)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        if not received:
+            raise EOFError
+        self._buffer += received
+        return True
+
+    def drop(self) -> None:
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.close()
+        file, self.file = self.file, None
+        if file is not None:  # ftplib's auth() makes one; it holds the socket open
+            with contextlib.suppress(OSError):
+                file.close()
+
+    def _socket(self) -> socket.socket:
+        if self.sock is None:
+            raise EOFError
+        return self.sock
+
+
+def tls_context(server: Server) -> ssl.SSLContext:
+    """Verifying by default, against the system's authorities or `tls_ca`."""
+    context = ssl.create_default_context(cafile=str(server.tls_ca) if server.tls_ca else None)
+    if server.tls_insecure:
+        log.warning("TLS certificate of %s is NOT verified (tls_insecure)", server.host)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if server.tls_max == "1.2":
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def reason_of(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def mapped(step: str) -> Iterator[None]:
+    """The socket edge: what the socket, ssl and ftplib raise becomes one of ftpfs.errors."""
+    try:
+        yield
+    except socket.gaierror as error:
+        raise errors.UnknownHost(f"{step}: {reason_of(error)}") from error
+    except TimeoutError as error:
+        raise errors.DeadlineExceeded(f"{step}: no answer within the deadline") from error
+    except ConnectionRefusedError as error:
+        raise errors.ConnectionRefused(f"{step}: connection refused") from error
+    except ssl.SSLCertVerificationError as error:
+        raise errors.TlsError(f"{step}: certificate not trusted: {error.verify_message}") from error
+    except ssl.SSLError as error:
+        raise errors.TlsError(f"{step}: TLS failed: {error.reason or reason_of(error)}") from error
+    except (EOFError, OSError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else "the server hung up"
+        raise errors.ConnectionLost(f"{step}: {reason}") from error
+    except ftplib.Error as error:
+        raise login_error(str(error)) from None
+
+
+def login_error(line: str) -> errors.FtpfsError:
+    """What a refusal means that ftplib raised while logging in; 421 is about the server there."""
+    code = int(line[:3]) if line[:3].isdigit() else 0
+    if code == 421:
+        return errors.ServerBusy(f"server replied 421: {errors.printable(line[4:])}")
+    if code < 400:
+        return errors.ProtocolError(f"unexpected reply at login: {errors.printable(line)}")
+    return errors.from_reply(code, line[4:])

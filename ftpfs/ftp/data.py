@@ -1,0 +1,241 @@
+"""A transfer in flight: a download or an upload on its data connection, and how it ends.
+
+Owns: moving the bytes, the deadline for each move, and the end: the final reply is read, or the
+transfer is left early and the session finds its way back. Opening the data connection is
+`session`'s.
+
+Threading: the thread that holds the session's lease.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ftpfs import errors
+from ftpfs.ftp.control import reason_of
+
+if TYPE_CHECKING:
+    from ftpfs.ftp.session import Session
+
+_TIMEVAL = struct.Struct("@ll")  # struct timeval; Python has no other way to set SO_RCVTIMEO
+
+
+class Download:
+    """A RETR (or listing) in flight. Close it, or leave its `with`: that ends the transfer."""
+
+    def __init__(
+        self, session: Session, channel: socket.socket, done: Callable[[], None] | None
+    ) -> None:
+        self._session = session
+        self._channel = channel
+        self._done = done
+        self._ended = False
+        self._closed = False
+        self.final_text = ""  # all lines of the final reply, once all has come
+        self._plain = not isinstance(channel, ssl.SSLSocket)
+        if self._plain:
+            # The kernel's own timeout: Python's would poll before each recv, and make it return
+            # with what is there, where a block is wanted whole.
+            seconds, fraction = divmod(session.data_timeout, 1)
+            channel.settimeout(None)
+            channel.setsockopt(
+                socket.SOL_SOCKET,
+                socket.SO_RCVTIMEO,
+                _TIMEVAL.pack(int(seconds), int(fraction * 1e6)),
+            )
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill `view` from its start with what has come; how many bytes. 0: the file ended.
+
+        At the end the server's final reply is read, so 0 means that the server, too, says that it
+        sent everything; otherwise ConnectionLost, DataConnectionFailed or DeadlineExceeded.
+        """
+        if self._ended:
+            return 0
+        try:
+            count = self._channel.recv_into(view)
+        except OSError as error:
+            self._break()
+            raise data_error(error) from error
+        self._session.used_at = time.monotonic()
+        if count == 0:
+            self._end()
+        return count
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes; less only at the end of the file, confirmed as by `readinto`.
+
+        On a plain connection they come in one system call, straight into the object returned.
+        """
+        if not self._plain:
+            return self._read_by_pieces(size)
+        pieces: list[bytes] = []
+        while size and not self._ended:
+            try:
+                piece = self._channel.recv(size, socket.MSG_WAITALL)
+            except OSError as error:
+                self._break()
+                raise data_error(error) from error
+            self._session.used_at = time.monotonic()
+            if not piece:
+                self._end()
+            pieces.append(piece)
+            size -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _read_by_pieces(self, size: int) -> bytes:
+        """TLS hands out a record at a time, of 16 KiB at most."""
+        buffer = bytearray(size)
+        view = memoryview(buffer)
+        filled = 0
+        while filled < size and (count := self.readinto(view[filled:])):
+            filled += count
+        return bytes(view[:filled])
+
+    def close(self) -> None:
+        """End the transfer, wherever it is; early if need be. Never raises."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if not self._ended and self._session.alive:
+                self._session.leave(self._channel)
+            self._channel.close()
+        finally:
+            if self._done:
+                self._done()
+
+    def _end(self) -> None:
+        self._ended = True
+        say_end(self._channel, 0)
+        self._channel.close()
+        self.final_text = "\n".join(self._session.finish_transfer().lines)
+
+    def _break(self) -> None:
+        """The data connection failed: the server may still tell why, but is not waited for."""
+        self._ended = True
+        self._channel.close()
+        self._session.drop()
+
+    def __enter__(self) -> Download:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Upload:
+    """A STOR or APPE in flight. `finish` it; leaving the `with` without that aborts."""
+
+    def __init__(
+        self, session: Session, channel: socket.socket, done: Callable[[], None] | None
+    ) -> None:
+        self._session = session
+        self._channel = channel
+        self._done = done
+        self._ended = False
+        self._closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of `data`. The deadline is for progress, not for the whole.
+
+        When the server hangs up, what it says on the control connection is the error raised
+        (NoSpace for 452, QuotaExceeded for 552...).
+        """
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._channel.send(view) :]
+                self._session.used_at = time.monotonic()
+        except OSError as error:
+            raise self._refusal(error) from error
+
+    def finish(self) -> None:
+        """Say that this was all, and wait until the server says that it has it.
+
+        The connection is closed only after that: closing it with something unread in it (TLS 1.3
+        session tickets) would reset it, and take the tail of the file along.
+        """
+        self._ended = True
+        say_end(self._channel, self._session.data_timeout)
+        try:
+            self._session.finish_transfer()
+        finally:
+            self._channel.close()
+
+    def close(self) -> None:
+        """End the transfer; without `finish`, what the server has is a torn file. Never raises."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if not self._ended and self._session.alive:
+                self._session.leave(self._channel)
+            self._channel.close()
+        finally:
+            if self._done:
+                self._done()
+
+    def _refusal(self, error: OSError) -> errors.FtpfsError:
+        """What the server says about a data connection that broke off, else that it did."""
+        self._ended = True
+        self._channel.close()
+        session = self._session
+        try:
+            # After a deadline the server may have spoken already, but is not waited for again.
+            if not isinstance(error, TimeoutError) or session.has_spoken():
+                session.receive().check()
+        except errors.FtpfsError as refusal:
+            return refusal
+        session.drop()
+        return data_error(error)
+
+    def __enter__(self) -> Upload:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def say_end(channel: socket.socket, timeout: float) -> None:
+    """Tell the peer that no more comes: close_notify under TLS, and FIN.
+
+    The peer's close_notify is not waited for: many servers send none, and whether all bytes came
+    is told by the final reply and the size. `timeout`: for what is written before it to leave.
+    """
+    if isinstance(channel, ssl.SSLSocket):
+        with contextlib.suppress(OSError, ValueError):
+            channel.settimeout(0)
+            try:
+                channel.unwrap()  # says WANT_READ when ours is out and theirs has not come
+            except ssl.SSLWantWriteError:
+                poller = select.poll()  # select() fails beyond 1024 descriptors
+                poller.register(channel, select.POLLOUT)
+                poller.poll(timeout * 1000)
+                channel.unwrap()
+    with contextlib.suppress(OSError):
+        channel.shutdown(socket.SHUT_WR)
+
+
+def data_error(error: OSError) -> errors.FtpfsError:
+    if isinstance(error, (TimeoutError, BlockingIOError)):  # Python's deadline, the kernel's
+        return errors.DeadlineExceeded("nothing moved on the data connection within its deadline")
+    return errors.DataConnectionFailed(f"the data connection broke: {reason_of(error)}")
