@@ -23,22 +23,58 @@ from ftpfs import errors
 from ftpfs.ftp.control import reason_of
 
 if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing since Python 3.11
+
     from ftpfs.ftp.session import Session
 
 _TIMEVAL = struct.Struct("@ll")  # struct timeval; Python has no other way to set SO_RCVTIMEO
 
 
-class Download:
-    """A RETR (or listing) in flight. Close it, or leave its `with`: that ends the transfer."""
+class Transfer:
+    """A transfer in flight. Close it, or leave its `with`: that ends it, early if need be."""
 
     def __init__(
         self, session: Session, channel: socket.socket, done: Callable[[], None] | None
     ) -> None:
+        """`done` is called at the end, when the session can be used for something else."""
         self._session = session
         self._channel = channel
         self._done = done
-        self._ended = False
+        self._ended = False  # nothing more is sent or received, and the session knows it
         self._closed = False
+
+    def close(self) -> None:
+        """End the transfer, wherever it is; a STOR left early leaves a torn file. Never raises."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if not self._ended and self._session.alive:
+                self._session.leave(self._channel)
+            self._channel.close()
+        finally:
+            if self._done:
+                self._done()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Download(Transfer):
+    """A RETR, or a listing, in flight."""
+
+    def __init__(
+        self, session: Session, channel: socket.socket, done: Callable[[], None] | None
+    ) -> None:
+        super().__init__(session, channel, done)
         self.final_text = ""  # all lines of the final reply, once all has come
         self._plain = not isinstance(channel, ssl.SSLSocket)
         if self._plain:
@@ -100,19 +136,6 @@ class Download:
             filled += count
         return bytes(view[:filled])
 
-    def close(self) -> None:
-        """End the transfer, wherever it is; early if need be. Never raises."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            if not self._ended and self._session.alive:
-                self._session.leave(self._channel)
-            self._channel.close()
-        finally:
-            if self._done:
-                self._done()
-
     def _end(self) -> None:
         self._ended = True
         say_end(self._channel, 0)
@@ -125,29 +148,9 @@ class Download:
         self._channel.close()
         self._session.drop()
 
-    def __enter__(self) -> Download:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Upload:
-    """A STOR or APPE in flight. `finish` it; leaving the `with` without that aborts."""
-
-    def __init__(
-        self, session: Session, channel: socket.socket, done: Callable[[], None] | None
-    ) -> None:
-        self._session = session
-        self._channel = channel
-        self._done = done
-        self._ended = False
-        self._closed = False
+class Upload(Transfer):
+    """A STOR or APPE in flight. `finish` it; closing it without that aborts."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of `data`. The deadline is for progress, not for the whole.
@@ -176,19 +179,6 @@ class Upload:
         finally:
             self._channel.close()
 
-    def close(self) -> None:
-        """End the transfer; without `finish`, what the server has is a torn file. Never raises."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            if not self._ended and self._session.alive:
-                self._session.leave(self._channel)
-            self._channel.close()
-        finally:
-            if self._done:
-                self._done()
-
     def _refusal(self, error: OSError) -> errors.FtpfsError:
         """What the server says about a data connection that broke off, else that it did."""
         self._ended = True
@@ -202,17 +192,6 @@ class Upload:
             return refusal
         session.drop()
         return data_error(error)
-
-    def __enter__(self) -> Upload:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def say_end(channel: socket.socket, timeout: float) -> None:
@@ -236,6 +215,7 @@ def say_end(channel: socket.socket, timeout: float) -> None:
 
 
 def data_error(error: OSError) -> errors.FtpfsError:
+    """What a failed send or recv on a data connection means."""
     if isinstance(error, (TimeoutError, BlockingIOError)):  # Python's deadline, the kernel's
         return errors.DeadlineExceeded("nothing moved on the data connection within its deadline")
     return errors.DataConnectionFailed(f"the data connection broke: {reason_of(error)}")
