@@ -124,6 +124,8 @@ apt_install() {
 require_fuse_device() {
   [ -e /dev/fuse ] ||
     die "there is no /dev/fuse: load it with \"modprobe fuse\", or start the container with --device /dev/fuse --cap-add SYS_ADMIN"
+  # fusermount looks there for what it may unmount; the smallest Debian images have none.
+  [ -e /etc/mtab ] || as_root ln -s ../proc/self/mounts /etc/mtab
 }
 
 # find_python: the first Python that is new enough, or an error.
