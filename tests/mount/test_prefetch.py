@@ -1,0 +1,34 @@
+"""Small files fetched ahead over a long link: that they are, and that every byte is right.
+
+With the benchmark's own link, which compares what was copied with the server's disk.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from scripts.benchmark.__main__ import main
+from scripts.benchmark.report import Run
+from tests.mount.conftest import BINDINGS
+
+pytestmark = pytest.mark.mount
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a long link takes root")
+def test_a_folder_copied_over_a_long_link_is_fetched_ahead_and_right(tmp_path: Path) -> None:
+    peers = ",".join(f"ftpfs-{binding}" for binding in BINDINGS)
+    words = ["--rounds", "1", "--only", "out", "--link", "10", "--peers", peers]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    run = Run.from_json((tmp_path / "run.json").read_text())
+    assert len(run.results) == len(BINDINGS)
+    for result in run.results:
+        figure = result.figure
+        assert figure.error is None
+        # One program reads one file after another: more than a session for it and one for the
+        # listing are there for the files that come next.
+        assert (figure.controls or 0) > 2
+        files = figure.verbs["RETR"]
+        assert files == figure.amount, "each file is fetched once"
