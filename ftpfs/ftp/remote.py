@@ -484,7 +484,10 @@ def rename_over(session: Session, source: str, target: str, *, replace: bool) ->
             _rename(session, aside, target)
             raise
         log.info("this server does not rename over a file: %s was moved aside", target)
-        session.require(f"DELE {aside}")
+        gone = session.command(f"DELE {aside}")
+        if not gone.ok:
+            # The new file is in its place: what the caller asked for is done.
+            log.warning("the old content is left on the server as %s: %s", aside, gone.code)
 
 
 def _rename(session: Session, source: str, target: str) -> None:

@@ -540,7 +540,8 @@ def _proftpd(plan: _Plan) -> _Start:
         if flags:
             lines.append("TLSOptions " + " ".join(flags))
     config = plan.workdir / "proftpd.conf"
-    config.write_text("\n".join([*lines, *options.extra]) + "\n")
+    # Of two equal directives proftpd takes the first: those of the test.
+    config.write_text("\n".join([*options.extra, *lines]) + "\n")
     # Every session closes all descriptors up to the limit: 90 ms of a login where that is 20,000.
     script = 'ulimit -n 1024; exec "$@"'
     argv = [str(_program("proftpd")), "--nodaemon", "--config", str(config)]

@@ -304,6 +304,24 @@ def test_a_server_that_does_not_rename_over_a_file_replaces_it_all_the_same(
     assert (place.disk / "file").read_bytes() == b"new"
 
 
+def test_old_content_that_cannot_be_deleted_does_not_make_a_replacement_fail(
+    start_server: StartServer, start_relay: Callable[..., Relay]
+) -> None:
+    # The one of the four that refuses to rename over a file by itself.
+    server = start_server("proftpd", options=servers.Options(extra=("AllowOverwrite off",)))
+    place = RemoteDir(server, server.root, "/")
+    place.write("file", b"old")
+    relay = start_relay(server)
+    relay.refuse("DELE", "550 No")
+    remote = remote_at(place, relay.port)
+    put(remote, "/file", b"new", replace=True)
+    assert (place.disk / "file").read_bytes() == b"new"
+    assert names(remote) == ["file"], "what is left is hidden"
+    remote.close()
+    left = [path for path in place.disk.iterdir() if path.name != "file"]
+    assert [path.read_bytes() for path in left] == [b"old"]
+
+
 def test_times_of_folders(remote: Remote, remote_dir: RemoteDir) -> None:
     skip_if_cannot(remote_dir.server.kind, "set mtime of folders")
     remote.mkdir("/folder")
