@@ -145,6 +145,17 @@ class DataMismatch(FtpfsError):
     """Bytes are missing, or there are too many: what arrived is not what was promised."""
 
 
+class Changed(DataMismatch):
+    """The file on the server is not the one it was when it was opened: another size or time."""
+
+
+class Superseded(FtpfsError):
+    """An upload under way sends what has been written over since: it is given up and begun anew.
+
+    Never reaches an application.
+    """
+
+
 # Replies that refuse.
 
 

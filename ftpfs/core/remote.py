@@ -22,6 +22,29 @@ class Download(Protocol):
         """End it, early if need be. Never raises."""
 
 
+class Content(Protocol):
+    """What an upload sends: bytes of a local file, perhaps while they are still being written.
+
+    One thread at a time calls it. An upload that is repeated begins again with `ready(0)`, or with
+    as much as the server is known to have.
+    """
+
+    def fileno(self) -> int:
+        """The file they lie in, at the same offsets: for sendfile(2) and pread(2)."""
+
+    def ready(self, offset: int) -> int:
+        """The end of what may be sent from `offset` on; `offset` itself: the content ends here.
+
+        Waits while an application is still writing. What this returned is promised to be sent: when
+        it is written over afterwards, the next call raises Superseded, and so it does when the
+        application is silent for so long that the connection is better used otherwise. The upload
+        then takes away what it began, and lets the exception through.
+        """
+
+    def attributes(self) -> tuple[int | None, int | None]:
+        """The modification time and the mode bits to be set, asked for when all has been sent."""
+
+
 class Space(Protocol):
     @property
     def free(self) -> int:
