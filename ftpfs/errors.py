@@ -179,6 +179,17 @@ class Unavailable(Refused):
     """
 
 
+class NotPrepared(FtpfsError):
+    """A transfer was not begun, or dropped, for a command sent ahead of it was refused.
+
+    `refusal` is what that refusal means. No Refused itself: it says nothing about the transfer.
+    """
+
+    def __init__(self, refusal: FtpfsError) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+
+
 def again(error: FtpfsError) -> FtpfsError:
     """A fresh, equal exception for another thread: one object must not be raised in two."""
     if isinstance(error, Refused):

@@ -6,7 +6,8 @@ which of these work (into the profile). Parsing is `listing`'s, the wire is `ses
 Always CWD first and a listing command without a path: LIST takes its argument for a glob or an
 option on some servers, pure-ftpd finds nothing under `[x]`, and vsftpd and pure-ftpd answer 226 and
 nothing for a path that does not exist. The CWD is sent even if the session is there already: the
-folder may have been renamed and another made in its place.
+folder may have been renamed and another made in its place. It goes out together with what opens the
+data connection, so it costs no round trip; a listing whose CWD failed is not believed.
 """
 
 from __future__ import annotations
@@ -39,11 +40,13 @@ def list_directory(session: Session, path: str, *, hidden: bool = False) -> list
     settles which), PermissionDenied when it may be entered but not read, and what a broken
     conversation raises. A listing that was cut short is an error, never a short directory.
     """
-    session.require(f"CWD {path}")
-    found = _by_mlsd(session) if session.profile.mlsd is not False else None
-    if found is None:
-        found = _by_list(session)
-        found = replace(found, entries=_with_exact_times(session, path, found.entries))
+    try:
+        found = _by_mlsd(session, path) if session.profile.mlsd is not False else None
+        if found is None:
+            found = _by_list(session, path)
+            found = replace(found, entries=_with_exact_times(session, path, found.entries))
+    except errors.NotPrepared as not_entered:
+        raise not_entered.refusal from None
     for line in found.rejected:
         log.warning("a line of the listing of %s was not understood: %s", path, line)
     return [e for e in found.entries if hidden or not e.name.startswith(HIDDEN_PREFIX)]
@@ -51,8 +54,10 @@ def list_directory(session: Session, path: str, *, hidden: bool = False) -> list
 
 def list_links(session: Session, path: str) -> list[Entry]:
     """The links of `path` with their targets, by LIST: MLSD need not tell them."""
-    session.require(f"CWD {path}")
-    return [entry for entry in _by_list(session).entries if entry.kind is Kind.LINK]
+    try:
+        return [entry for entry in _by_list(session, path).entries if entry.kind is Kind.LINK]
+    except errors.NotPrepared as not_entered:
+        raise not_entered.refusal from None
 
 
 def look_at(session: Session, path: str) -> Entry | None:
@@ -73,10 +78,10 @@ def look_at(session: Session, path: str) -> Entry | None:
     return entry
 
 
-def _by_mlsd(session: Session) -> Listing | None:
+def _by_mlsd(session: Session, path: str) -> Listing | None:
     """The MLSD listing; None when the server turns out not to have it after all."""
     try:
-        data, said = session.listing("MLSD")
+        data, said = session.listing("MLSD", [f"CWD {path}"])
     except (errors.NotSupported, errors.InvalidArgument):
         session.profile.mlsd = False
         return None
@@ -97,16 +102,16 @@ def _by_mlsd(session: Session) -> Listing | None:
     return found
 
 
-def _by_list(session: Session) -> Listing:
+def _by_list(session: Session, path: str) -> Listing:
     """LIST -a where it is taken for an option (vsftpd hides dot files without), else LIST."""
     profile = session.profile
     command = "LIST" if profile.list_all is False else "LIST -a"
     try:
-        data, said = session.listing(command)
+        data, said = session.listing(command, [f"CWD {path}"])
     except (errors.NotSupported, errors.InvalidArgument, errors.Refused) as refusal:
         if profile.list_all is None:
             profile.list_all = False
-            return _by_list(session)
+            return _by_list(session, path)
         if isinstance(refusal, errors.Unavailable):
             return _empty_or_denied(refusal)
         raise
@@ -125,7 +130,7 @@ def _by_list(session: Session) -> Listing:
             # With -a even an empty folder shows `.` and `..`; nothing at all may mean that the
             # server looked for a file called "-a".
             profile.list_all = False
-            found = _by_list(session)
+            found = _by_list(session, path)
             if not found.entries:
                 profile.list_all = None  # an empty folder has taught nothing
     return found

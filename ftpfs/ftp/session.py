@@ -55,6 +55,7 @@ class Session:
         self._network = network
         self._text_mode: bool | None = None
         self._codec = server.encoding
+        self._listens = server.data_mode is DataMode.ACTIVE
         self._control = Control(server, network)
         try:
             with mapped(f"connecting to {server.host}:{server.port}"):
@@ -170,7 +171,7 @@ class Session:
     ) -> Download:
         """Start a RETR at `offset` bytes. `done` is called when the download is closed."""
         self._set_type(text=text)
-        channel = self._start(f"RETR {path}", offset)
+        channel, _ = self._start(f"RETR {path}", offset)
         return Download(self, channel, done)
 
     def upload(
@@ -184,17 +185,21 @@ class Session:
     ) -> Upload:
         """Start a STOR (with REST when `offset`), or an APPE."""
         self._set_type(text=text)
-        channel = self._start(f"{'APPE' if append else 'STOR'} {path}", offset)
+        channel, _ = self._start(f"{'APPE' if append else 'STOR'} {path}", offset)
         return Upload(self, channel, done)
 
-    def listing(self, command: str) -> tuple[bytes, str]:
+    def listing(self, command: str, before: Sequence[str] = ()) -> tuple[bytes, str]:
         """All that a listing command sends over its data connection, and the final reply's text.
+
+        The commands `before` it (CWD) cost no round trip of their own; when one of them is refused,
+        NotPrepared is raised, and nothing of the listing is believed.
 
         Raises what the transfer raises; a listing cut short is never returned as if it were whole,
         as far as anyone can tell: pyftpdlib says 226 when the connection was closed under it, and
         then only a last line without its end shows it.
         """
-        with Download(self, self._start(command, 0), None) as download:
+        channel, _ = self._start(command, 0, before, required=True)
+        with Download(self, channel, None) as download:
             chunks = []
             total = 0
             while True:
@@ -311,11 +316,15 @@ class Session:
 
     # Data connections.
 
-    def _start(self, command: str, offset: int) -> socket.socket:
-        """Open a data connection, send REST and `command` in one write; the connection, ready."""
+    def _start(
+        self, command: str, offset: int, before: Sequence[str] = (), *, required: bool = False
+    ) -> tuple[socket.socket, list[Reply]]:
+        """Open a data connection and start a transfer on it, after the commands `before` it.
+
+        The connection, and the replies to `before`; with `required` each of those has to go well.
+        """
         self._encode(command)  # a bad name is found out before a connection is made for it
-        listening = self._server.data_mode is DataMode.ACTIVE
-        channel = self._listen() if listening else self._connect_passive()
+        channel, replies = self._open_channel(before, required=required)
         try:
             lines = [f"REST {offset}", command] if offset else [command]
             with self._conversation():
@@ -325,21 +334,37 @@ class Session:
                 if 200 <= reply.code < 300:  # some send a 2xx of their own before the 1xx
                     reply = self._reply()
             reply.check()
-            if listening:
+            if self._listens:
                 channel = self._accept(channel)
             if restart is not None and not restart.ok:
                 self.leave(channel)
                 self.profile.rest = False
                 raise errors.NotSupported("the server cannot start in the middle of a file")
-            return self._protect(channel)
+            return self._protect(channel), replies
         except BaseException:
             channel.close()
             raise
 
-    def _connect_passive(self) -> socket.socket:
-        way = self.profile.passive
-        if way is not None:
-            return self._dial(self._ask_port(way))
+    def _open_channel(
+        self, before: Sequence[str], *, required: bool
+    ) -> tuple[socket.socket, list[Reply]]:
+        """A new data connection (in active mode: where it will come in); the replies to `before`.
+
+        Where it is known how to ask for the port, that goes out together with `before`.
+        """
+        way = None if self._listens else self.profile.passive
+        replies = self.exchange([*before, way.value] if way else before)
+        port_reply = replies.pop() if way else None
+        if required:
+            _check_prepared(replies)
+        if self._listens:
+            return self._listen(), replies
+        if way and port_reply:
+            return self._dial(_port_in(way, port_reply)), replies
+        return self._find_passive(), replies
+
+    def _find_passive(self) -> socket.socket:
+        """The first passive data connection to a server: which command does it take?"""
         try:
             channel = self._dial(self._ask_port(Passive.EPSV))
             self.profile.passive = Passive.EPSV
@@ -359,16 +384,7 @@ class Session:
         return channel
 
     def _ask_port(self, way: Passive) -> int:
-        reply = self.require(way.value)
-        pattern = _EPSV if way is Passive.EPSV else _PASV
-        found = pattern.search(reply.lines[-1])
-        if not found:
-            raise errors.DataConnectionFailed(
-                f"no port in the reply to {way.value}: {errors.printable(reply.lines[-1])}"
-            )
-        if way is Passive.EPSV:
-            return int(found.group(2))
-        return int(found.group(1)) * 256 + int(found.group(2))
+        return _port_in(way, self.command(way.value))
 
     def _dial(self, port: int) -> socket.socket:
         """Connect to `port` of the host that the control connection goes to.
@@ -458,6 +474,24 @@ class Session:
         if reply.code < 200:  # a second 1xx: harmless, the final one follows
             reply = self.receive(self._network.finish_timeout)
         return reply.check()
+
+
+def _check_prepared(replies: Sequence[Reply]) -> None:
+    for reply in replies:
+        if not reply.ok:
+            raise errors.NotPrepared(errors.from_reply(reply.code, reply.text))
+
+
+def _port_in(way: Passive, reply: Reply) -> int:
+    reply.check()
+    found = (_EPSV if way is Passive.EPSV else _PASV).search(reply.lines[-1])
+    if not found:
+        raise errors.DataConnectionFailed(
+            f"no port in the reply to {way.value}: {errors.printable(reply.lines[-1])}"
+        )
+    if way is Passive.EPSV:
+        return int(found.group(2))
+    return int(found.group(1)) * 256 + int(found.group(2))
 
 
 # There is no one code for it: 421 (pure-ftpd), 530 (vsftpd), 550 (proftpd, pyftpdlib).

@@ -105,6 +105,18 @@ def test_a_missing_folder_is_refused(session: Session, folder: RemoteDir) -> Non
         lister.list_directory(session, f"{folder.path}/missing")
 
 
+def test_a_missing_folder_is_refused_even_where_a_listing_was_never_refused(
+    session: Session, folder: RemoteDir
+) -> None:
+    """The refusal is the CWD's; MLSD's would mean an empty folder, once it is known to work."""
+    lister.list_directory(session, folder.path)
+    with pytest.raises(errors.Unavailable):
+        lister.list_directory(session, f"{folder.path}/missing")
+    with pytest.raises(errors.Unavailable):
+        lister.list_directory(session, f"{folder.path}/file")
+    check(session, folder)
+
+
 def test_an_unreadable_folder_teaches_nothing_about_list(
     session: Session, relay: Relay, folder: RemoteDir
 ) -> None:
