@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from ftpfs import __version__, config
+from ftpfs import __version__, config, credentials, secrecy
 from ftpfs.config import OPTIONS, Option, Source
 from ftpfs.errors import FtpfsError, InvalidArgument, printable
 
@@ -38,7 +38,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    _hide_passwords()
+    secrecy.hide_passwords()
     try:
         with cli.make_context("ftpfs", given or ["--help"]) as context:
             code = cli.invoke(context)
@@ -90,45 +90,6 @@ def _usage(error: click.ClickException) -> int:
         message = " ".join(re.sub(r":(?!//).*@", ":***@", message, flags=re.DOTALL).split())
     click.echo(f"ftpfs: {printable(message)} (see: {help_command})", err=True)
     return error.exit_code
-
-
-# Passwords on the command line.
-
-# From the colon after the user to the last @, so that a password with unescaped separators in it
-# is covered too.
-_PASSWORD = re.compile(r"\A((?:[^/:]*://)?[^/:]*:)(?!//)(.*)(?=@)", re.DOTALL)
-
-
-def _starred(match: re.Match[str]) -> str:
-    return match[1] + "*" * len(match[2])
-
-
-def _hide_passwords() -> None:
-    """Overwrite passwords in the memory that /proc/PID/cmdline, and so ps, shows.
-
-    The kernel shows the bytes where it put them at exec; Python works on copies, so nothing else
-    notices. Where /proc does not say where they are (field 48 and 49 of stat), they stay.
-    """
-    if not any(map(_PASSWORD.search, sys.argv)):
-        return
-    import ctypes
-
-    try:
-        with open("/proc/self/stat", "rb") as stat:
-            # The second field, the name, may hold spaces and brackets; the third follows the last.
-            fields = stat.read().rpartition(b")")[2].split()
-        start, end = int(fields[45]), int(fields[46])
-    except (OSError, ValueError, IndexError):
-        return
-    if not 0 < start < end:
-        return
-    shown = ctypes.string_at(start, end - start)
-    # latin-1: one character a byte, whatever the bytes are.
-    hidden = b"\0".join(
-        _PASSWORD.sub(_starred, word.decode("latin-1")).encode("latin-1")
-        for word in shown.split(b"\0")
-    )
-    ctypes.memmove(start, hidden, len(shown))
 
 
 # Arguments.
@@ -185,13 +146,25 @@ def _given(flags: dict[str, Any]) -> dict[str, object]:
 
 def _build(source: Source, values: dict[str, object]) -> config.Config:
     home = os.path.expanduser("~")  # asks the user database where HOME is missing
-    around = config.Surroundings(
-        environ=os.environ,
+    around = credentials.Surroundings(
+        environ=_environment(),
         home=Path(home) if os.path.isabs(home) else None,
         prompt=_ask if sys.stdin and sys.stdin.isatty() else None,
-        warn=lambda line: click.echo(f"ftpfs: warning: {line}", err=True),
+        warn=_warn,
     )
+    secrecy.protect_memory()
     return config.build(source, values, around)
+
+
+def _environment() -> dict[str, str]:
+    """The environment, from which the password is taken: no program started from here gets it."""
+    environ = dict(os.environ)
+    os.environ.pop(credentials.PASSWORD_VARIABLE, None)
+    return environ
+
+
+def _warn(line: str) -> None:
+    click.echo(f"ftpfs: warning: {printable(line)}", err=True)
 
 
 def _ask(question: str) -> str:
@@ -381,10 +354,10 @@ def serve(password_file: Path | None, verbose: bool, **settings: Any) -> None:
     logging.basicConfig(level="INFO" if verbose else "WARNING", format="ftpfs: %(message)s")
     password = None
     if user := settings["user"]:
-        password = config.password_given(password_file, os.environ)
+        password = credentials.password_given(password_file, _environment(), _warn)
         if not password:
             raise InvalidArgument(
-                f"no password for {user}: use --password-file or ${config.PASSWORD_VARIABLE}"
+                f"no password for {user}: use --password-file or ${credentials.PASSWORD_VARIABLE}"
             )
     serving.run(serving.Service(**settings, password=password), click.echo)
 

@@ -1,7 +1,8 @@
 """What the user asked for: frozen dataclasses, one per part of the house that needs them.
 
-Owns: every option's name, default, unit and reason; the reading of a SOURCE, of `-o` strings, of
-netrc and of the environment. Owns no behaviour: each part is handed its own dataclass.
+Owns: every option's name, default, unit and reason; the reading of a SOURCE and of `-o` strings.
+Owns no behaviour: each part is handed its own dataclass. Where passwords come from is
+`credentials`'.
 
 An option is declared once, as a dataclass field with `_option(...)` metadata. The flags of the
 command line and the words of `-o` are both generated from `OPTIONS`, so they cannot differ.
@@ -18,35 +19,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ftpfs.credentials import (
+    ANONYMOUS,
+    PASSWORD_VARIABLE,
+    Secret,
+    Surroundings,
+    has_line_break,
+    login,
+)
 from ftpfs.errors import InvalidArgument, printable
 
 MIB = 1 << 20
-ANONYMOUS = "anonymous"
-PASSWORD_VARIABLE = "FTPFS_PASSWORD"  # noqa: S105 - the variable's name, not its value
-
-
-class Secret:
-    """A password that does not show itself: not in repr, str, logs or tracebacks.
-
-    `reveal()` is called in one place, where it goes to the server.
-    """
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
 
 
 class Tls(enum.Enum):
@@ -156,7 +139,7 @@ def _path(text: str) -> Path:
 
 
 def _user(text: str) -> str:
-    if not text or _has_line_break(text):
+    if not text or has_line_break(text):
         raise ValueError("must be a name without line breaks")
     return text
 
@@ -505,7 +488,7 @@ def parse_source(text: str) -> Source:
     Raises InvalidArgument. Its message repeats nothing of `text` but a foreign scheme: a password
     with an unescaped "/", "@" or ":" in it could be anywhere else.
     """
-    if _has_line_break(text):
+    if has_line_break(text):
         raise InvalidArgument("the address contains a line break or NUL")
     tls, rest = _split_scheme(text)
     authority, _, path = rest.partition("/")
@@ -582,125 +565,9 @@ def _unquote(text: str) -> str:
     except UnicodeEncodeError:
         raise InvalidArgument("the address is not valid text") from None
     decoded = unquote_to_bytes(encoded).decode("utf-8", "surrogateescape")
-    if _has_line_break(decoded):
+    if has_line_break(decoded):
         raise InvalidArgument("the address contains a line break or NUL (percent-encoded)")
     return decoded
-
-
-def _has_line_break(text: str) -> bool:
-    """Whether `text` would end an FTP command early (RFC 959, 4.1: CRLF ends it)."""
-    return any(c in text for c in "\r\n\0")
-
-
-# User and password.
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What the process was started in, injected so that tests need none of it."""
-
-    environ: Mapping[str, str]
-    home: Path | None  # None: it has none, as in a boot-time mount
-    prompt: Callable[[str], str] | None  # None: there is no terminal to ask
-    warn: Callable[[str], None]
-
-
-class _Login(NamedTuple):
-    user: str
-    password: Secret
-    exposed: bool  # others can read the file it stands in
-
-
-def _credentials(
-    source: Source, values: Mapping[str, object], around: Surroundings
-) -> tuple[str, Secret]:
-    """Who to log in as, and the password: option, environment, URL, ~/.netrc, terminal.
-
-    A password is only ever used with the user it stands beside: an environment variable meant for
-    another server is not sent to an anonymous one. Raises InvalidArgument when there is none.
-    """
-    user = values.get("user") or source.user
-    login = _netrc_login(source.host, around.home) if not user else None
-    user = str(user or (login and login.user) or ANONYMOUS)
-    anonymous = user in (ANONYMOUS, "ftp")
-
-    given = password_given(values.get("password_file"), {} if anonymous else around.environ)
-    if given:
-        return user, given
-    if source.password and source.user == user:
-        if not anonymous:
-            around.warn(
-                "a password in the address ends up in shell histories and process lists; "
-                f"better: --password-file, ${PASSWORD_VARIABLE} or ~/.netrc"
-            )
-        return user, source.password
-    if anonymous and not login:
-        return user, Secret("anonymous@")
-    login = login or _netrc_login(source.host, around.home)
-    if login and login.user == user:
-        if login.exposed and not anonymous:
-            raise InvalidArgument(
-                "~/.netrc holds a password and others can read it; run: chmod 600 ~/.netrc"
-            )
-        return user, login.password
-    who = printable(f"{user}@{source.host}")
-    if not around.prompt:
-        raise InvalidArgument(
-            f"no password for {who}: use --password-file, ${PASSWORD_VARIABLE} or ~/.netrc"
-        )
-    return user, _checked(around.prompt(f"Password for {who}: "), "the password")
-
-
-def password_given(file: object, environ: Mapping[str, str]) -> Secret | None:
-    """The password in `file` (a Path, or None), else in the environment, else None."""
-    if isinstance(file, Path):
-        return _password_from(file)
-    if password := environ.get(PASSWORD_VARIABLE):
-        return _checked(password, f"${PASSWORD_VARIABLE}")
-    return None
-
-
-def _checked(password: str, where: str) -> Secret:
-    if _has_line_break(password):
-        raise InvalidArgument(f"{where} contains a line break or NUL")
-    return Secret(password)
-
-
-def _password_from(file: Path) -> Secret:
-    try:
-        # Bounded: the path may be a device, or the wrong file.
-        with file.open(encoding="utf-8", errors="surrogateescape") as stream:
-            line = stream.readline(4096)
-    except OSError as error:
-        raise InvalidArgument(f"password file {file}: {error.strerror}") from None
-    return _checked(line.rstrip("\r\n"), f"password file {file}")
-
-
-def _netrc_login(host: str, home: Path | None) -> _Login | None:
-    """The entry for `host` (or `default`) in ~/.netrc. Raises InvalidArgument if it is broken."""
-    import netrc
-
-    file = home and home / ".netrc"
-    if not file:
-        return None
-    try:
-        exposed = bool(file.stat().st_mode & 0o077)
-        entry = netrc.netrc(str(file)).authenticators(host)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InvalidArgument(f"{file}: {error.strerror}") from None
-    except netrc.NetrcParseError as error:
-        # Its message quotes the word it stumbled over, which may be half a password.
-        raise InvalidArgument(f"{file}, line {error.lineno}: not in netrc format") from None
-    except UnicodeDecodeError:
-        raise InvalidArgument(f"{file} is not valid text") from None
-    if not entry or not entry[0]:
-        return None
-    user, _, password = entry
-    if _has_line_break(user):
-        raise InvalidArgument(f"{file}: the user of {printable(host)} contains a line break")
-    return _Login(user, _checked(password or "", str(file)), exposed)
 
 
 # All of it together.
@@ -711,7 +578,14 @@ def build(source: Source, values: Mapping[str, object], around: Surroundings) ->
 
     Raises InvalidArgument, also where a password is needed and none is to be had.
     """
-    user, password = _credentials(source, values, around)
+    file = values.get("password_file")
+    user, password = login(
+        source.host,
+        user=str(values.get("user") or source.user or ""),
+        password=source.password if values.get("user", source.user) == source.user else None,
+        file=file if isinstance(file, Path) else None,
+        around=around,
+    )
     # The folder itself, however it was written; "/" alone stays: it is the server's root.
     path = source.path.rstrip("/") or source.path[:1]
     server = {

@@ -16,7 +16,6 @@ import hashlib
 import logging
 import logging.handlers
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from pathlib import Path
 
 import platformdirs
 
-from ftpfs import errors
+from ftpfs import errors, secrecy
 from ftpfs.config import Config, Server
 from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.writer import Spool
@@ -38,7 +37,6 @@ from ftpfs.fuse.operations import Look, Operations
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 5.0  # seconds between rounds: idle sessions are closed to within that
-PR_SET_DUMPABLE = 4  # linux/prctl.h
 # malloc.h. Blocks and libfuse's buffers have 128 KiB, which is where malloc begins to take each
 # piece from the kernel and give it back: every one of its pages is then faulted in anew. Kept in
 # the heap, reading a big file takes 2.3 s of system time for 1.5 GB instead of 3.6.
@@ -189,7 +187,7 @@ def _serve(
     config: Config, mountpoint: str, chosen: binding.Binding, started: Callable[[], None]
 ) -> None:
     """Connect, mount, serve until the end, leave."""
-    _protect_memory()
+    secrecy.protect_memory()
     _keep_heap()
     remote = Remote(config.server, config.network)
     try:
@@ -265,12 +263,6 @@ def default_spool(server: Server) -> Path:
     """The folder for what is written to `server`: the same for each mount of it."""
     name = hashlib.sha256(str(server).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return platformdirs.user_state_path("ftpfs") / "spool" / name
-
-
-def _protect_memory() -> None:
-    """The password is in this process: no core file of it, and no other process reads it."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _keep_heap() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
 
-from ftpfs.config import Secret
+from ftpfs.credentials import Secret
 from ftpfs.errors import FtpfsError, InvalidArgument
 
 with warnings.catch_warnings():

@@ -257,16 +257,19 @@ class Session:
         if any(c in user + password for c in "\r\n\0"):
             raise errors.InvalidArgument("a user name or password with CR, LF or NUL in it")
         # ftplib speaks latin-1 here: give it the bytes of the encoding in that form.
+        try:
+            name = user.encode(self._codec, "surrogateescape").decode("latin-1")
+            wire = password.encode(self._codec, "surrogateescape").decode("latin-1")
+        except UnicodeEncodeError:
+            raise errors.InvalidArgument(
+                f"a user name or password that {self._codec} cannot write"
+            ) from None
         self._control.deadline = time.monotonic() + self._network.reply_timeout
         try:
-            self._control.login(
-                user.encode(self._codec).decode("latin-1"),
-                password.encode(self._codec).decode("latin-1"),
-                secure=False,
-            )
+            self._control.login(name, wire, secure=False)
         except ftplib.Error as error:
             # A server may quote what we sent; `from None`, or a traceback would quote it too.
-            reply = str(error).replace(password, "***") if password else str(error)
+            reply = str(error).replace(wire, "***") if wire else str(error)
             if self._server.tls is Tls.OFF and _DEMANDS_TLS.search(reply):
                 raise errors.TlsError(
                     f"the server demands TLS (use ftpes:// or ftps://): {errors.printable(reply)}"

@@ -20,6 +20,8 @@ LAYERS = [
     {"core"},
     {"ftp"},
     {"config"},
+    {"secrecy"},
+    {"credentials"},
     {"errors"},
     {"__init__"},
 ]

@@ -18,7 +18,7 @@ import click
 import pytest
 
 import ftpfs
-from ftpfs import cli, config, serve, transfer
+from ftpfs import cli, config, credentials, serve, transfer
 from ftpfs.errors import DataMismatch, UnknownHost
 from ftpfs.ftp.listing import Entry, Kind
 from ftpfs.ftp.remote import Remote
@@ -146,7 +146,7 @@ class TestMount:
         monkeypatch.setitem(sys.modules, "ftpfs.mount", double)
         monkeypatch.setattr(ftpfs, "mount", double, raising=False)
         monkeypatch.setenv("HOME", "/nonexistent")
-        monkeypatch.delenv(config.PASSWORD_VARIABLE, raising=False)
+        monkeypatch.delenv(credentials.PASSWORD_VARIABLE, raising=False)
         return calls
 
     def test_flags_and_words_say_the_same(self, seen: list[tuple[config.Config, str]]) -> None:

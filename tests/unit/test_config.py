@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftpfs import config
-from ftpfs.config import DataMode, Secret, Server, Source, Surroundings, Tls
+from ftpfs.config import DataMode, Server, Source, Tls
+from ftpfs.credentials import Secret, Surroundings
 from ftpfs.errors import InvalidArgument
 
 
@@ -259,6 +260,50 @@ class TestCredentials:
     def test_passwords_stay_with_their_user(self, home: Path) -> None:
         with pytest.raises(InvalidArgument, match="no password for carol@nas"):
             self.build("ann:pw@nas", home, user="carol")
+
+    def test_systemds_credential_beats_the_environment(self, tmp_path: Path) -> None:
+        (tmp_path / "ftpfs-password").write_text("from systemd\n")
+        environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "FTPFS_PASSWORD": "env"}
+        assert self.build("bob@nas", environ=environ) == ("bob", "from systemd")
+        assert self.build("nas", environ=environ) == ("anonymous", "anonymous@")
+        (tmp_path / "ftpfs-password").unlink()
+        assert self.build("bob@nas", environ=environ) == ("bob", "env")
+
+    def test_the_keyring_is_asked_before_the_terminal(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keyring = pytest.importorskip("keyring")
+        backend = pytest.importorskip("keyring.backend")
+
+        class Memory(backend.KeyringBackend):  # type: ignore[misc,name-defined]
+            priority = 9
+
+            def get_password(self, service: str, username: str) -> str | None:
+                if username == "broken":
+                    raise RuntimeError("quotes s3cret")
+                return {("ftp://nas", "bob"): "kept"}.get((service, username))
+
+            def set_password(self, service: str, username: str, password: str) -> None:
+                raise NotImplementedError
+
+        monkeypatch.setattr(keyring.core, "_keyring_backend", Memory())
+        assert self.build("bob@nas", prompt=lambda _q: "typed") == ("bob", "kept")
+        assert self.build("ann@nas", prompt=lambda _q: "typed") == ("ann", "typed")
+        assert self.build("nas") == ("anonymous", "anonymous@")
+        warnings: list[str] = []
+        with pytest.raises(InvalidArgument, match="keyring"):
+            self.build("broken@nas", warnings=warnings)
+        assert warnings == ["the keyring cannot be read (RuntimeError)"]
+
+    def test_a_password_file_that_others_can_read_is_warned_about(self, tmp_path: Path) -> None:
+        file = tmp_path / "pw"
+        file.write_text("secret")
+        for mode, expected in ((0o644, 1), (0o640, 1), (0o600, 0), (0o400, 0)):
+            file.chmod(mode)
+            warnings: list[str] = []
+            self.build("bob@nas", password_file=file, warnings=warnings)
+            assert len(warnings) == expected
+            assert "secret" not in "".join(warnings)
 
     def test_prompt_is_last(self, home: Path) -> None:
         asked: list[str] = []

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from ftpfs import errors
-from ftpfs.config import Network, Secret, Server
+from ftpfs.config import Network, Server
+from ftpfs.credentials import Secret
 from ftpfs.ftp import lister
 from ftpfs.ftp.listing import Kind
 from ftpfs.ftp.profile import Profile

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ftpfs import errors
-from ftpfs.config import Network, Secret, Server
+from ftpfs.config import Network, Server
+from ftpfs.credentials import Secret
 from ftpfs.ftp.remote import Remote
 from tests.conftest import RemoteDir, StartServer, skip_if_cannot
 from tests.support import servers

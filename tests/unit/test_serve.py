@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from ftpfs import serve
-from ftpfs.config import Secret
+from ftpfs.credentials import Secret
 from ftpfs.errors import FtpfsError, InvalidArgument
 from tests.support.certificates import Certificates
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ftpfs import errors
-from ftpfs.config import Network, Secret, Server
+from ftpfs.config import Network, Server
+from ftpfs.credentials import Secret
 from ftpfs.ftp.profile import Passive, Profile
 from ftpfs.ftp.session import Session
 from tests.conftest import RemoteDir

@@ -1,0 +1,190 @@
+"""Who logs in, and with which password: every place a password may come from.
+
+Owns: `Secret`, the order of the places, the permission checks, and that no message repeats a
+password. Keeping the process that holds one closed to others is `secrecy`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ftpfs.errors import InvalidArgument, printable
+
+ANONYMOUS = "anonymous"
+PASSWORD_VARIABLE = "FTPFS_PASSWORD"  # noqa: S105 - the variable's name, not its value
+# The name of systemd's credential: `LoadCredential=ftpfs-password:/path`, systemd.exec(5).
+CREDENTIAL = "ftpfs-password"
+_CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
+_WAYS = f"--password-file, ${PASSWORD_VARIABLE}, ~/.netrc or a keyring"
+
+
+class Secret:
+    """A password that does not show itself: not in repr, str, logs or tracebacks.
+
+    `reveal()` is called in one place, where it goes to the server.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the process was started in, injected so that tests need none of it."""
+
+    environ: Mapping[str, str]
+    home: Path | None  # None: it has none, as in a boot-time mount
+    prompt: Callable[[str], str] | None  # None: there is no terminal to ask
+    warn: Callable[[str], None]
+
+
+class _Entry(NamedTuple):
+    """What ~/.netrc says of a host."""
+
+    user: str
+    password: Secret
+    exposed: bool  # others can read the file
+
+
+def login(
+    host: str, *, user: str, password: Secret | None, file: Path | None, around: Surroundings
+) -> tuple[str, Secret]:
+    """Who to log in as at `host`, and the password.
+
+    `user` ("" where nobody said) and `password` are the ones given by option or address, `file` is
+    the password file. The password comes from the first that has one: that file, systemd's
+    credential, the environment, the address, ~/.netrc, the keyring, the terminal.
+
+    A password is only ever used with the user it stands beside: an environment variable meant for
+    another server is not sent to an anonymous one. Raises InvalidArgument when there is none.
+    """
+    entry = _netrc_entry(host, around.home) if not user else None
+    user = user or (entry and entry.user) or ANONYMOUS
+    anonymous = user in (ANONYMOUS, "ftp")
+
+    if given := password_given(file, {} if anonymous else around.environ, around.warn):
+        return user, given
+    if password:
+        if not anonymous:
+            around.warn(
+                "a password in the address ends up in shell histories and process lists; "
+                f"better: {_WAYS}"
+            )
+        return user, password
+    if anonymous and not entry:
+        return user, Secret("anonymous@")
+    entry = entry or _netrc_entry(host, around.home)
+    if entry and entry.user == user:
+        if entry.exposed and not anonymous:
+            raise InvalidArgument(
+                "~/.netrc holds a password and others can read it; run: chmod 600 ~/.netrc"
+            )
+        return user, entry.password
+    if kept := _from_keyring(host, user, around.warn):
+        return user, kept
+    who = printable(f"{user}@{host}")
+    if not around.prompt:
+        raise InvalidArgument(f"no password for {who}: use {_WAYS}")
+    return user, _checked(around.prompt(f"Password for {who}: "), "the password")
+
+
+def password_given(
+    file: Path | None, environ: Mapping[str, str], warn: Callable[[str], None]
+) -> Secret | None:
+    """The password in `file`, else systemd's credential, else in the environment, else None.
+
+    Raises InvalidArgument if `file` cannot be read.
+    """
+    if file:
+        password = _from_file(file)
+        # A pipe or /dev/fd/3 is nobody's to read; a file of mode 644 is everybody's.
+        if file.is_file() and file.stat().st_mode & 0o077:
+            warn(f"others can read the password in {file}; run: chmod 600 {file}")
+        return password
+    if folder := environ.get(_CREDENTIALS_VARIABLE):
+        credential = Path(folder, CREDENTIAL)
+        if credential.exists():
+            return _from_file(credential)
+    if value := environ.get(PASSWORD_VARIABLE):
+        return _checked(value, f"${PASSWORD_VARIABLE}")
+    return None
+
+
+def has_line_break(text: str) -> bool:
+    """Whether `text` would end an FTP command early (RFC 959, 4.1: CRLF ends it)."""
+    return any(c in text for c in "\r\n\0")
+
+
+def _checked(password: str, where: str) -> Secret:
+    if has_line_break(password):
+        raise InvalidArgument(f"{where} contains a line break or NUL")
+    return Secret(password)
+
+
+def _from_file(file: Path) -> Secret:
+    try:
+        # Bounded: the path may be a device, or the wrong file.
+        with file.open(encoding="utf-8", errors="surrogateescape") as stream:
+            line = stream.readline(4096)
+    except OSError as error:
+        raise InvalidArgument(f"password file {file}: {error.strerror}") from None
+    return _checked(line.rstrip("\r\n"), f"password file {file}")
+
+
+def _netrc_entry(host: str, home: Path | None) -> _Entry | None:
+    """The entry for `host` (or `default`) in ~/.netrc. Raises InvalidArgument if it is broken."""
+    import netrc
+
+    file = home and home / ".netrc"
+    if not file:
+        return None
+    try:
+        exposed = bool(file.stat().st_mode & 0o077)
+        entry = netrc.netrc(str(file)).authenticators(host)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InvalidArgument(f"{file}: {error.strerror}") from None
+    except netrc.NetrcParseError as error:
+        # Its message quotes the word it stumbled over, which may be half a password.
+        raise InvalidArgument(f"{file}, line {error.lineno}: not in netrc format") from None
+    except UnicodeDecodeError:
+        raise InvalidArgument(f"{file} is not valid text") from None
+    if not entry or not entry[0]:
+        return None
+    user, _, password = entry
+    if has_line_break(user):
+        raise InvalidArgument(f"{file}: the user of {printable(host)} contains a line break")
+    return _Entry(user, _checked(password or "", str(file)), exposed)
+
+
+def _from_keyring(host: str, user: str, warn: Callable[[str], None]) -> Secret | None:
+    """What the desktop's keyring holds under the service `ftp://host`; None without a keyring."""
+    try:
+        import keyring
+    except ImportError:
+        return None
+    try:
+        password = keyring.get_password(f"ftp://{host}", user)
+    except Exception as error:  # noqa: BLE001 - its back ends raise what they like
+        # The class alone: what a back end says may be anything.
+        warn(f"the keyring cannot be read ({type(error).__name__})")
+        return None
+    return _checked(password, "the keyring's password") if password else None

@@ -1,0 +1,181 @@
+"""A server that misbehaves as told: pyftpdlib in a thread, with a script of oddities.
+
+Owns: the oddities, and a record of what was asked. Knows nothing of ftpfs.
+
+    with odd_server.start(root, Script(unknown={"EPSV"})) as server: ...
+
+In a thread of the test, so that a script may hold functions; clients are other processes, or other
+threads that leave the GIL alone while they wait.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pyftpdlib.authorizers import DummyAuthorizer
+from pyftpdlib.filesystems import AbstractedFS
+from pyftpdlib.handlers import FTPHandler
+from pyftpdlib.ioloop import IOLoop
+from pyftpdlib.servers import FTPServer
+
+USER, PASSWORD = "odd", "Odd-secret.9"
+
+
+@dataclass
+class Script:
+    """How the server is odd. The defaults make it an ordinary one."""
+
+    # Commands it does not know: 502, and not in FEAT.
+    unknown: frozenset[str] | set[str] = frozenset()
+    # Whole replies (lines without their ends) by verb, or by verb and argument; the command is not
+    # carried out.
+    replies: Mapping[str, str] = field(default_factory=dict)
+    # Lines sent right before and right after the reply to a verb.
+    before: Mapping[str, str] = field(default_factory=dict)
+    after: Mapping[str, str] = field(default_factory=dict)
+    # Codes changed on their way out: {"226": "250"}.
+    recode: Mapping[str, str] = field(default_factory=dict)
+    # What LIST sends for a folder on the server's disk.
+    listing: Callable[[Path], bytes] | None = None
+    # What MLSD sends for it.
+    machine_listing: Callable[[Path], bytes] | None = None
+    banner: str = "odd server ready"
+    # How names come and go on the wire.
+    encoding: str = "utf-8"
+    # "FILE" and "file" are one.
+    ignores_case: bool = False
+    # Seconds after which an idle control connection gets 421.
+    idle_timeout: float = 3600
+    max_clients: int = 0
+    # Address in the reply to PASV instead of its own.
+    pasv_address: str = ""
+    # The ports in replies to EPSV and PASV lead nowhere.
+    dead_passive: bool = False
+    host: str = "127.0.0.1"
+
+
+class OddServer:
+    """A running odd server. Leaving the `with` block, or `stop()`, ends it."""
+
+    def __init__(self, root: Path, script: Script) -> None:
+        self.root = root
+        self.script = script
+        self.commands: list[str] = []  # all that were received, over all connections
+        self.user, self.password = USER, PASSWORD
+        family = socket.AF_INET6 if ":" in script.host else socket.AF_INET
+        listener = socket.create_server((script.host, 0), family=family, backlog=64)
+        self.host, self.port = listener.getsockname()[:2]
+        self._server = FTPServer(listener, _handler(self), ioloop=IOLoop())
+        self._server.max_cons = script.max_clients or 512
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="odd-server", daemon=True)
+        self._thread.start()
+
+    def verbs(self) -> list[str]:
+        return [line.partition(" ")[0].upper() for line in self.commands]
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        while not self._stopping.is_set():
+            self._server.serve_forever(timeout=0.02, blocking=False, handle_exit=False)
+        self._server.close_all()
+
+    def __enter__(self) -> OddServer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def start(root: Path, script: Script | None = None) -> OddServer:
+    """Serve `root` as the script says, to the user `odd`, who may do everything."""
+    return OddServer(root, script or Script())
+
+
+class _CaseBlind(AbstractedFS):  # type: ignore[misc]
+    """Finds a file under any case of its name, as servers on Windows do."""
+
+    def ftp2fs(self, ftppath: str) -> str:
+        path = Path(self.root)
+        for part in Path(self.ftpnorm(ftppath)).parts[1:]:
+            there = {p.name.lower(): p.name for p in path.iterdir()} if path.is_dir() else {}
+            path /= there.get(part.lower(), part)
+        return str(path)
+
+
+def _handler(server: OddServer) -> Any:
+    script = server.script
+    known = {k: v for k, v in FTPHandler.proto_cmds.items() if k not in script.unknown}
+
+    class Handler(FTPHandler):  # type: ignore[misc]
+        encoding = script.encoding
+        unicode_errors = "surrogateescape"
+        banner = script.banner
+        auth_failed_timeout = 0
+        timeout = script.idle_timeout
+        abstracted_fs = _CaseBlind if script.ignores_case else AbstractedFS
+        masquerade_address = script.pasv_address or None
+        proto_cmds = known
+
+        def pre_process_command(self, line: str, cmd: str, arg: str) -> None:
+            server.commands.append(line)
+            if cmd in script.before:
+                self.push_raw(script.before[cmd])
+            if cmd in script.unknown:
+                self.push_raw("502 Command not implemented.")
+            elif (reply := script.replies.get(line) or script.replies.get(cmd)) is not None:
+                self.push_raw(reply)
+            else:
+                super().pre_process_command(line, cmd, arg)
+            if cmd in script.after:
+                self.push_raw(script.after[cmd])
+
+        def push_raw(self, text: str) -> None:
+            FTPHandler.push(self, text.replace("\n", "\r\n") + "\r\n")
+
+        def push(self, data: str) -> None:
+            code = script.recode.get(data[:3])
+            super().push(code + data[3:] if code else data)
+
+        def _make_epasv(self, extmode: bool = False) -> None:
+            if not script.dead_passive:
+                super()._make_epasv(extmode)
+                return
+            with socket.socket() as unused:
+                unused.bind(("127.0.0.1", 0))
+                port = unused.getsockname()[1]
+            if extmode:
+                self.respond(f"229 Entering extended passive mode (|||{port}|).")
+            else:
+                self.respond(f"227 Entering passive mode (127,0,0,1,{port >> 8},{port & 255}).")
+
+        def ftp_LIST(self, path: str) -> Any:
+            if script.listing is None:
+                return super().ftp_LIST(path)
+            self.push_dtp_data(script.listing(Path(path)), cmd="LIST")
+            return path
+
+        def ftp_MLSD(self, path: str) -> Any:
+            if script.machine_listing is None:
+                return super().ftp_MLSD(path)
+            self.push_dtp_data(script.machine_listing(Path(path)), cmd="MLSD")
+            return path
+
+    authorizer = DummyAuthorizer()
+    authorizer.add_user(USER, PASSWORD, str(server.root), perm="elradfmwMT")
+    Handler.authorizer = authorizer
+    return Handler
