@@ -121,6 +121,24 @@ class Filesystem:
                 listed[shown.name] = shown
         return list(listed.values())
 
+    def glance(self, path: str) -> Callable[[Entry], tuple[Entry | None, bool]]:
+        """How entries that `children` told of `path` are now, without asking anybody.
+
+        The function returns the entry (None: it is gone), and whether this is all that
+        `attributes` would say: it is not for a file that is open, nor once the listing is old.
+        """
+        listed = self._tree.fresh(path)
+        with self._lock:
+            here = {posixpath.basename(p) for p in self._files if posixpath.dirname(p) == path}
+
+        def look(entry: Entry) -> tuple[Entry | None, bool]:
+            if listed is None or entry.name in here:
+                return entry, False
+            now = listed.get(entry.name)
+            return now, now is not None and (now.size is not None or now.kind is not Kind.FILE)
+
+        return look
+
     def read_link(self, path: str) -> str:
         """A link's target, as a relative path that stays inside the mount."""
         entry = self._tree.lookup(path)

@@ -11,7 +11,7 @@ or its directory moved), it is fetched again. A single look (`look_again`) is no
 
 A name that is not in a fresh listing does not exist: that is the negative cache.
 
-Threading: any. `_changed` guards everything; second in the lock order; no I/O under it.
+Threading: any. `_lock` guards everything; after a file's in the lock order; no I/O under it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import posixpath
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from ftpfs import errors
@@ -86,8 +86,9 @@ class Tree:
         self._fetch_entry = fetch_entry
         self._ttl = ttl
         self._clock = clock
-        self._changed = threading.Condition()
-        # Guarded by _changed:
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        # Guarded by _lock:
         self._directories: dict[str, _Directory] = {}  # in the order they were fetched
         self._fetches: dict[str, _Fetch] = {}
         self._held = 0  # entries in all of them when they were fetched
@@ -100,7 +101,7 @@ class Tree:
         """
         if path == "/":
             return ROOT
-        parent, name = posixpath.split(path)
+        parent, name = _split(path)
         try:
             entries = self._entries(parent)
         except errors.PermissionDenied:
@@ -114,19 +115,26 @@ class Tree:
     def children(self, path: str) -> list[Entry]:
         """All entries of a directory, as listed."""
         entries = self._entries(path)
-        with self._changed:
+        with self._lock:
             return list(entries.values())
+
+    def fresh(self, path: str) -> Mapping[str, Entry] | None:
+        """The entries of a directory by name, while its listing counts; they go on changing with
+        it. None: it would have to be fetched. No I/O."""
+        with self._lock:
+            directory = self._directories.get(path)
+            return directory.entries if directory and self._is_fresh(directory) else None
 
     def known(self, path: str) -> list[Entry]:
         """The entries of a directory as far as they are known now, however old. No I/O."""
-        with self._changed:
+        with self._lock:
             directory = self._directories.get(path)
             return list(directory.entries.values()) if directory else []
 
     def age(self, path: str) -> float:
         """Seconds since the server was asked about this very entry; infinite if it never was."""
-        parent, name = posixpath.split(path)
-        with self._changed:
+        parent, name = _split(path)
+        with self._lock:
             directory = self._directories.get(parent)
             if directory is None:
                 return float("inf")
@@ -135,8 +143,8 @@ class Tree:
     def look_again(self, path: str, look: Callable[[], Entry]) -> Entry:
         """What `look` finds out about a known entry, and files it unless the directory was changed
         from here meanwhile. NotFound from `look` means that the entry is gone."""
-        parent, name = posixpath.split(path)
-        with self._changed:
+        parent, name = _split(path)
+        with self._lock:
             directory = self._directories.get(parent)
             changes = directory.changes if directory else 0
         since = self._clock()
@@ -145,7 +153,7 @@ class Tree:
         except errors.NotFound:
             self.forget(parent)
             raise
-        with self._changed:
+        with self._lock:
             if (
                 directory is not None
                 and directory is self._directories.get(parent)
@@ -160,13 +168,13 @@ class Tree:
 
     def put(self, path: str, entry: Entry) -> None:
         """An entry that exists now."""
-        with self._changed:
+        with self._lock:
             self._set_locked(path, entry)
 
     def update(self, path: str, *, mode: int | None = None, mtime: int | None = None) -> None:
         """An entry whose mode or time (seconds) was set."""
-        parent, name = posixpath.split(path)
-        with self._changed:
+        parent, name = _split(path)
+        with self._lock:
             directory = self._directories.get(parent)
             entry = directory.entries.get(name) if directory else None
             if entry is None:
@@ -180,12 +188,12 @@ class Tree:
 
     def remove(self, path: str) -> None:
         """An entry that is gone, with everything below it."""
-        with self._changed:
+        with self._lock:
             self._remove_locked(path)
 
     def made_directory(self, path: str, entry: Entry) -> None:
         """A directory that was just made: it is known to be empty."""
-        with self._changed:
+        with self._lock:
             self._forget_below_locked(path)
             self._set_locked(path, entry)
             self._install_locked(path, _Directory([], self._clock()))
@@ -193,7 +201,7 @@ class Tree:
     def rename(self, old: str, new: str) -> None:
         """An entry that moved; what it replaced is gone. Listings below it move along."""
         old_parent, old_name = posixpath.split(old)
-        with self._changed:
+        with self._lock:
             source = self._directories.get(old_parent)
             entry = source.entries.get(old_name) if source else None
             moved = {
@@ -212,16 +220,16 @@ class Tree:
 
     def forget(self, path: str) -> None:
         """Do not believe the listing of `path` any more."""
-        with self._changed:
+        with self._lock:
             self._forget_locked(path)
 
     # Inside.
 
     def _entries(self, path: str) -> dict[str, Entry]:
         """The fresh listing of `path`; fetched by one thread however many ask."""
-        with self._changed:
+        with self._lock:
             directory = self._directories.get(path)
-            if directory is not None and self._clock() - directory.since < self._ttl:
+            if directory is not None and self._is_fresh(directory):
                 return directory.entries
             fetch = self._fetches.get(path)
             if fetch is not None:
@@ -240,20 +248,23 @@ class Tree:
             fetch.error = errors.FtpfsError(f"{path}: listing failed")
             raise
         finally:
-            with self._changed:
+            with self._lock:
                 fetch.done = True
                 del self._fetches[path]
                 self._changed.notify_all()
         return fetch.entries
 
+    def _is_fresh(self, directory: _Directory) -> bool:
+        return self._clock() - directory.since < self._ttl
+
     def _list(self, path: str, fetch: _Fetch) -> dict[str, Entry]:
         for _ in range(FETCHES):
-            with self._changed:
+            with self._lock:
                 fetch.spoiled = False
                 fetch.changed.clear()
             since = self._clock()
             directory = _Directory(self._fetch_list(path), since)
-            with self._changed:
+            with self._lock:
                 for name, entry in fetch.changed.items():
                     directory.set(name, entry)
                 if not fetch.spoiled:
@@ -274,7 +285,7 @@ class Tree:
             self._held -= len(directory.entries)
 
     def _set_locked(self, path: str, entry: Entry | None) -> None:
-        parent, name = posixpath.split(path)
+        parent, name = _split(path)
         if entry is not None:
             entry = _named(entry, name)
         fetch = self._fetches.get(parent)
@@ -288,7 +299,7 @@ class Tree:
             self._held += len(directory.entries)
 
     def _remove_locked(self, path: str) -> None:
-        parent, name = posixpath.split(path)
+        parent, name = _split(path)
         directory = self._directories.get(parent)
         known = directory.entries.get(name) if directory else None
         self._set_locked(path, None)
@@ -310,6 +321,12 @@ class Tree:
         for fetched, fetch in self._fetches.items():
             if fetched == path or fetched.startswith(below):
                 fetch.spoiled = True
+
+
+def _split(path: str) -> tuple[str, str]:
+    """posixpath.split of an absolute path; each `stat` comes by here, and it takes a third."""
+    parent, _, name = path.rpartition("/")
+    return parent or "/", name
 
 
 def _named(entry: Entry, name: str) -> Entry:

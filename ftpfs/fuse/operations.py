@@ -20,12 +20,13 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from ftpfs import errors
 from ftpfs.core.filesystem import NAME_MAX, Filesystem
 from ftpfs.core.inode import inode
+from ftpfs.core.tree import ROOT
 from ftpfs.ftp.listing import Entry, Kind
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ LIBFUSE_HIDDEN = ".fuse_hidden"
 # managers take for a disk (0 makes them refuse, 2^63 makes some of them overflow).
 PLENTY = 8 << 40
 STATFS_BLOCK = 4096
+# st_blksize: programs that go by it read a block at a time.
+PREFERRED_SIZE = 128 << 10
 
 _TYPE_BITS = {
     Kind.FILE: stat.S_IFREG,
@@ -52,6 +55,31 @@ _TYPE_BITS = {
     Kind.LINK: stat.S_IFLNK,
     Kind.OTHER: stat.S_IFREG,
 }
+
+
+class Stat(NamedTuple):
+    """What stat(2) tells of a name, by its fields' names in C. Times are in whole seconds."""
+
+    st_mode: int
+    st_ino: int
+    st_nlink: int
+    st_uid: int
+    st_gid: int
+    st_size: int
+    st_blocks: int
+    st_blksize: int
+    st_atimespec: int
+    st_mtimespec: int
+    st_ctimespec: int
+
+
+class Listed(NamedTuple):
+    """One entry of a directory on its way to the kernel."""
+
+    name: str
+    stat: Stat
+    complete: bool  # False: nothing but type and inode number is known for sure
+    next: int  # the offset behind it
 
 
 @dataclass(frozen=True)
@@ -115,7 +143,7 @@ class Operations:
         self._began = int(time.time())
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._directories: dict[int, str] = {}  # open directories by handle; guarded by _lock
+        self._directories: dict[int, _OpenDirectory] = {}  # by handle; guarded by _lock
 
     # Life.
 
@@ -131,7 +159,7 @@ class Operations:
     # Looking.
 
     @_answered
-    def getattr(self, path: str | None, info: Any = None) -> dict[str, int]:
+    def getattr(self, path: str | None, info: Any = None) -> Stat:
         if path is None:
             path = self._fs.path_of(info.fh)
             return self._stat(path, self._fs.handle_attributes(info.fh))
@@ -145,31 +173,34 @@ class Operations:
     def opendir(self, path: str) -> int:
         with self._lock:
             number = next(self._numbers)
-            self._directories[number] = path
+            self._directories[number] = _OpenDirectory(path)
         return number
 
     @_answered
-    def readdir(self, _path: str | None, handle: int) -> Iterator[tuple[str, dict[str, int], int]]:
-        with self._lock:
-            path = self._directories[handle]
-        # Listed before the first entry goes out, so that an error is an error and not a short
-        # directory.
-        children = self._fs.children(path)
-        return self._directory_entries(path, children)
+    def readdir(self, _path: str | None, handle: int, offset: int) -> Iterator[Listed]:
+        """The entries from the one numbered `offset` on, each as it is now.
 
-    def _directory_entries(
-        self, path: str, children: list[Entry]
-    ) -> Iterator[tuple[str, dict[str, int], int]]:
-        yield ".", {"st_mode": stat.S_IFDIR, "st_ino": inode(path)}, 0
-        yield "..", {"st_mode": stat.S_IFDIR, "st_ino": 0}, 0
+        Which there are is decided when `offset` is 0: they are listed before the first goes out, so
+        that an error is an error and not a short directory.
+        """
+        with self._lock:
+            directory = self._directories[handle]
+        if not offset:
+            directory.listed = self._fs.children(directory.path)
+        return self._entries(directory.path, directory.listed, offset)
+
+    def _entries(self, path: str, listed: list[Entry], offset: int) -> Iterator[Listed]:
+        if offset < 1:
+            yield Listed(".", self._stat(path, ROOT), False, 1)
+        if offset < 2:
+            yield Listed("..", self._stat("", ROOT), False, 2)
         prefix = path.rstrip("/") + "/"
-        for entry in children:
-            # The kernel takes the type and the inode number from here, nothing else.
-            yield (
-                entry.name,
-                {"st_mode": _TYPE_BITS[entry.kind], "st_ino": inode(prefix + entry.name)},
-                0,
-            )
+        look = self._fs.glance(path)
+        for number in range(max(0, offset - 2), len(listed)):
+            entry, complete = look(listed[number])
+            if entry is not None:  # else it was removed meanwhile
+                stat = self._stat(prefix + entry.name, entry)
+                yield Listed(entry.name, stat, complete, number + 3)
 
     @_answered
     def releasedir(self, _path: str | None, handle: int) -> int:
@@ -323,27 +354,30 @@ class Operations:
             log.debug("ignored: %s", error)
         return 0
 
-    def _stat(self, path: str, entry: Entry) -> dict[str, int]:
-        directory = entry.kind is Kind.DIRECTORY
-        mode = entry.mode
+    def _stat(self, path: str, entry: Entry) -> Stat:
+        look, kind, mode, size = self._look, entry.kind, entry.mode, entry.size or 0
         if mode is None:
-            mode = (0o777 if directory else 0o666) & ~self._look.umask
-        when = (self._began if entry.mtime is None else entry.mtime) * 10**9
-        size = entry.size or 0
-        return {
-            "st_mode": _TYPE_BITS[entry.kind] | mode,
-            "st_ino": inode(path),
-            # 1 also for directories: tools that count on links (find) then look by themselves.
-            "st_nlink": 1,
-            "st_uid": self._look.uid,
-            "st_gid": self._look.gid,
-            "st_size": size,
-            "st_blocks": -(-size // 512),
-            "st_blksize": 128 << 10,
-            "st_atime": when,
-            "st_mtime": when,
-            "st_ctime": when,
-        }
+            mode = (0o777 if kind is Kind.DIRECTORY else 0o666) & ~look.umask
+        when = self._began if entry.mtime is None else entry.mtime
+        return Stat(
+            _TYPE_BITS[kind] | mode,
+            inode(path),
+            1,  # also for directories: tools that count on links (find) then look by themselves
+            look.uid,
+            look.gid,
+            size,
+            -(-size // 512),
+            PREFERRED_SIZE,
+            when,
+            when,
+            when,
+        )
+
+
+@dataclass
+class _OpenDirectory:
+    path: str
+    listed: list[Entry] = field(default_factory=list)  # as its reading began
 
 
 def _refuse_chown() -> None:
