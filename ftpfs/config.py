@@ -84,6 +84,13 @@ def _size(text: str) -> int:
     return int(float(match[1]) * _BYTES[match[2]])
 
 
+def _disk_size(text: str) -> int:
+    # The disk cache's index takes up to 1 MiB of it.
+    if 0 < (size := _size(text)) < 16 * MIB:
+        raise ValueError("a disk cache takes 16M at least (0: none)")
+    return size
+
+
 def _show_size(size: int) -> str:
     unit = max((u for u, factor in _BYTES.items() if size % factor == 0), key=_BYTES.__getitem__)
     return f"{size // _BYTES[unit]}{unit}"
@@ -297,6 +304,17 @@ class Cache:
     # How far a sequential reader may be read ahead of.
     read_ahead: int = field(
         default=16 * MIB, metadata=_option("How far to read ahead in a file.", _A_SIZE)
+    )
+    # Off: whoever mounts once should find nothing on the disk afterwards.
+    disk_cache: int = field(
+        default=0,
+        metadata=_option(
+            "Disk space for the contents of files, kept for the next mount.",
+            _A_SIZE._replace(parse=_disk_size),
+        ),
+    )
+    disk_cache_dir: Path | None = field(
+        default=None, metadata=_option("Where they are kept.", _A_PATH)
     )
 
 

@@ -28,6 +28,8 @@ import platformdirs
 
 from ftpfs import errors, secrecy
 from ftpfs.config import Config, Server
+from ftpfs.core import disktier
+from ftpfs.core.disktier import DiskTier
 from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.remote import Remote
@@ -213,6 +215,7 @@ def _mount(
         read_only=mount.ro,
         # One connection is left for metadata, and one for who reads what was not foreseen.
         prefetchers=max(0, config.network.max_connections - 2),
+        tier=_disk_tier(config),
     )
     ended = threading.Event()
 
@@ -263,6 +266,15 @@ def default_spool(server: Server) -> Path:
     """The folder for what is written to `server`: the same for each mount of it."""
     name = hashlib.sha256(str(server).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return platformdirs.user_state_path("ftpfs") / "spool" / name
+
+
+def _disk_tier(config: Config) -> DiskTier | None:
+    if not config.cache.disk_cache:
+        return None
+    # The same names in another encoding are other files.
+    folder = disktier.folder_of(f"{config.server} {config.server.encoding}")
+    where = config.cache.disk_cache_dir or platformdirs.user_cache_path("ftpfs") / "blocks"
+    return DiskTier(where / folder, config.cache.disk_cache)
 
 
 def _keep_heap() -> None:

@@ -1,6 +1,7 @@
 """The block cache: file contents in memory, least recently used out, bounded in bytes.
 
-Owns: the blocks and their bound. Does not know where blocks come from.
+Owns: the blocks and their bound. Does not know where blocks come from. What memory does not hold
+may be in a `Tier` below it (the disk).
 
 A block is immutable `bytes`: it is handed to the kernel as it is, without another copy. It is
 filed under the *version* of its file (path, size, mtime, generation), so a changed file finds none
@@ -13,7 +14,8 @@ order.
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from cachetools import LRUCache
 
@@ -33,6 +35,7 @@ class Version(NamedTuple):
     size: int
     mtime: int | None
     generation: int
+    exact: bool = False  # the time is right to the second
 
 
 class Generations:
@@ -47,6 +50,9 @@ class Generations:
         self._count = 0
         self._floor = 0
         self._changes: dict[str, int] = {}
+        # Told of each change before anybody can see its generation. Set once, before the first; it
+        # must not wait.
+        self.changed: Callable[[str], None] | None = None
 
     def bump(self, path: str) -> None:
         """What was at `path`, and below it, is not what is there from now on."""
@@ -56,6 +62,8 @@ class Generations:
                 self._changes.clear()
                 self._floor = self._count
             self._changes[path] = self._count
+            if self.changed is not None:
+                self.changed(path)
 
     def of(self, path: str) -> int:
         """The generation of the content at `path`: that of its last change or its folders'."""
@@ -67,21 +75,42 @@ class Generations:
             return newest
 
 
-class BlockCache:
-    """Blocks of all files, at most `capacity` bytes of them."""
+class Tier(Protocol):
+    """A slower and larger store of blocks below memory. It may lose any block at any time."""
 
-    def __init__(self, capacity: int) -> None:
+    def get(self, version: Version, index: int) -> bytes | None:
+        """A block, whole and unharmed. May read the disk; called with no lock held."""
+
+    def put(self, version: Version, index: int, block: bytes) -> None:
+        """Take a block if that can be done without waiting. Called with no lock held."""
+
+
+class BlockCache:
+    """Blocks of all files, at most `capacity` bytes of them in memory, more in `tier`."""
+
+    def __init__(self, capacity: int, tier: Tier | None = None) -> None:
         self.capacity = capacity
+        self._tier = tier
         self._lock = threading.Lock()
         self._blocks: LRUCache[tuple[Version, int], bytes] = LRUCache(capacity, getsizeof=len)
 
     def get(self, version: Version, index: int) -> bytes | None:
         """Block `index` of that content; its use is noted."""
         with self._lock:
-            return self._blocks.get((version, index))
+            block = self._blocks.get((version, index))
+        if block is None and self._tier is not None:
+            block = self._tier.get(version, index)
+            if block is not None:
+                self._keep(version, index, block)
+        return block
 
     def put(self, version: Version, index: int, block: bytes) -> None:
         """File a block: BLOCK_SIZE bytes, or less at the end of a file."""
+        self._keep(version, index, block)
+        if self._tier is not None:
+            self._tier.put(version, index, block)
+
+    def _keep(self, version: Version, index: int, block: bytes) -> None:
         with self._lock:
             if len(block) <= self.capacity:
                 self._blocks[(version, index)] = block

@@ -29,6 +29,7 @@ from typing import NamedTuple
 from ftpfs import errors
 from ftpfs.config import Cache
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Generations
+from ftpfs.core.disktier import DiskTier
 from ftpfs.core.openfile import OpenFile, version_of
 from ftpfs.core.prefetch import Prefetcher
 from ftpfs.core.reader import Reader, StreamBudget
@@ -63,16 +64,21 @@ class Filesystem:
         *,
         read_only: bool = False,
         prefetchers: int = 0,
+        tier: DiskTier | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`prefetchers`: how many threads (and connections) may fetch small files ahead."""
+        """`prefetchers`: how many threads (and connections) may fetch small files ahead. `tier`:
+        contents on disk, closed with the file system."""
         self._remote = remote
         self._spool = spool
         self._read_only = read_only
         self._open_ttl = cache.open_ttl
         self._tree = Tree(remote.list, remote.stat, ttl=cache.list_ttl, clock=clock)
-        self._blocks = BlockCache(cache.block_cache)
+        self._tier = tier
+        self._blocks = BlockCache(cache.block_cache, tier)
         self._generations = Generations()
+        if tier is not None:
+            tier.follow(self._generations)
         self._budget = StreamBudget(cache.block_cache, cache.read_ahead)
         self._prefetcher = Prefetcher(
             self._tree.known,
@@ -394,6 +400,8 @@ class Filesystem:
             file.flush_quietly()
             self._discard(file)
         self._spool.remove()
+        if self._tier is not None:
+            self._tier.close()
 
     # Inside: open files.
 

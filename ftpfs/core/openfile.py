@@ -452,7 +452,9 @@ def _join(
 def version_of(path: str, entry: Entry | None, generation: int) -> Version:
     """Which content `entry` stands for; an empty one without an entry."""
     size = (entry.size or 0) if entry else 0
-    return Version(path, size, entry.mtime if entry else None, generation)
+    if entry is None:
+        return Version(path, size, None, generation)
+    return Version(path, size, entry.mtime, generation, entry.exact)
 
 
 def _is_other_content(known: Entry, seen: Entry) -> bool:

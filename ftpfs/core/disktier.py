@@ -1,0 +1,600 @@
+"""The disk tier of the block cache: blocks that outlive the mount, least recently used out.
+
+Owns: a folder for one server, shared by all mounts of it. Does not know where blocks come from, nor
+whether anybody waits for them: what it cannot serve is fetched, and what it cannot take is dropped.
+
+What is in the folder:
+- `data/`: a sparse file per content, named by a hash of path, size and time. Block n lies where it
+  lies in the content; behind the content is a table of checksums, 8 bytes a block, zeros where
+  there is no block. The checksum is written after its block and covers also whose block it is, so a
+  block that was torn by a crash, rotted or landed elsewhere is never served.
+- `index.db`: which contents there are, their paths, what they take and when they were last used.
+  SQLite, because two mounts change it at once and a crash must not spoil it. The row comes before
+  the file and goes before it: a file without a row is nobody's, and is swept away at the start.
+Reading needs no index: the file's name follows from what is asked for.
+
+Only contents that can be told from any other are filed: the time exact, and long past (`SETTLED`).
+What this mount changes is forgotten, since a program may set size and time to what they were.
+
+When the disk is full or broken, or the folder went away, the tier switches itself off, with a line
+in the log; reading goes on without it.
+
+Threading: any number of threads call `get`, `put` and `forget`. `get` reads the disk in its
+caller's thread; nothing else waits for the disk: one thread (begun with the first use) does all
+writing and is alone with the index. `_changed` guards the state; it is a leaf, and no I/O is done
+under it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import sqlite3
+import struct
+import threading
+import time
+import zlib
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from ftpfs.core.blocks import BLOCK_SIZE, Generations, Version
+
+log = logging.getLogger(__name__)
+
+# A file changed so lately (s) is not filed: it can be changed again within the same second, with
+# the same size, after a part of it was read. One second would do if the server's clock were ours,
+# and if what arrives had not waited in buffers; a minute is for both.
+SETTLED = 60.0
+# Bytes that wait for the disk at most. What comes when it is full is dropped.
+QUEUE = 16 << 20
+# Open files of contents being read, and contents remembered not to be there.
+OPEN_FILES = 64
+# How long (s) a content that was not there is not looked for: another mount may bring it.
+ABSENT = 1.0
+# Uses are written down so often (s); a crash forgets no more than these.
+NOTE_USES = 5.0
+# How long (s) the end of the mount waits for blocks on their way to the disk.
+LAST_WORDS = 5.0
+# What a content takes beside its blocks and checksums: its row, and the ends of pages. The log of
+# the index is bounded by LOG_PAGES, and by twice that while a transaction is under way.
+PAGE, ROW, LOG_PAGES = 4096, 1024, 128
+INDEX = 2 * LOG_PAGES * PAGE + (64 << 10)
+
+# A checksum table's entry: the CRC and a mark that tells it from a hole. CRC-32 takes 30 us for a
+# block, blake2b 170 us, and the read itself 16 us; against accidents it is as good.
+ENTRY = struct.Struct("<II")
+MARK = 0x4654_5031
+# In the folder's name: another layout is another folder.
+LAYOUT = 1
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS contents (
+    name TEXT PRIMARY KEY, path BLOB NOT NULL, bytes INTEGER NOT NULL, used REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_path ON contents (path);
+CREATE INDEX IF NOT EXISTS by_use ON contents (used);
+CREATE TABLE IF NOT EXISTS total (bytes INTEGER NOT NULL);
+INSERT INTO total SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM total);
+CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON contents
+    BEGIN UPDATE total SET bytes = bytes + new.bytes; END;
+CREATE TRIGGER IF NOT EXISTS grown AFTER UPDATE OF bytes ON contents
+    BEGIN UPDATE total SET bytes = bytes + new.bytes - old.bytes; END;
+CREATE TRIGGER IF NOT EXISTS gone AFTER DELETE ON contents
+    BEGIN UPDATE total SET bytes = bytes - old.bytes; END;
+"""
+
+
+def folder_of(server: str) -> str:
+    """The name of the folder for a server, given by all that tells it from others."""
+    text = f"{LAYOUT} {server}".encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+class DiskTier:
+    """Blocks of one server's files in `folder`, which takes at most `capacity` bytes."""
+
+    def __init__(
+        self, folder: Path, capacity: int, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`clock`: seconds since the epoch. A folder that cannot be used is logged."""
+        self._folder = folder
+        self._data = folder / "data"
+        self._capacity = capacity
+        self._clock = clock
+        self._generations = Generations()
+        self._changed = threading.Condition()
+        # Guarded by _changed:
+        self._contents: OrderedDict[Version, _Content | float] = OrderedDict()
+        self._queue: deque[_Put | _Forget | _Drop] = deque()
+        self._queued = 0  # bytes, of those being written too
+        self._forgetting: list[str] = []
+        self._used: dict[str, float] = {}
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._off = False
+        self._hits = self._stored = self._dropped = 0
+        try:
+            self._make_folder()
+        except OSError as error:
+            self._switch_off(error)
+
+    def follow(self, generations: Generations) -> None:
+        """Believe `generations` which contents were changed from here. Before the first use."""
+        self._generations = generations
+        generations.changed = self.forget
+
+    def get(self, version: Version, index: int) -> bytes | None:
+        """Block `index` of that content if it is here, whole and unharmed."""
+        if not self._is_current(version):
+            return None
+        try:
+            content = self._content(version)
+            return None if content is None else self._read(content, index)
+        except OSError as error:
+            self._switch_off(error)
+            return None
+
+    def put(self, version: Version, index: int, block: bytes) -> None:
+        """Have a block written when the disk is free for it. Never waits for that."""
+        if not version.exact or version.mtime is None or len(block) != _length(version, index):
+            return
+        if self._clock() - version.mtime < SETTLED:
+            return
+        with self._changed:
+            if self._off or self._closing:
+                return
+            if self._queued + len(block) > QUEUE:
+                self._dropped += 1
+                return
+            self._queued += len(block)
+            self._enqueue_locked(_Put(version, index, block))
+
+    def forget(self, path: str) -> None:
+        """What was at `path`, and below it, was changed from here."""
+        with self._changed:
+            if not (self._off or self._closing):
+                self._forgetting.append(path)
+                self._enqueue_locked(_Forget(path))
+
+    def close(self) -> None:
+        """Write what waits, within LAST_WORDS. Nothing is taken or served after it."""
+        with self._changed:
+            self._closing = True
+            thread = self._thread
+            self._changed.notify_all()
+        if thread is not None:
+            thread.join(LAST_WORDS)
+        with self._changed:
+            left = len(self._queue)
+            self._off = True
+            self._queue.clear()
+            self._contents.clear()
+            if thread is not None or self._hits:
+                log.info(
+                    "disk cache: %d blocks served, %d stored, %d dropped",
+                    self._hits,
+                    self._stored,
+                    self._dropped + left,
+                )
+
+    # Reading.
+
+    def _is_current(self, version: Version) -> bool:
+        """Whether it can be told from other contents, and was not changed from here since."""
+        if not version.exact or self._generations.of(version.path) != version.generation:
+            return False
+        with self._changed:
+            return not (self._off or any(_covers(p, version.path) for p in self._forgetting))
+
+    def _content(self, version: Version) -> _Content | None:
+        """The content's file, opened when first needed."""
+        with self._changed:
+            known = self._contents.get(version)
+            if isinstance(known, _Content):
+                self._contents.move_to_end(version)
+                return known
+        if known is not None and time.monotonic() < known:
+            return None
+        found: _Content | float
+        try:
+            found = _Content(version, self._path(name_of(version)), os.O_RDONLY)
+        except FileNotFoundError:
+            found = time.monotonic() + ABSENT
+        with self._changed:
+            self._contents[version] = found
+            while len(self._contents) > OPEN_FILES:
+                self._contents.popitem(last=False)
+        return found if isinstance(found, _Content) else None
+
+    def _read(self, content: _Content, index: int) -> bytes | None:
+        try:
+            block = content.read(index)
+        except _Damaged as damage:
+            log.warning("disk cache: %s of %s is fetched again", damage, content.version.path)
+            with self._changed:
+                if not (self._off or self._closing):
+                    self._enqueue_locked(_Drop(content.name))
+            self._let_go([content.name])
+            return None
+        if block is None:
+            if content.unlinked:  # another mount let it go; perhaps it has come again
+                self._let_go([content.name])
+            return None
+        with self._changed:
+            self._hits += 1
+            self._used[content.name] = self._clock()
+            if self._thread is None and not self._closing:
+                self._start_locked()
+        return block
+
+    def _let_go(self, names: Iterable[str]) -> None:
+        """Close these contents' files, and look for them anew."""
+        gone = set(names)
+        with self._changed:
+            for version in [v for v in self._contents if name_of(v) in gone]:
+                del self._contents[version]
+
+    # The thread.
+
+    def _enqueue_locked(self, item: _Put | _Forget | _Drop) -> None:
+        self._queue.append(item)
+        if self._thread is None:
+            self._start_locked()
+        self._changed.notify_all()
+
+    def _start_locked(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="ftpfs-disk", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        index = None
+        try:
+            index = self._open_index()
+            while items := self._next():
+                for _, run in groupby(items, _run_of):
+                    self._do(index, list(run))
+                with self._changed:
+                    self._queued -= sum(len(i.block) for i in items if isinstance(i, _Put))
+                self._note_uses(index)
+            self._note_uses(index)
+        except (OSError, sqlite3.Error) as error:
+            self._switch_off(error)
+        except Exception as error:
+            log.exception("the disk cache failed in a way nobody foresaw")
+            self._switch_off(error)
+        finally:
+            if index is not None:
+                index.close()
+
+    def _next(self) -> list[_Put | _Forget | _Drop | None]:
+        """What is to be done now; [None]: only uses to write down; []: the end."""
+        with self._changed:
+            if not self._queue and not self._closing:
+                self._changed.wait(NOTE_USES)
+            if self._off or (self._closing and not self._queue):
+                return []
+            items: list[_Put | _Forget | _Drop | None] = [*self._queue]
+            self._queue.clear()
+            return items or [None]
+
+    def _do(self, index: _Index, run: list[_Put | _Forget | _Drop | None]) -> None:
+        """Items of one kind; puts: of one content."""
+        first = run[0]
+        if isinstance(first, _Put):
+            self._store(index, first.version, [i for i in run if isinstance(i, _Put)])
+        elif isinstance(first, _Forget):
+            for item in run:
+                if isinstance(item, _Forget):
+                    self._unlink(index.remove_path(item.path))
+                    with self._changed:
+                        self._forgetting.remove(item.path)
+        elif isinstance(first, _Drop):
+            self._unlink(index.remove([i.name for i in run if isinstance(i, _Drop)]))
+
+    def _store(self, index: _Index, version: Version, puts: list[_Put]) -> None:
+        if self._generations.of(version.path) != version.generation:
+            return  # changed from here: these are old, or the forgetting is yet to come
+        name = name_of(version)
+        try:
+            content: _Content | None = _Content(version, self._path(name), os.O_RDWR)
+        except FileNotFoundError:
+            content = None
+        puts = list({put.number: put for put in puts}.values())
+        if content is not None:
+            puts = [put for put in puts if not content.has(put.number)]
+            if not puts:
+                return
+        cost = sum(_pages(len(p.block)) for p in puts)
+        evicted = index.reserve(name, version, cost, self._clock(), self._capacity - INDEX)
+        if evicted is None:
+            with self._changed:
+                self._dropped += len(puts)
+            return
+        self._unlink(evicted)
+        if content is None:
+            content = _Content(version, self._path(name), os.O_RDWR | os.O_CREAT)
+            self._let_go([name])
+        for put in puts:
+            content.write(put.number, put.block)
+        with self._changed:
+            self._stored += len(puts)
+
+    def _note_uses(self, index: _Index) -> None:
+        with self._changed:
+            used, self._used = self._used, {}
+        if used:
+            index.note(used)
+
+    def _unlink(self, names: list[str]) -> None:
+        for name in names:
+            self._path(name).unlink(missing_ok=True)
+        if names:
+            self._let_go(names)
+
+    # The folder.
+
+    def _path(self, name: str) -> Path:
+        return self._data / name
+
+    def _make_folder(self) -> None:
+        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = self._folder.stat()
+        if found.st_uid != os.geteuid():
+            raise PermissionError(f"{self._folder} belongs to another user")
+        self._folder.chmod(0o700)
+        if not os.access(self._data, os.W_OK | os.X_OK):
+            raise PermissionError(f"{self._data} is not writable")
+
+    def _open_index(self) -> _Index:
+        """The index, in step with the files: what only one of them knows is taken away."""
+        with self._locked():
+            try:
+                index = _Index(self._folder / "index.db")
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError as error:
+                log.warning("disk cache: its index is damaged (%s), it begins anew", error)
+                for path in self._folder.glob("index.db*"):
+                    path.unlink(missing_ok=True)
+                index = _Index(self._folder / "index.db")
+            # Files first: the row of a file that is being made is there before it.
+            files = set(os.listdir(self._data))
+            rows = set(index.names())
+            self._unlink(list(files - rows))
+            self._unlink(index.remove(list(rows - files)))
+            self._unlink(index.shrink(self._capacity - INDEX))
+            return index
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One mount at a time puts the folder in order."""
+        fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def _switch_off(self, error: Exception) -> None:
+        with self._changed:
+            if not self._off:
+                log.error("the disk cache in %s is switched off: %s", self._folder, error)
+            self._off = True
+            self._queue.clear()
+            self._contents.clear()
+            self._forgetting.clear()
+
+
+class _Put(NamedTuple):
+    version: Version
+    number: int
+    block: bytes
+
+
+class _Forget(NamedTuple):
+    path: str
+
+
+class _Drop(NamedTuple):
+    name: str
+
+
+def _run_of(item: _Put | _Forget | _Drop | None) -> object:
+    """Equal for items that are done together."""
+    return item.version if isinstance(item, _Put) else type(item)
+
+
+class _Damaged(Exception):
+    """A block is not what was written; says which."""
+
+
+class _Content:
+    """A content's file. Closed when nobody refers to it any more: a thread may be reading from it
+    while another lets it go."""
+
+    def __init__(self, version: Version, path: Path, flags: int) -> None:
+        self.version = version
+        self.name = path.name
+        self._table = _table(version)
+        self._seed = zlib.crc32(self.name.encode())
+        self._fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):
+            os.close(self._fd)
+
+    @property
+    def unlinked(self) -> bool:
+        return os.fstat(self._fd).st_nlink == 0
+
+    def has(self, index: int) -> bool:
+        return self._entry(index) is not None
+
+    def read(self, index: int) -> bytes | None:
+        """The block, None where there is none. Raises _Damaged, OSError."""
+        checksum = self._entry(index)
+        if checksum is None:
+            return None
+        block = os.pread(self._fd, _length(self.version, index), index * BLOCK_SIZE)
+        if self._checksum(index, block) != checksum:
+            raise _Damaged(f"block {index}, damaged on the disk,")
+        return block
+
+    def write(self, index: int, block: bytes) -> None:
+        """Raises OSError, ENOSPC for a part of it too."""
+        _write_all(self._fd, block, index * BLOCK_SIZE)
+        entry = ENTRY.pack(self._checksum(index, block), MARK)
+        _write_all(self._fd, entry, self._table + ENTRY.size * index)
+
+    def _entry(self, index: int) -> int | None:
+        entry = os.pread(self._fd, ENTRY.size, self._table + ENTRY.size * index)
+        if len(entry) < ENTRY.size:
+            return None
+        checksum, mark = ENTRY.unpack(entry)
+        return int(checksum) if mark == MARK else None
+
+    def _checksum(self, index: int, block: bytes) -> int:
+        return zlib.crc32(block, zlib.crc32(index.to_bytes(8, "little"), self._seed))
+
+
+class _Index:
+    """Which contents there are. Only the tier's thread uses it. Methods raise sqlite3.Error."""
+
+    def __init__(self, path: Path) -> None:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # Other mounts hold it for milliseconds.
+        self._db = sqlite3.connect(path, timeout=10, isolation_level=None)
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            # A crash of the machine may lose the last rows, not spoil the index; rows and files are
+            # put in step at the start anyway.
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+            self._db.execute(f"PRAGMA journal_size_limit = {LOG_PAGES * PAGE}")
+            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        self._db.close()
+
+    def names(self) -> list[str]:
+        return [name for (name,) in self._db.execute("SELECT name FROM contents")]
+
+    def reserve(
+        self, name: str, version: Version, cost: int, now: float, capacity: int
+    ) -> list[str] | None:
+        """Count `cost` bytes more for a content; the names of those that have to go for it.
+
+        None, and nothing is changed: it does not fit even alone.
+        """
+        with self._transaction():
+            known = self._db.execute("SELECT 1 FROM contents WHERE name = ?", (name,)).fetchone()
+            if known is None:
+                cost += _pages(_blocks(version) * ENTRY.size) + ROW
+            evicted = self._evict(capacity - cost, sparing=name)
+            if evicted is None:
+                self._db.execute("ROLLBACK")
+                return None
+            self._db.execute(
+                "INSERT INTO contents VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE"
+                " SET bytes = bytes + excluded.bytes, used = excluded.used",
+                (name, os.fsencode(version.path), cost, now),
+            )
+        return evicted
+
+    def shrink(self, capacity: int) -> list[str]:
+        with self._transaction():
+            return self._evict(capacity) or []
+
+    def note(self, used: dict[str, float]) -> None:
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE contents SET used = ? WHERE name = ?", [(t, n) for n, t in used.items()]
+            )
+
+    def remove(self, names: list[str]) -> list[str]:
+        with self._transaction():
+            self._db.executemany("DELETE FROM contents WHERE name = ?", [(n,) for n in names])
+        return names
+
+    def remove_path(self, path: str) -> list[str]:
+        """Take away the contents at `path` and below it."""
+        raw = os.fsencode(path)
+        below = raw.rstrip(b"/") + b"/", raw.rstrip(b"/") + b"0"  # "0" comes after "/"
+        where = "path = ? OR (path >= ? AND path < ?)"
+        query = f"SELECT name FROM contents WHERE {where}"  # noqa: S608 - two constants
+        rows = self._db.execute(query, (raw, *below))
+        names = [str(name) for (name,) in rows.fetchall()]
+        return self.remove(names) if names else []
+
+    def _evict(self, capacity: int, sparing: str = "") -> list[str] | None:
+        """Take away the least recently used until the rest takes `capacity` bytes."""
+        ((total,),) = self._db.execute("SELECT bytes FROM total").fetchall()
+        evicted = []
+        rows = self._db.execute(
+            "SELECT name, bytes FROM contents WHERE name != ? ORDER BY used", (sparing,)
+        )
+        while total > capacity:
+            row = rows.fetchone()
+            if row is None:
+                return None
+            evicted.append(str(row[0]))
+            total -= row[1]
+        rows.close()
+        self._db.executemany("DELETE FROM contents WHERE name = ?", [(n,) for n in evicted])
+        return evicted
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        if self._db.in_transaction:
+            self._db.execute("COMMIT")
+
+
+def name_of(version: Version) -> str:
+    """The name of a content's file: a hash of what tells it from others."""
+    key = f"{version.size} {version.mtime} {version.path}".encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(key, digest_size=16).hexdigest()
+
+
+def _covers(path: str, other: str) -> bool:
+    """Whether `other` is `path` or below it."""
+    return other == path or other.startswith(path.rstrip("/") + "/")
+
+
+def _blocks(version: Version) -> int:
+    return -(-version.size // BLOCK_SIZE)
+
+
+def _length(version: Version, index: int) -> int:
+    return min(BLOCK_SIZE, version.size - index * BLOCK_SIZE)
+
+
+def _table(version: Version) -> int:
+    """Where a content's checksums begin: right behind it, so that a small one takes one page."""
+    return -(-version.size // ENTRY.size) * ENTRY.size
+
+
+def _pages(size: int) -> int:
+    return -(-size // PAGE) * PAGE
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view, offset = view[count:], offset + count
