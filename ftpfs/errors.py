@@ -149,6 +149,13 @@ class Changed(DataMismatch):
     """The file on the server is not the one it was when it was opened: another size or time."""
 
 
+class Conflict(FtpfsError):
+    """The file that an upload was to replace is not the one it was based on; nothing was changed.
+
+    Somebody else changed it, or made one where there was none. Both contents are to be kept.
+    """
+
+
 class Superseded(FtpfsError):
     """An upload under way sends what has been written over since: it is given up and begun anew.
 

@@ -6,7 +6,7 @@ raises is documented there. Paths are absolute inside the mount.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ftpfs.ftp.listing import Entry
@@ -26,7 +26,9 @@ class Content(Protocol):
     """What an upload sends: bytes of a local file, perhaps while they are still being written.
 
     One thread at a time calls it. An upload that is repeated begins again with `ready(0)`, or with
-    as much as the server is known to have.
+    as much as the server is known to have; the same object, given to `store` again after a network
+    failure, may go on where the connection broke. What lies beyond the end of the file that
+    `fileno` names is zeros, as its holes are.
     """
 
     def fileno(self) -> int:
@@ -77,6 +79,17 @@ class Remote(Protocol):
         replace: bool,
         mtime: int | None,
         mode: int | None,
+    ) -> Entry: ...
+
+    def store(self, path: str, content: Content, *, base: Entry | None) -> Entry: ...
+
+    def patch(
+        self,
+        path: str,
+        content: Content,
+        ranges: Sequence[tuple[int, int]],
+        *,
+        base: Entry,
     ) -> Entry: ...
 
     def mkdir(self, path: str) -> None: ...

@@ -10,17 +10,18 @@ Threading: the thread that holds the session's lease.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ftpfs import errors
-from ftpfs.ftp.control import reason_of
+from ftpfs.ftp.control import Reply, reason_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing since Python 3.11
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from ftpfs.ftp.session import Session
 
 _TIMEVAL = struct.Struct("@ll")  # struct timeval; Python has no other way to set SO_RCVTIMEO
+
+# One piece of a file on its way through TLS: larger ones were not faster.
+PIECE = 256 << 10
 
 
 class Transfer:
@@ -80,13 +84,7 @@ class Download(Transfer):
         if self._plain:
             # The kernel's own timeout: Python's would poll before each recv, and make it return
             # with what is there, where a block is wanted whole.
-            seconds, fraction = divmod(session.data_timeout, 1)
-            channel.settimeout(None)
-            channel.setsockopt(
-                socket.SOL_SOCKET,
-                socket.SO_RCVTIMEO,
-                _TIMEVAL.pack(int(seconds), int(fraction * 1e6)),
-            )
+            _set_kernel_timeout(channel, socket.SO_RCVTIMEO, session.data_timeout)
 
     def readinto(self, view: memoryview) -> int:
         """Fill `view` from its start with what has come; how many bytes. 0: the file ended.
@@ -152,6 +150,51 @@ class Download(Transfer):
 class Upload(Transfer):
     """A STOR or APPE in flight. `finish` it; closing it without that aborts."""
 
+    def __init__(
+        self,
+        session: Session,
+        channel: socket.socket,
+        done: Callable[[], None] | None,
+        before: Sequence[Reply] = (),
+    ) -> None:
+        """`before`: the replies to what was sent ahead of it (see `Session.upload`)."""
+        super().__init__(session, channel, done)
+        self.before = before
+        # Set by `finish`: the data connection was reset, which a 226 does not tell (pyftpdlib).
+        self.was_reset = False
+        self._plain = not isinstance(channel, ssl.SSLSocket)
+        if self._plain:
+            # The kernel's own timeout: Python's would make sendfile(2) return with every piece
+            # that fits into the socket's buffer.
+            _set_kernel_timeout(channel, socket.SO_SNDTIMEO, session.data_timeout)
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        """Send `count` bytes of a local file from `offset` on; zeros where it has no more.
+
+        By sendfile(2) on a plain connection. Raises as `write` does, and OSError for the local
+        disk.
+        """
+        end = offset + count
+        while offset < end:
+            if self._plain:
+                sent = self._send_from(fd, offset, end - offset)
+            else:
+                piece = os.pread(fd, min(PIECE, end - offset), offset)
+                self.write(piece)
+                sent = len(piece)
+            if not sent:
+                sent = min(PIECE, end - offset)
+                self.write(bytes(sent))
+            offset += sent
+
+    def _send_from(self, fd: int, offset: int, count: int) -> int:
+        try:
+            sent = os.sendfile(self._channel.fileno(), fd, offset, count)
+        except OSError as error:
+            raise self._refusal(error) from error
+        self._session.used_at = time.monotonic()
+        return sent
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of `data`. The deadline is for progress, not for the whole.
 
@@ -176,6 +219,7 @@ class Upload(Transfer):
         say_end(self._channel, self._session.data_timeout)
         try:
             self._session.finish_transfer()
+            self.was_reset = self._channel.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
         finally:
             self._channel.close()
 
@@ -186,12 +230,22 @@ class Upload(Transfer):
         session = self._session
         try:
             # After a deadline the server may have spoken already, but is not waited for again.
-            if not isinstance(error, TimeoutError) or session.has_spoken():
+            if not isinstance(error, _TIMEOUTS) or session.has_spoken():
                 session.receive().check()
         except errors.FtpfsError as refusal:
             return refusal
         session.drop()
         return data_error(error)
+
+
+def _set_kernel_timeout(channel: socket.socket, option: int, seconds: float) -> None:
+    """Make `channel` blocking, with a deadline (s) that the kernel keeps for each call."""
+    whole, fraction = divmod(seconds, 1)
+    channel.settimeout(None)
+    channel.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(whole), int(fraction * 1e6)))
+
+
+_TIMEOUTS = (TimeoutError, BlockingIOError)  # Python's deadline, the kernel's
 
 
 def say_end(channel: socket.socket, timeout: float) -> None:
@@ -216,6 +270,6 @@ def say_end(channel: socket.socket, timeout: float) -> None:
 
 def data_error(error: OSError) -> errors.FtpfsError:
     """What a failed send or recv on a data connection means."""
-    if isinstance(error, (TimeoutError, BlockingIOError)):  # Python's deadline, the kernel's
+    if isinstance(error, _TIMEOUTS):
         return errors.DeadlineExceeded("nothing moved on the data connection within its deadline")
     return errors.DataConnectionFailed(f"the data connection broke: {reason_of(error)}")

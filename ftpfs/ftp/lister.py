@@ -12,7 +12,9 @@ data connection, so it costs no round trip; a listing whose CWD failed is not be
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import posixpath
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -232,3 +234,37 @@ def _learn_zone(session: Session, files: Sequence[Entry], exact: dict[str, int])
 def _lines(data: bytes) -> list[bytes]:
     """Lines end with CRLF; only LF counts, as a CR may belong to a name."""
     return data.split(b"\n")[:-1] if data.endswith(b"\n") else data.split(b"\n") if data else []
+
+
+# Whether a name is there. Asked where a reply does not tell, and on a session already leased.
+
+
+def is_present(session: Session, where: str) -> bool:
+    parent, name = posixpath.split(where)
+    try:
+        entries = list_directory(session, parent, hidden=True)
+    except errors.Unavailable:
+        return False
+    return any(entry.name == name for entry in entries)
+
+
+def check_name_kept(session: Session, where: str) -> None:
+    """Look whether the server has what it said to have made, for names that some change.
+
+    pure-ftpd makes underscores of control characters and of a space at the end, and says that all
+    went well. Ordinary names are not looked at, and cost nothing.
+    """
+    name = posixpath.basename(where)
+    if name.endswith(" ") or any(c < " " or c == "\x7f" for c in name):
+        check_present(session, where)
+
+
+def check_present(session: Session, where: str) -> None:
+    """Raises InvalidName when the folder can be listed and `where` is not in it."""
+    parent, name = posixpath.split(where)
+    with contextlib.suppress(errors.Refused, errors.PermissionDenied):
+        entries = list_directory(session, parent, hidden=True)
+        if all(entry.name != name for entry in entries):
+            raise errors.InvalidName(
+                f"the server stored {errors.printable(where)} under another name"
+            )

@@ -28,6 +28,14 @@ class SetTime(enum.Enum):
     NONE = ""
 
 
+class Restart(enum.Enum):
+    """What REST n and STOR leave of a file that was there."""
+
+    ALL = "keeps what lies before and behind"  # vsftpd, proftpd, pyftpdlib
+    HEAD = "keeps what lies before"  # pure-ftpd: STOR cuts the file off at n
+    NOTHING = "cannot be relied on"
+
+
 class Profile:
     """One server's abilities. `None` in a learned attribute means: not tried yet."""
 
@@ -53,6 +61,7 @@ class Profile:
         self.set_time: SetTime | None = None  # the command to try; None: not thought about yet
         self.set_time_works = False  # that command was seen to work
         self.rest: bool | None = None
+        self.restart: Restart | None = None  # of uploads; probed when first needed
         self.pipelining = True
         self.list_zone: int | None = None  # seconds that LIST's clock is ahead of UTC
 

@@ -14,27 +14,27 @@ from __future__ import annotations
 import contextlib
 import logging
 import posixpath
-import secrets
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from ftpfs import errors
 from ftpfs.config import Network, Server
-from ftpfs.ftp import lister, listing
+from ftpfs.ftp import lister, upload
 from ftpfs.ftp.control import Reply
 from ftpfs.ftp.data import Download, Upload
 from ftpfs.ftp.listing import Entry, Kind
 from ftpfs.ftp.pool import Pool, PoolStatus, Use
 from ftpfs.ftp.profile import Profile, SetTime
 from ftpfs.ftp.session import Session
+from ftpfs.ftp.upload import Content, FileContent, Uploads
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# One piece of a file on its way from the spool to the server: larger ones were not faster.
-UPLOAD_CHUNK = 256 << 10
+PUT_CHUNK = 256 << 10  # bytes of one copy
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Remote:
             cap=network.max_connections,
             idle_timeout=network.idle_timeout,
         )
+        self._uploads = Uploads(self._pool, self.profile)
 
     def connect(self) -> str:
         """Log in once, so that a wrong address or password shows now; the welcome message."""
@@ -199,31 +200,75 @@ class Remote:
             None,
         )
 
+    def store(
+        self, path: str, content: Content, *, base: Entry | None, check: bool = True
+    ) -> Entry:
+        """Make the file at `path` hold the content; the entry as the server has it then.
+
+        It goes to a temporary name and is renamed when the server holds all of it, so that others
+        see the old file or the new, never a part, also after a crash. Where the folder takes no
+        new names, or refuses renames, the file is written in place. A broken connection is gone on
+        with where it broke, where the server can; a later call with the same `content` does, too.
+
+        `base` is what the server is known to have at `path`, None: nothing. When it has something
+        else (another size; another time, where both are exact), Conflict is raised and nothing is
+        changed; unless what it has is this very content (a mount was killed between the rename and
+        noting it). Without `check` it is replaced whatever it is.
+
+        Raises DataMismatch when the server, having said 226 twice, has another size; Conflict;
+        NoSpace, QuotaExceeded, NotFound (the folder), IsADirectory, PermissionDenied...; what the
+        content raises, Superseded above all; NetworkError when the server cannot be reached.
+        """
+        where = self._on_server(path)
+        try:
+            return self._uploads.store(where, content, base, check=check)
+        except errors.Refused as refusal:
+            raise self._why_not_written(path) or _denied(refusal) from refusal
+
+    def patch(
+        self, path: str, content: Content, ranges: Sequence[tuple[int, int]], *, base: Entry
+    ) -> Entry:
+        """Send only these ranges (sorted, disjoint: start, end) of `content`, in place.
+
+        By APPE when they are one append at the end of `base`; else by REST and STOR, where a probe
+        (once per server, on a scratch file) showed that the server keeps the rest.
+
+        Raises, with nothing changed: NotSupported when the server cannot, the first range begins at
+        0 or behind the end (FTP has no command for these), the file is gone, or sending all of it
+        costs less; Conflict as `store`. After any other error the file may hold a part of the
+        ranges, and its size and time are nobody's: before the ranges are sent again, look, and
+        pass what is found as `base`.
+        """
+        where = self._on_server(path)
+        try:
+            return self._uploads.patch(where, content, ranges, base)
+        except errors.Refused as refusal:
+            raise self._why_not_written(path) or _denied(refusal) from refusal
+
     def put(
         self,
         path: str,
         size: int,
         read_at: Callable[[int, memoryview], int],
         *,
-        replace: bool,
+        replace: bool,  # noqa: ARG002 (every upload replaces what is there)
         mtime: int | None,
         mode: int | None,
     ) -> Entry:
-        """Make the file at `path` hold exactly `size` bytes of `read_at(offset, view) -> count`.
+        """`store` for what is read by `read_at(offset, view) -> count`, whatever is there.
 
-        With `replace` there is a file of that name: the new content goes to a temporary name and
-        is renamed over it when the server holds all of it, so that others see the old content or
-        the new, never a part. `mtime` (seconds) and `mode` are set where the server can.
-
-        Returns the entry as the server has it now. Broken attempts are repeated from the start:
-        nothing under the final name depends on them. Raises DataMismatch when the server, having
-        said 226, has another size.
+        For as long as the spool has no file to be sent from: it is copied into one.
         """
-        upload = _Put(self, path, size, read_at, replace=replace, mtime=mtime, mode=mode)
-        try:
-            return self._pool.run(upload.run, use=Use.TRANSFER)
-        except errors.Refused as refusal:
-            raise self._why_not_written(path) or _denied(refusal) from refusal
+        with tempfile.TemporaryFile() as copy:
+            view = memoryview(bytearray(PUT_CHUNK))
+            for offset in range(0, size, PUT_CHUNK):
+                part = view[: size - offset]
+                if read_at(offset, part) != len(part):
+                    raise errors.DataMismatch("the spool is shorter than the file")
+                copy.write(part)
+            copy.flush()
+            content = FileContent(copy.fileno(), size, mtime, mode)
+            return self.store(path, content, base=None, check=False)
 
     # Changing.
 
@@ -234,7 +279,7 @@ class Remote:
 
         def mkdir(session: Session) -> None:
             session.require(f"MKD {self._on_server(path)}")
-            self._check_name_kept(session, path)
+            lister.check_name_kept(session, self._on_server(path))
 
         self._settled(mkdir, lambda: self._why_not_made(path), again)
 
@@ -249,14 +294,14 @@ class Remote:
         source, target = self._on_server(old), self._on_server(new)
 
         def rename(session: Session) -> None:
-            rename_over(session, source, target, replace=replace)
-            self._check_name_kept(session, new)
+            upload.rename_over(session, source, target, replace=replace)
+            lister.check_name_kept(session, target)
 
         def again(session: Session) -> None:
             try:
                 rename(session)
             except errors.Unavailable:
-                if not self._present(session, source) and self._present(session, target):
+                if not lister.is_present(session, source) and lister.is_present(session, target):
                     return  # the first attempt had been carried out
                 raise
 
@@ -269,7 +314,7 @@ class Remote:
 
         def chmod(session: Session) -> None:
             try:
-                session.require(_chmod_line(self.profile, self._on_server(path), mode))
+                session.require(upload.chmod_line(self.profile, self._on_server(path), mode))
             except (errors.NotSupported, errors.InvalidArgument):
                 self.profile.chmod = False
                 raise
@@ -286,7 +331,7 @@ class Remote:
         def set_time(session: Session) -> None:
             where = self._on_server(path)
             while (way := self.profile.way_to_set_time()) is not SetTime.NONE:
-                reply = session.command(_set_time_line(way, where, seconds))
+                reply = session.command(upload.set_time_line(way, where, seconds))
                 if directory and not reply.ok:
                     raise errors.NotSupported("the server sets no times on directories")
                 if directory or not self.profile.saw_set_time(way, reply.code):
@@ -348,39 +393,10 @@ class Remote:
             try:
                 delete(session)
             except errors.Unavailable:
-                if self._present(session, where):
+                if lister.is_present(session, where):
                     raise  # else: the first attempt had been carried out
 
         self._settled(delete, why, again)
-
-    def _present(self, session: Session, where: str) -> bool:
-        """Whether `where` (on the server) is there, asked on a session already leased."""
-        parent, name = posixpath.split(where)
-        try:
-            entries = lister.list_directory(session, parent, hidden=True)
-        except errors.Unavailable:
-            return False
-        return any(entry.name == name for entry in entries)
-
-    def _check_name_kept(self, session: Session, path: str) -> None:
-        """Look whether the server has what it said to have made, for names that some change.
-
-        pure-ftpd makes underscores of control characters and of a space at the end, and says that
-        all went well. Ordinary names are not looked at, and cost nothing.
-        """
-        name = posixpath.basename(path)
-        if name.endswith(" ") or any(c < " " or c == "\x7f" for c in name):
-            self._check_present(session, self._on_server(path))
-
-    def _check_present(self, session: Session, where: str) -> None:
-        """Raises InvalidName when the folder can be listed and `where` is not in it."""
-        parent, name = posixpath.split(where)
-        with contextlib.suppress(errors.Refused, errors.PermissionDenied):
-            entries = lister.list_directory(session, parent, hidden=True)
-            if all(entry.name != name for entry in entries):
-                raise errors.InvalidName(
-                    f"the server stored {errors.printable(where)} under another name"
-                )
 
     def _find_in_parent(self, path: str) -> Entry:
         parent, name = posixpath.split(path)
@@ -460,185 +476,6 @@ class Remote:
 
 
 ROOT = Entry(name="", kind=Kind.DIRECTORY, size=0, mtime=None, exact=False, mode=None, target=None)
-
-
-def rename_over(session: Session, source: str, target: str, *, replace: bool) -> None:
-    """RNFR and RNTO in one round trip.
-
-    With `replace` there is a file at `target`, and where the server refuses to rename over it, the
-    old file is moved aside first, and back if the second try fails: at no time is there neither.
-    """
-    try:
-        _rename(session, source, target)
-    except errors.Refused as refusal:
-        aside = f"{posixpath.dirname(target).rstrip('/')}/{temporary_name()}"
-        if not replace:
-            raise
-        try:
-            _rename(session, target, aside)
-        except errors.Refused:
-            raise refusal from None
-        try:
-            _rename(session, source, target)
-        except errors.Refused:
-            _rename(session, aside, target)
-            raise
-        log.info("this server does not rename over a file: %s was moved aside", target)
-        gone = session.command(f"DELE {aside}")
-        if not gone.ok:
-            # The new file is in its place: what the caller asked for is done.
-            log.warning("the old content is left on the server as %s: %s", aside, gone.code)
-
-
-def _rename(session: Session, source: str, target: str) -> None:
-    first, second = session.exchange([f"RNFR {source}", f"RNTO {target}"])
-    first.check()
-    second.check()
-
-
-def temporary_name() -> str:
-    """A name that listings hide and that nobody else uses."""
-    return f"{lister.HIDDEN_PREFIX}{secrets.token_hex(6)}.tmp"
-
-
-class _Put:
-    """One upload of a whole file, in attempts; `run` is one of them."""
-
-    def __init__(
-        self,
-        remote: Remote,
-        path: str,
-        size: int,
-        read_at: Callable[[int, memoryview], int],
-        *,
-        replace: bool,
-        mtime: int | None,
-        mode: int | None,
-    ) -> None:
-        self._remote = remote
-        self._profile = remote.profile
-        self._path = path
-        self._target = remote._on_server(path)
-        self._size = size
-        self._read_at = read_at
-        self._replace = replace
-        self._mtime = mtime
-        self._mode = mode
-        self._left: list[str] = []  # temporary files of attempts whose connection broke
-
-    def run(self, session: Session) -> Entry:
-        for left in self._left:
-            self._discard(session, left)
-        if not self._replace:
-            self._store(session, self._target)
-            return self._settle_attributes(session)
-        temporary = f"{posixpath.dirname(self._target).rstrip('/')}/{temporary_name()}"
-        try:
-            self._store(session, temporary)
-        except errors.Unavailable:
-            # The folder takes no new names, but the file itself may be writable.
-            log.info("no temporary file beside %s, writing it in place", self._target)
-            self._store(session, self._target)
-            return self._settle_attributes(session)
-        except errors.FtpfsError:
-            self._discard(session, temporary)
-            raise
-        try:
-            self._verify_size(session, temporary)
-            rename_over(session, temporary, self._target, replace=True)
-        except errors.FtpfsError:
-            self._discard(session, temporary)
-            raise
-        return self._settle_attributes(session)
-
-    def _store(self, session: Session, where: str) -> None:
-        buffer = memoryview(bytearray(min(UPLOAD_CHUNK, max(1, self._size))))
-        with session.upload(where) as upload:
-            offset = 0
-            while offset < self._size:
-                count = self._read_at(offset, buffer[: self._size - offset])
-                if not count:
-                    raise errors.DataMismatch("the spool is shorter than the file")
-                upload.write(buffer[:count])
-                offset += count
-            upload.finish()
-
-    def _discard(self, session: Session, temporary: str) -> None:
-        """Take a failed temporary file away; if the server cannot be talked to, with the next try.
-
-        After a lost connection it may be gone already, or renamed: a refusal says nothing.
-        """
-        self._left = [name for name in self._left if name != temporary]
-        try:
-            if session.alive:
-                session.command(f"DELE {temporary}")
-                return
-        except errors.FtpfsError as error:
-            log.info("%s could not be deleted: %s", temporary, error)
-        self._left.append(temporary)
-
-    def _verify_size(self, session: Session, where: str) -> None:
-        self._check_size(session.command(f"SIZE {where}"))
-
-    def _check_size(self, reply: Reply) -> None:
-        """A 226 proves nothing: servers have said it for truncated uploads."""
-        text = reply.text.strip()
-        if reply.code == 213 and text.isdigit() and int(text) != self._size:
-            raise errors.DataMismatch(
-                f"the server says it has {text} of {self._size} bytes of {self._target}"
-            )
-
-    def _settle_attributes(self, session: Session) -> Entry:
-        """Mode, time and the check of the size, in one round trip."""
-        way = self._profile.way_to_set_time() if self._mtime is not None else SetTime.NONE
-        lines = []
-        if self._mode is not None and self._profile.chmod is not False:
-            lines.append(_chmod_line(self._profile, self._target, self._mode))
-        if way is not SetTime.NONE and self._mtime is not None:
-            lines.append(_set_time_line(way, self._target, self._mtime))
-        replies = iter(session.exchange([*lines, f"SIZE {self._target}"]))
-        sets_mode = len(lines) > (way is not SetTime.NONE)
-        mode = self._take_chmod(next(replies)) if sets_mode else None
-        mtime = self._take_time(next(replies), way) if way is not SetTime.NONE else None
-        size = next(replies)
-        self._check_size(size)
-        if size.code == 550 and "SIZE" in self._profile.features:
-            # It is not there, or may not be looked at (a drop folder).
-            self._remote._check_present(session, self._target)
-        else:
-            self._remote._check_name_kept(session, self._path)
-        if mtime is None:
-            mtime = lister.time_in(session.command(f"MDTM {self._target}"))
-        return Entry(
-            name=posixpath.basename(self._target),
-            kind=Kind.FILE,
-            size=self._size,
-            mtime=mtime,
-            exact=mtime is not None,
-            mode=mode,
-            target=None,
-        )
-
-    def _take_chmod(self, reply: Reply) -> int | None:
-        if reply.code in (500, 501, 502, 504):
-            self._profile.chmod = False
-        return self._mode if reply.ok else None
-
-    def _take_time(self, reply: Reply, way: SetTime) -> int | None:
-        self._profile.saw_set_time(way, reply.code)
-        return self._mtime if reply.ok else None
-
-
-def _chmod_line(profile: Profile, where: str, mode: int) -> str:
-    """MFF where there is one: proftpd reads SITE CHMOD as words, and so takes "a" for "a "."""
-    bits = mode & 0o7777
-    if profile.mff_mode:
-        return f"MFF UNIX.mode={bits:04o}; {where}"
-    return f"SITE CHMOD {bits:03o} {where}"
-
-
-def _set_time_line(way: SetTime, where: str, seconds: int) -> str:
-    return way.value.format(time=listing.format_time_val(seconds), path=where)
 
 
 def _denied(refusal: errors.Refused) -> errors.FtpfsError:

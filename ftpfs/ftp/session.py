@@ -181,12 +181,18 @@ class Session:
         *,
         append: bool = False,
         text: bool = False,
+        before: Sequence[str] = (),
         done: Callable[[], None] | None = None,
     ) -> Upload:
-        """Start a STOR (with REST when `offset`), or an APPE."""
+        """Start a STOR (with REST when `offset`), or an APPE.
+
+        The commands `before` it cost no round trip of their own; their replies are the upload's
+        `before`, whatever they are.
+        """
         self._set_type(text=text)
-        channel, _ = self._start(f"{'APPE' if append else 'STOR'} {path}", offset)
-        return Upload(self, channel, done)
+        command = f"{'APPE' if append else 'STOR'} {path}"
+        channel, replies = self._start(command, offset, before)
+        return Upload(self, channel, done, replies)
 
     def listing(self, command: str, before: Sequence[str] = ()) -> tuple[bytes, str]:
         """All that a listing command sends over its data connection, and the final reply's text.

@@ -16,13 +16,14 @@ import os
 import posixpath
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import pytest
 
 from ftpfs import errors
+from ftpfs.core.remote import Content
 from ftpfs.ftp.lister import HIDDEN_PREFIX
 from ftpfs.ftp.listing import Entry, Kind
 
@@ -127,6 +128,8 @@ class MemoryRemote:
         self.tells_size = True
         self.unlistable: set[str] = set()
         self.stall: Gate | None = None  # every piece of every download waits here
+        self.stall_uploads: Gate | None = None  # and of every `store` here
+        self.patches_nothing = False  # no server for REST and STOR
         self._nodes: dict[str, Node] = {"/": Node(None, self.now, 0o755)}
         self._faults: dict[tuple[str, int], tuple[errors.FtpfsError, bool]] = {}
         self._gates: dict[tuple[str, int, bool], Gate] = {}
@@ -244,6 +247,85 @@ class MemoryRemote:
             return MemoryDownload(self, content, offset)
 
         return self._call("open_read", work)
+
+    def store(self, path: str, content: Content, *, base: Entry | None) -> Entry:
+        """In pieces, as they become ready; nothing is seen of it before all is there."""
+        data = bytearray()
+        while (end := content.ready(len(data))) > len(data):
+            data += self._pull(content, len(data), min(end, len(data) + PIECE))
+            if self.stall_uploads is not None:
+                self.stall_uploads.pass_through()
+        mtime, mode = content.attributes()
+
+        def work() -> Entry:
+            self._get_directory(posixpath.dirname(path))
+            known = self._nodes.get(path)
+            if known is not None and known.content is None:
+                raise errors.IsADirectory(path)
+            ours = known is not None and (known.content, known.mtime) == (bytes(data), mtime)
+            if known is not None and not ours and not self._is(known, base):
+                raise errors.Conflict(path)
+            node = Node(
+                bytes(data),
+                self.now if mtime is None else mtime,
+                mode if mode is not None else 0o644,
+            )
+            self._nodes[path] = node
+            return replace(self._entry(path, node), size=len(data))
+
+        return self._call("store", work)
+
+    def patch(
+        self,
+        path: str,
+        content: Content,
+        ranges: Sequence[tuple[int, int]],
+        *,
+        base: Entry,
+    ) -> Entry:
+        """Range by range: `fail("patch piece", ...)` leaves a mixture."""
+
+        def begin() -> None:
+            if self.patches_nothing or not 0 < ranges[0][0] <= (base.size or 0):
+                raise errors.NotSupported(path)
+            if path not in self._nodes:
+                raise errors.NotSupported(path)
+            if not self._is(self._nodes[path], base):
+                raise errors.Conflict(path)
+
+        self._call("patch", begin)
+        for start, end in ranges:
+            piece = bytearray()
+            while start + len(piece) < end:
+                ready = min(content.ready(start + len(piece)), end)
+                piece += self._pull(content, start + len(piece), ready)
+
+            def send(start: int = start, piece: bytearray = piece) -> None:
+                node = self._get(path)
+                old = node.content or b""
+                node.content = old[:start] + bytes(piece) + old[start + len(piece) :]
+                node.mtime = self.now
+
+            self._call("patch piece", send)
+        mtime, mode = content.attributes()
+
+        with self.lock:
+            node = self._get(path)
+            node.mtime = self.now if mtime is None else mtime
+            node.mode = node.mode if mode is None else mode
+            return self._entry(path, node)
+
+    @staticmethod
+    def _pull(content: Content, start: int, end: int) -> bytes:
+        return os.pread(content.fileno(), end - start, start).ljust(end - start, b"\0")
+
+    @staticmethod
+    def _is(node: Node, base: Entry | None) -> bool:
+        if base is None or node.content is None:
+            return False
+        if base.size is not None and base.size != len(node.content):
+            return False
+        return not base.exact or base.mtime is None or base.mtime == node.mtime
 
     def put(
         self,
