@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ftplib
 import logging
+import re
 import socket
 import ssl
 import time
@@ -31,6 +32,7 @@ MAX_LINE = 64 << 10
 # Lines of one reply: banners of 100 lines exist, HELP is shorter; without a bound a server could
 # feed us for ever inside one deadline.
 MAX_REPLY_LINES = 20_000
+_ONE_LINE_REPLY = re.compile(rb"([1-6]\d\d [^\r\n]*)\r?\n")
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,27 @@ class Control(ftplib.FTP_TLS):
         if not (code.isascii() and code.isdigit() and "1" <= code[0] <= "6"):
             raise errors.ProtocolError(f"not an FTP reply: {errors.printable(lines[-1][:80])}")
         return Reply(int(code), tuple(lines))
+
+    def final_lines(self, most: int, timeout: float) -> list[str]:
+        """The last lines of the next replies: of those that have come, `most` at most, and at least
+        one, which is waited for within `timeout` seconds.
+        """
+        lines: list[str] = []
+        text = bytes(self._buffer[: self._buffer.rfind(b"\n") + 1])
+        taken = 0
+        for found in _ONE_LINE_REPLY.finditer(text):
+            if found.start() != taken or len(lines) == most:
+                break
+            lines.append(found[1].decode("latin-1"))
+            taken = found.end()
+        del self._buffer[:taken]
+        if not lines:
+            lines.append(self.reply(timeout).lines[-1])
+        return lines
+
+    def send_buffer(self) -> int:
+        """How many bytes this side's kernel takes and holds while the server reads nothing."""
+        return self._socket().getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
     def getmultiline(self) -> str:
         """ftplib's, with a bound on the number of lines (it has none)."""

@@ -119,9 +119,7 @@ def _by_list(session: Session, path: str) -> Listing:
         raise
     if not data and profile.list_all:
         raise _nothing(command, said)
-    found = listing.parse_list(
-        _lines(data), session.decode_bytes, time.time(), profile.list_zone or 0
-    )
+    found = listing.parse_list_data(data, session.decode_bytes, time.time(), profile.list_zone or 0)
     if found.rejected and not found.entries:
         # `ls: cannot open directory` and the like, sent as if it were a listing.
         raise errors.PermissionDenied(f"not a listing: {found.rejected[0]}")
@@ -168,50 +166,46 @@ def _with_exact_times(session: Session, path: str, entries: list[Entry]) -> list
     """
     if session.profile.mdtm is False:
         return entries
-    files = [e for e in entries if e.kind is Kind.FILE]
+    # A CR may belong to a name, but not to a command.
+    files = [e for e in entries if e.kind is Kind.FILE and "\r" not in e.name]
     if not files:
         return entries
-    times = _modification_times(session, path, [e.name for e in files])
-    if times is None:
+    prefix = path.rstrip("/")
+    replies = session.ask([f"MDTM {prefix}/{e.name}" for e in files])
+    exact = {
+        e.name: t for e, r in zip(files, replies, strict=True) if (t := _time_of(r)) is not None
+    }
+    if not exact and all(reply.startswith(("500", "502", "504")) for reply in replies):
+        session.profile.mdtm = False
         return entries
-    exact = {e.name: t for e, t in zip(files, times, strict=True) if t is not None}
     shift = _learn_zone(session, files, exact)
     return [
-        replace(e, mtime=exact[e.name], exact=True)
+        Entry(e.name, e.kind, e.size, exact[e.name], True, e.mode)
         if e.kind is Kind.FILE and e.name in exact
-        else replace(e, mtime=None if e.mtime is None else e.mtime - shift)
+        else _shifted(e, shift)
         for e in entries
     ]
 
 
-def _modification_times(
-    session: Session, path: str, names: Sequence[str]
-) -> list[int | None] | None:
-    """MDTM of each name; None for a name that the server refuses. None if it has no MDTM at all.
+def _shifted(entry: Entry, seconds: int) -> Entry:
+    if not seconds or entry.mtime is None:
+        return entry
+    return replace(entry, mtime=entry.mtime - seconds)
 
-    A NOOP at the end guards the pairing: a stray or missing reply would put a 213 in the place of
-    its 200, and then no answer of the batch is believed.
-    """
-    prefix = path.rstrip("/")
-    replies = session.exchange([*(f"MDTM {prefix}/{name}" for name in names), "NOOP"])
-    if replies[-1].code != 200 or any(reply.code == 200 for reply in replies[:-1]):
-        session.drop()
-        session.profile.pipelining = False
-        raise errors.ConnectionLost("replies to pipelined commands do not match; starting over")
-    if all(reply.code in (500, 502, 504) for reply in replies[:-1]):
-        session.profile.mdtm = False
+
+def _time_of(line: str) -> int | None:
+    """The time in the reply to an MDTM, given as its line: `213 YYYYMMDDHHMMSS`."""
+    if not line.startswith("213"):
         return None
-    return [time_in(reply) for reply in replies[:-1]]
+    try:
+        return listing.parse_time_val(line[4:].strip())
+    except ValueError:
+        return None
 
 
 def time_in(reply: Reply) -> int | None:
     """The time in a reply to MDTM (RFC 3659, 3.1: `213 YYYYMMDDHHMMSS`), None if there is none."""
-    if reply.code != 213:
-        return None
-    try:
-        return listing.parse_time_val(reply.text.strip())
-    except ValueError:
-        return None
+    return _time_of(reply.lines[-1])
 
 
 def _learn_zone(session: Session, files: Sequence[Entry], exact: dict[str, int]) -> int:

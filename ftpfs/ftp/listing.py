@@ -35,9 +35,10 @@ class Kind(enum.Enum):
     OTHER = "other"  # device, socket, fifo, door...: FTP can list it and do nothing else with it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Entry:
-    """What a server said about one name. None means that it did not say.
+    """What a server said about one name. None means that it did not say. Never changed once made
+    (`frozen` would see to it, but makes each of a million cost 1.0 us instead of 0.2).
 
     `name` is never '', '.' or '..' and holds neither '/' nor NUL, with one exception: an entry
     that speaks of a directory itself (`Listing.self_entry`, MLST of the root) is named ''.
@@ -174,14 +175,20 @@ def parse_time_val(text: str) -> int:
     A fraction is cut off. The year-2000 bug of old servers, which write 19100 for 2000, is
     understood. Raises ValueError for everything else.
     """
+    if len(text) == 14 and text.isascii() and text.isdigit():  # nearly all of them
+        return _time_val_day(text[:8]) + _clock_digits(text[8:])
     digits, point, fraction = text.partition(".")
     if point and not (fraction.isascii() and fraction.isdigit()):
         raise ValueError(f"not a time-val: {text[:40]!r}")
     plain = len(digits) == 14 or (len(digits) == 15 and digits.startswith("191"))
     if not (plain and digits.isascii() and digits.isdigit()):
         raise ValueError(f"not a time-val: {text[:40]!r}")
-    clock = int(digits[-6:])
-    return _time_val_day(digits[:-6]) + _seconds(clock // 10000, clock // 100 % 100, clock % 100)
+    return _time_val_day(digits[:-6]) + _clock_digits(digits[-6:])
+
+
+def _clock_digits(digits: str) -> int:
+    """Seconds into a day of HHMMSS."""
+    return _seconds(int(digits[:2]), int(digits[2:4]), int(digits[4:]))
 
 
 def format_time_val(seconds: float) -> str:
@@ -361,6 +368,11 @@ class _Context:
         return _decoded(self.decode, raw)
 
 
+def _context(decode: Decode, now: float, zone: int) -> _Context:
+    latest = now + zone + _DAY
+    return _Context(decode, zone, latest, datetime.fromtimestamp(latest, tz=timezone.utc).year)
+
+
 _Format = Callable[[bytes, _Context], _Parsed]
 
 
@@ -375,9 +387,7 @@ def parse_list(lines: Iterable[bytes], decode: Decode, now: float, zone: int = 0
     servers for the last twelve; the day makes room for clocks and zones that are off. A 29
     February goes back to the last leap year that fits.
     """
-    latest = now + zone + _DAY
-    year = datetime.fromtimestamp(latest, tz=timezone.utc).year
-    context = _Context(decode, zone, latest, year)
+    context = _context(decode, now, zone)
     found = _Collector()
     recent: _Format = _FORMATS[0]
     for line in found.clean(lines):
@@ -385,6 +395,33 @@ def parse_list(lines: Iterable[bytes], decode: Decode, now: float, zone: int = 0
         if parsed is None:
             recent, parsed = _first_to_understand(line, context, recent)
         found.add(parsed, line)
+    return found.listing()
+
+
+def parse_list_data(data: bytes, decode: Decode, now: float, zone: int = 0) -> Listing:
+    """`parse_list` of all that LIST sent. A listing as `ls -l` has it, in English, with nothing odd
+    in it, is read by one pattern, at 2 us a line."""
+    lines = data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    if _TOTAL.match(data):
+        lines, data = lines[1:], data[data.index(b"\n") + 1 :]
+    fields = _PLAIN_LINE.findall(data)
+    if len(fields) != len(lines):
+        return parse_list(lines, decode, now, zone)
+    context = _context(decode, now, zone)
+    found = _Collector()
+    add, times = found.add, context.times
+    for line, (letter, permissions, digits, date_text, raw) in zip(lines, fields, strict=True):
+        if letter == b"l" or b"/" in raw:
+            found.add(_unix(line.rstrip(b"\r"), context), line)
+            continue
+        when = times.get(date_text)
+        if when is None:
+            when = times[date_text] = _unix_time(date_text, context)
+        kind = Kind.FILE if letter == b"-" else Kind.DIRECTORY
+        mode = _unix_permissions(permissions)
+        add(Entry(context.name(raw), kind, int(digits), when[0], when[1], mode), line)
     return found.listing()
 
 
@@ -432,6 +469,14 @@ _UNIX_MODE = re.compile(rb"([-A-Za-z?])([-rwxsStTlL]{9})[+.@]?[ \t]*[^ \t]+")
 # of spaces between ids (3.4 -> 2.2 us).
 _UNIX_SIZED = re.compile(rb"(\d(?<=[ \t,]\d)\d{0,19})" + _SPACES + rb"(?![ \t])" + _UNIX_DATE)
 _UNIX_UNSIZED = re.compile(rb"(?<=[ \t])()" + _UNIX_DATE)
+# A line of a plain listing, end and all: what `_unix` reads the same, in one go.
+_PLAIN_LINE = re.compile(
+    rb"^([-dl])([-rwxsStT]{9})[+.@]? {1,40}\d{1,9} {1,40}[^\s]{1,64} {1,40}[^\s]{1,64}"
+    rb" {1,40}(\d{1,18}) "
+    rb"((?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [ \d]\d (?:\d\d:\d\d| \d{4})) "
+    rb"([^\r\n\0]{1,4096})\r?\n",
+    re.MULTILINE,
+)
 _TOTAL = re.compile(
     rb"(?:total|totale|insgesamt|%b):?[ \t]{1,20}\d[\d.,]{0,24}[A-Z]?[ \t]*" % "итого".encode(),
     re.IGNORECASE,

@@ -17,6 +17,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 from ftpfs import errors
 from ftpfs.config import DataMode, Network, Server, Tls
@@ -29,6 +30,12 @@ log = logging.getLogger(__name__)
 # Replies in flight while pipelining. 500 were answered by all four servers measured; at some 30
 # bytes a command and 60 a reply neither side's socket buffer (>= 16 KiB, in practice 128) fills.
 PIPELINE_WINDOW = 128
+# Bytes of commands in flight in `ask`. 10,000 MDTMs to vsftpd at 20 ms: 1.75 s with 128 commands in
+# flight, 0.84 s with 16 KiB of them, 0.45 s with 32 KiB and with more.
+ASK_WINDOW = 32 << 10
+# Questions between two NOOPs.
+GUARD_DISTANCE = 100
+_GUARD = b"NOOP\r\n"
 # How long a session that left a download early may take to say so before it is given up.
 ABORT_TIMEOUT = 5.0
 # For the rest of a line that an idle session began unasked.
@@ -96,6 +103,38 @@ class Session:
                     sent += len(batch)
                 replies.append(self._reply())
         return replies
+
+    def ask(self, lines: Sequence[str]) -> list[str]:
+        """`exchange` for any number of questions: the last line of each reply, code and all.
+
+        For commands that are never answered by 200, which is what the NOOPs between them bring: a
+        reply missing or too many is noticed there. Then nothing of the batch is believed, this
+        session is over (ConnectionLost), and on the next one the questions go out one by one.
+        """
+        if not self.profile.pipelining:
+            return [self.command(line).lines[-1] for line in lines]
+        wire = self._encode_guarded(lines)
+        answers: list[str] = []
+        got = sent = in_flight = 0  # replies; commands; bytes of those without a reply
+        with self._conversation():
+            # What fits into this side's own send buffer never waits for a server that itself waits
+            # for us to read its replies.
+            window = min(ASK_WINDOW, self._control.send_buffer() // 2)
+            while got < len(wire):
+                if in_flight <= window // 2:  # in halves: one segment carries many commands
+                    start = sent
+                    while sent < len(wire) and in_flight < window:
+                        in_flight += len(wire[sent])
+                        sent += 1
+                    self._control.send(b"".join(wire[start:sent]))
+                for line in self._control.final_lines(sent - got, self._network.reply_timeout):
+                    if (wire[got] is _GUARD) is not line.startswith("200"):
+                        self._mismatch(line)
+                    if wire[got] is not _GUARD:
+                        answers.append(line)
+                    in_flight -= len(wire[got])
+                    got += 1
+        return answers
 
     def require(self, line: str) -> Reply:
         """`command`, but a refusal is raised as the error it means."""
@@ -232,8 +271,26 @@ class Session:
             raise errors.from_reply(reply.code, reply.text)
         return reply
 
+    def _encode_guarded(self, lines: Sequence[str]) -> list[bytes]:
+        wire = []
+        for number, line in enumerate(lines, 1):
+            wire.append(self._encode(line))
+            if not number % GUARD_DISTANCE:
+                wire.append(_GUARD)
+        if wire and wire[-1] is not _GUARD:
+            wire.append(_GUARD)
+        return wire
+
+    def _mismatch(self, line: str) -> NoReturn:
+        """A reply to pipelined commands that cannot be the one to the command in its place."""
+        if line.startswith("421"):
+            raise errors.from_reply(421, line[4:])
+        self.profile.pipelining = False
+        log.warning("this server loses count of pipelined commands; they go out one by one now")
+        raise errors.ConnectionLost("replies to pipelined commands do not match; starting over")
+
     def _encode(self, line: str) -> bytes:
-        if any(c in line for c in "\r\n\0"):
+        if "\r" in line or "\n" in line or "\0" in line:
             raise errors.InvalidName("a name with CR, LF or NUL in it cannot be sent over FTP")
         try:
             wire = line.encode(self._codec, "surrogateescape")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -90,15 +91,56 @@ def test_without_mdtm_the_times_are_what_list_says(
     check(session, folder, exact=False)
 
 
-def test_an_answer_too_few_spoils_the_whole_batch(
-    session: Session, relay: Relay, folder: RemoteDir
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "213 20200913122641\r\n200 and one that nobody asked for",
+        "213 19990101000000\r\n213 20200913122641",
+        "200 what is asked is never answered so",
+    ],
+)
+def test_replies_that_do_not_match_spoil_the_batch_and_the_next_is_sent_plainly(
+    server: FtpServer, relay: Relay, folder: RemoteDir, fault: str
 ) -> None:
+    times = {f"file{n}": WHEN + n for n in range(300)}
+    for name, when in times.items():
+        os.utime(folder.write(name, b""), (when, when))
     relay.refuse("MLSD", "502 no")
-    relay.replace_reply("MDTM", "213 20200913122641\r\n200 and one that nobody asked for", times=1)
+    relay.replace_reply("MDTM", fault, skip=150, times=1)
+    session = connect(server, relay.port)
     with pytest.raises(errors.ConnectionLost):
         lister.list_directory(session, folder.path)
     assert not session.alive
     assert not session.profile.pipelining
+    place = Server(server.host, relay.port, user=server.user, password=Secret(server.password))
+    again = Session(place, NETWORK, session.profile)
+    listed = {e.name: e.mtime for e in lister.list_directory(again, folder.path)}
+    again.close()
+    assert {name: listed[name] for name in times} == times
+
+
+def test_a_missing_reply_is_noticed_at_the_next_guard_and_not_by_a_deadline(
+    session: Session, relay: Relay, folder: RemoteDir
+) -> None:
+    for n in range(300):
+        folder.write(f"file{n}", b"")
+    relay.refuse("MLSD", "502 no")
+    relay.drop_reply("MDTM", skip=20)
+    began = time.monotonic()
+    with pytest.raises(errors.ConnectionLost):
+        lister.list_directory(session, folder.path)
+    assert time.monotonic() - began < NETWORK.reply_timeout / 2
+
+
+def test_a_name_that_no_command_can_carry_costs_its_exact_time_only(
+    session: Session, relay: Relay, folder: RemoteDir
+) -> None:
+    (folder.disk / "odd\rname").write_bytes(b"123")
+    relay.refuse("MLSD", "502 no")
+    entries = {entry.name: entry for entry in lister.list_directory(session, folder.path)}
+    assert entries["file"].exact
+    # pure-ftpd leaves it out.
+    assert ("odd\rname" in entries) is (folder.server.kind in ("proftpd", "pyftpdlib", "vsftpd"))
 
 
 def test_a_missing_folder_is_refused(session: Session, folder: RemoteDir) -> None:
