@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import getopt
 import os
 import posixpath
 import re
@@ -30,6 +31,8 @@ from ftpfs.config import OPTIONS, Option, Source
 from ftpfs.errors import FtpfsError, InvalidArgument, printable
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from ftpfs.ftp.remote import Remote
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -39,6 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     secrecy.hide_passwords()
+    if len(given) > 3 and given[0] not in cli.commands and given[2] == "-o":
+        # As mount.fuse(8) calls us for `mount -t fuse.ftpfs`: SOURCE MOUNTPOINT -o OPTIONS. It adds
+        # suid and dev by itself, and then a server's mode bits could make anybody root here.
+        asked = [word for word in given[3].split(",") if word not in ("suid", "dev")]
+        return mount_helper([*given[:3], ",".join(asked), *given[4:]])
+    if instruction := os.environ.get(_COMPLETE):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, "ftpfs", _COMPLETE, instruction)
     try:
         with cli.make_context("ftpfs", given or ["--help"]) as context:
             code = cli.invoke(context)
@@ -59,6 +71,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _failure(f"{where}{error.strerror or error}")
     return int(code or 0)
+
+
+# What a shell sets to ask for completions; click's name for a program called ftpfs.
+_COMPLETE = "_FTPFS_COMPLETE"
+# mount(8) runs us with nothing of the user's in the environment, perhaps not even this.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# mount(8)'s exit codes.
+_MOUNT_USAGE, _MOUNT_FAILURE = 1, 32
+
+
+def mount_helper(arguments: Sequence[str] | None = None) -> int:
+    """`mount.ftpfs SOURCE MOUNTPOINT [-sfnv] [-o OPTIONS]`: what mount(8) runs; its exit codes."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault("PATH", _PATH)
+    try:
+        found, places = getopt.gnu_getopt(given, "sfnvo:t:N:")
+    except getopt.GetoptError as error:
+        click.echo(f"mount.ftpfs: {printable(error.msg)}", err=True)
+        return _MOUNT_USAGE
+    if len(places) != 2:
+        click.echo("mount.ftpfs: expected SOURCE MOUNTPOINT [-o OPTIONS]", err=True)
+        return _MOUNT_USAGE
+    if ("-f", "") in found:  # mount --fake: everything but the mounting
+        return 0
+    words = ",".join(value for name, value in found if name == "-o").split(",")
+    command = ["mount"]
+    for word in words:
+        if word.startswith("config="):
+            command += ["--config", word.removeprefix("config=")]
+    kept = [word for word in words if not word.startswith("config=")]
+    code = main([*command, "-o", ",".join(kept), "--", *places])
+    return {1: _MOUNT_FAILURE, 2: _MOUNT_USAGE}.get(code, code)
 
 
 class _Misuse(click.UsageError):
@@ -95,11 +139,59 @@ def _usage(error: click.ClickException) -> int:
 # Arguments.
 
 
-def _source(text: str) -> Source:
-    try:
-        return config.parse_source(text)
-    except InvalidArgument as error:
-        raise _Misuse(str(error)) from None
+_CONFIG_FILE = "ftpfs.config_file"  # in click's meta: what --config said, before SOURCE is read
+
+
+class _SourceType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
+    """An address, or the name of a server that the file of named servers knows."""
+
+    name = "source"
+
+    def convert(
+        self,
+        value: str,
+        param: click.Parameter | None,  # noqa: ARG002 (click's signature)
+        ctx: click.Context | None,
+    ) -> Source:
+        from ftpfs import named
+
+        try:
+            return named.resolve(value, ctx.meta.get(_CONFIG_FILE) if ctx else None)
+        except InvalidArgument as error:
+            raise _Misuse(str(error)) from None
+
+    def shell_complete(
+        self,
+        ctx: click.Context,
+        param: click.Parameter,  # noqa: ARG002 (click's signature)
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        from ftpfs import named
+
+        known = named.names(ctx.meta.get(_CONFIG_FILE))
+        return [CompletionItem(name) for name in known if name.startswith(incomplete)]
+
+
+_source = _SourceType()
+
+
+def _takes_config(command: _Command) -> _Command:
+    """The flag --config, for whoever takes a SOURCE."""
+
+    def keep(context: click.Context, _param: click.Parameter, value: Path | None) -> None:
+        context.meta[_CONFIG_FILE] = value
+
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        is_eager=True,
+        expose_value=False,
+        callback=keep,
+        help="File of named servers.  [default: ~/.config/ftpfs/config.toml]",
+    )(command)
 
 
 def _reader(option: Option) -> Callable[[str], object]:
@@ -173,6 +265,8 @@ def _ask(question: str) -> str:
     return getpass(question)
 
 
+# Not checked here, only completed: what is wrong with it is `mount`'s to say.
+_FOLDER = click.Path(file_okay=False)
 _CONNECTION = [o for o in OPTIONS.values() if o.part in (config.Server, config.Network)]
 # Without a daemon the log goes to the terminal, where only what matters is welcome.
 _LOG_LEVEL = dataclasses.replace(OPTIONS["log_level"], default="warning")
@@ -195,7 +289,8 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("source", type=_source)
-@click.argument("mountpoint")
+@click.argument("mountpoint", type=_FOLDER)
+@_takes_config
 @click.option("-o", "strings", multiple=True, metavar="A,B=C", help="Options by name, as in fstab.")
 @_flags(*OPTIONS.values())
 def mount(source: Source, mountpoint: str, strings: tuple[str, ...], **flags: Any) -> int:
@@ -216,7 +311,7 @@ def mount(source: Source, mountpoint: str, strings: tuple[str, ...], **flags: An
 
 
 @cli.command()
-@click.argument("mountpoint")
+@click.argument("mountpoint", type=_FOLDER)
 def umount(mountpoint: str) -> int:
     """Unmount MOUNTPOINT, after what was written has reached the server."""
     from ftpfs import mount as mounting
@@ -228,7 +323,7 @@ def _transfer_command(name: str) -> Callable[[Callable[..., Any]], click.Command
     """A command over one connection, with the flags that a connection takes."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
-        return cli.command(name)(_flags(*_CONNECTION, _LOG_LEVEL)(function))
+        return cli.command(name)(_takes_config(_flags(*_CONNECTION, _LOG_LEVEL)(function)))
 
     return decorate
 
@@ -360,6 +455,91 @@ def serve(password_file: Path | None, verbose: bool, **settings: Any) -> None:
                 f"no password for {user}: use --password-file or ${credentials.PASSWORD_VARIABLE}"
             )
     serving.run(serving.Service(**settings, password=password), click.echo)
+
+
+@cli.command("install-service")
+@click.argument("source")
+@click.argument("mountpoint", type=_FOLDER)
+@_takes_config
+@click.option("-o", "strings", multiple=True, metavar="A,B=C", help="Options, as for mount.")
+@_flags(OPTIONS["password_file"])
+@click.option("--user", is_flag=True, help="A service of this user, for systemctl --user.")
+@click.option("--automount", is_flag=True, help="Mount when somebody looks into MOUNTPOINT.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where to write; -: stdout.")
+@click.pass_context
+def install_service(
+    context: click.Context,
+    source: str,
+    mountpoint: str,
+    strings: tuple[str, ...],
+    password_file: Path | None,
+    user: bool,
+    automount: bool,
+    folder: Path | None,
+) -> None:
+    """Write systemd units that mount SOURCE at MOUNTPOINT.
+
+    The password, if one is needed, comes from --password-file, which systemd
+    reads and hands over as a credential.
+    """
+    from ftpfs import systemd
+
+    options = ",".join(strings)
+    file = context.meta.get(_CONFIG_FILE)
+    try:
+        if _source.convert(source, None, context).password:
+            raise _Misuse("a unit file is no place for a password: use --password-file")
+        config.parse_options(options)
+    except InvalidArgument as error:
+        raise _Misuse(str(error)) from None
+    if automount and user:
+        raise _Misuse("--automount is the system's: mount(8) makes it, as root")
+    service = systemd.Service(
+        source,
+        os.path.abspath(mountpoint),
+        options,
+        file and file.absolute(),
+        password_file,
+        user,
+    )
+    units = (
+        systemd.automount_units(service)
+        if automount
+        else {service.name: systemd.service_unit(service)}
+    )
+    if str(folder) == "-":
+        for name, text in units.items():
+            click.echo(f"# {name}\n{text}")
+        return
+    for path in systemd.write_units(folder or systemd.unit_folder(user=user), units):
+        click.echo(path)
+    which = "systemctl --user" if user else "systemctl"
+    click.echo(f"Now: {which} daemon-reload && {which} enable --now '{list(units)[-1]}'")
+
+
+@cli.command("install-helper")
+@click.option("--folder", type=click.Path(path_type=Path), help="Instead of /sbin.")
+def install_helper(folder: Path | None) -> None:
+    """Let mount(8), and so fstab, mount -t ftpfs: link its helpers in /sbin to this program."""
+    from ftpfs import systemd
+
+    for link in systemd.install_helpers(folder or systemd.SBIN):
+        click.echo(link)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script for SHELL.
+
+    bash: source <(ftpfs completion bash), in ~/.bashrc; zsh: the same, in
+    ~/.zshrc; fish: ftpfs completion fish > ~/.config/fish/completions/ftpfs.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    if kind is not None:
+        click.echo(kind(cli, {}, "ftpfs", _COMPLETE).source())
 
 
 @cli.command()

@@ -372,6 +372,8 @@ class Mount:
         metadata=_option("How much to log.", _choice("error", "warning", "info", "debug")),
     )
     log_file: Path | None = field(default=None, metadata=_option("Where to log.", _A_PATH))
+    # fstab's exec, nosuid, ... for the kernel. No option of ours: only words of `-o`.
+    kernel_flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -432,11 +434,15 @@ OPTIONS: Mapping[str, Option] = {
 }
 
 # What fstab lines carry for mount(8), systemd and desktops; they are not ours to act on. `user`
-# with a value is our own option.
+# with a value is our own option, and alone it is mount(8)'s, which adds nosuid and nodev by itself.
+# Times of reading do not exist over FTP.
 _FSTAB_WORDS = re.compile(
     r"defaults|_netdev|nofail|(?:no)?auto|(?:no)?users?|owner|group"
-    r"|(?:no)?(?:exec|dev|suid|atime|diratime|relatime)|x-.*|comment=.*"
+    r"|(?:no)?(?:atime|diratime|relatime)|x-.*|comment=.*"
 )
+# What the kernel is told, word for word. Without any, libfuse says nosuid and nodev.
+_KERNEL_WORDS = re.compile(r"(?:no)?(?:exec|dev|suid)")
+_KERNEL_FLAGS = "kernel_flags"  # among the values, next to the options
 
 
 def parse_options(text: str) -> dict[str, object]:
@@ -445,8 +451,12 @@ def parse_options(text: str) -> dict[str, object]:
     A value cannot contain a comma here; the flag of the same name can take it.
     """
     values: dict[str, object] = {}
+    kernel_flags: dict[str, str] = {}
     for item in filter(None, map(str.strip, text.split(","))):
         if _FSTAB_WORDS.fullmatch(item):
+            continue
+        if _KERNEL_WORDS.fullmatch(item):
+            kernel_flags[item.removeprefix("no")] = item  # of two, the last counts
             continue
         name, has_value, value = item.partition("=")
         name = name.replace("-", "_")
@@ -460,6 +470,8 @@ def parse_options(text: str) -> dict[str, object]:
             raise InvalidArgument(f"option {name} needs a value")
         else:
             values[name] = OPTIONS[name].value
+    if kernel_flags:
+        values[_KERNEL_FLAGS] = tuple(kernel_flags.values())
     return values
 
 
@@ -487,6 +499,8 @@ class Source:
     user: str | None = None
     password: Secret | None = None
     path: str = ""  # as in Server; a trailing "/" is kept
+    # What the file of named servers says of it, by option name; what the user says wins.
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 _SCHEMES = {"ftp": Tls.OFF, "ftpes": Tls.EXPLICIT, "ftps": Tls.IMPLICIT}
@@ -596,6 +610,7 @@ def build(source: Source, values: Mapping[str, object], around: Surroundings) ->
 
     Raises InvalidArgument, also where a password is needed and none is to be had.
     """
+    values = {**source.options, **values}
     file = values.get("password_file")
     user, password = login(
         source.host,
@@ -606,6 +621,7 @@ def build(source: Source, values: Mapping[str, object], around: Surroundings) ->
     )
     # The folder itself, however it was written; "/" alone stays: it is the server's root.
     path = source.path.rstrip("/") or source.path[:1]
+    kernel_flags = values.get(_KERNEL_FLAGS)
     server = {
         "host": source.host,
         "path": path,
@@ -619,7 +635,10 @@ def build(source: Source, values: Mapping[str, object], around: Surroundings) ->
         server=Server(**server),
         network=Network(**_values_of(Network, values)),
         cache=Cache(**_values_of(Cache, values)),
-        mount=Mount(**_values_of(Mount, values)),
+        mount=Mount(
+            **_values_of(Mount, values),
+            kernel_flags=kernel_flags if isinstance(kernel_flags, tuple) else (),
+        ),
     )
 
 

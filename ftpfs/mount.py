@@ -26,7 +26,7 @@ from pathlib import Path
 
 import platformdirs
 
-from ftpfs import errors, secrecy
+from ftpfs import errors, secrecy, systemd
 from ftpfs.config import Config, Server
 from ftpfs.core import disktier
 from ftpfs.core.disktier import DiskTier
@@ -55,6 +55,7 @@ def run(config: Config, mountpoint: str) -> int:
     Raises FtpfsError with one line that names the cause.
     """
     mountpoint = os.path.abspath(mountpoint)
+    _clear_stale(mountpoint)
     _check_mountpoint(mountpoint)
     chosen = binding.choose(config.mount.binding)
     _check_device()
@@ -70,9 +71,7 @@ def unmount(mountpoint: str) -> int:
     mountpoint = os.path.abspath(mountpoint)
     if mountpoint not in _mounts():
         raise errors.InvalidArgument(f"{mountpoint}: nothing of ftpfs is mounted there")
-    tool = shutil.which("fusermount3") or shutil.which("fusermount")
-    command = [tool, "-u", mountpoint] if tool and os.getuid() else ["umount", mountpoint]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = _call_umount(mountpoint)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
         hint = f" (fuser -vm {mountpoint} tells who uses it)" if "busy" in reason[0] else ""
@@ -80,7 +79,30 @@ def unmount(mountpoint: str) -> int:
     return 0
 
 
+def _call_umount(mountpoint: str, *, lazily: bool = False) -> subprocess.CompletedProcess[str]:
+    tool = shutil.which("fusermount3") or shutil.which("fusermount")
+    command = [tool, "-u"] if tool and os.getuid() else ["umount"]
+    lazy = (["-z"] if len(command) == 2 else ["-l"]) if lazily else []
+    return subprocess.run(
+        [*command, *lazy, mountpoint], capture_output=True, text=True, check=False
+    )
+
+
 # Before.
+
+
+def _clear_stale(mountpoint: str) -> None:
+    """Take away a mount of ours whose daemon died: what a restart after a crash finds.
+
+    Lazily, as programs may still stand in it. One that is not ours is left alone.
+    """
+    try:
+        os.stat(mountpoint)
+    except OSError as error:
+        # ECONNABORTED: it died under this very question.
+        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED) and mountpoint in _mounts():
+            log.warning("%s: taking away the mount of a daemon that died", mountpoint)
+            _call_umount(mountpoint, lazily=True)
 
 
 def _check_mountpoint(mountpoint: str) -> None:
@@ -236,8 +258,10 @@ def _mount(
                 chosen.library,
             )
             started()
+            systemd.notify(f"READY=1\nSTATUS={config.server} on {mountpoint}")
 
         def on_stop() -> None:
+            systemd.notify("STOPPING=1\nSTATUS=Bringing the last writes to the server")
             ended.set()
             filesystem.close()
             log.info("unmounted %s", mountpoint)
@@ -254,6 +278,7 @@ def _mount(
             allow_other=mount.allow_other,
             default_permissions=mount.default_permissions or mount.allow_other,
             attr_timeout=mount.attr_timeout,
+            kernel_flags=mount.kernel_flags,
         )
         try:
             binding.run(chosen, operations, mountpoint, options)
@@ -328,7 +353,10 @@ _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 def _log_to_stderr(level: str) -> None:
     # A copy of stderr: libfuse's own messages are caught on the original while mounting.
     stream = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    _start_logging(logging.StreamHandler(stream), level)
+    handler = logging.StreamHandler(stream)
+    _start_logging(handler, level)
+    if systemd.stderr_is_journal():
+        handler.setFormatter(systemd.JournalFormatter())  # it adds the time itself
 
 
 def _log_to_file(config: Config) -> None:

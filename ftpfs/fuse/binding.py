@@ -96,6 +96,7 @@ class MountOptions:
     allow_other: bool
     default_permissions: bool
     attr_timeout: float
+    kernel_flags: tuple[str, ...]  # exec, nodev, noatime, ...: as they are
 
 
 def run(binding: Binding, operations: Any, mountpoint: str, options: MountOptions) -> None:
@@ -121,6 +122,7 @@ def run(binding: Binding, operations: Any, mountpoint: str, options: MountOption
         # does not think that every file was replaced.
         "use_ino": True,
         "max_read": MAX_READ,
+        **dict.fromkeys(options.kernel_flags, True),
     }
     serve = _serve_fuse3 if binding.fuse3 else _serve_fuse2
     try:

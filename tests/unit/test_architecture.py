@@ -16,6 +16,8 @@ PACKAGE = Path(ftpfs.__file__).parent
 LAYERS = [
     {"cli", "__main__"},
     {"demo", "serve", "transfer", "mount"},
+    {"systemd"},
+    {"named"},
     {"fuse"},
     {"core"},
     {"ftp"},

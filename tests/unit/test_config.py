@@ -137,10 +137,17 @@ class TestOptions:
 
     def test_what_fstab_carries_is_ignored(self) -> None:
         line = (
-            "defaults,_netdev,nofail,auto,noauto,user,users,exec,noexec,dev,nodev,suid,nosuid,"
+            "defaults,_netdev,nofail,auto,noauto,user,users,owner,group,relatime,x-gvfs-name=a b,"
             "x-systemd.automount,x-systemd.idle-timeout=60,comment=x-gvfs-show,noatime,,"
         )
         assert config.parse_options(line) == {}
+
+    def test_what_the_kernel_shall_know_is_kept_and_of_two_the_last_counts(self) -> None:
+        values = config.parse_options("noexec,nosuid,nodev,exec,user,ro")
+        assert values == {"ro": True, "kernel_flags": ("exec", "nosuid", "nodev")}
+        around = Surroundings({}, None, None, lambda _line: None)
+        built = config.build(config.parse_source("host"), values, around)
+        assert built.mount.kernel_flags == ("exec", "nosuid", "nodev")
 
     def test_rw_undoes_ro(self) -> None:
         assert config.parse_options("ro,rw") == {"ro": False}

@@ -1,12 +1,14 @@
-"""The README's table of options is the options' own; `UPDATE_DOCS=1` writes it anew."""
+"""The README's options and the man page are the program's own; `UPDATE_DOCS=1` writes them anew."""
 
 from __future__ import annotations
 
 import os
 import re
+import subprocess
 from pathlib import Path
 
 from ftpfs.config import OPTIONS, Cache, Mount, Network, Server
+from scripts import manual
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- options: begin -->\n", "<!-- options: end -->\n"
@@ -34,3 +36,23 @@ def test_the_readme_lists_every_option_as_it_is() -> None:
         README.write_text(text.replace(found.group(0), BEGIN + options_table() + END))
         return
     assert found.group(1) == options_table(), "run with UPDATE_DOCS=1"
+
+
+def test_the_manual_page_is_as_the_program() -> None:
+    if os.environ.get("UPDATE_DOCS"):
+        manual.PAGE.write_text(manual.page())
+    assert manual.PAGE.read_text() == manual.page(), "run with UPDATE_DOCS=1"
+
+
+def test_man_renders_the_manual_page_without_a_warning() -> None:
+    done = subprocess.run(
+        ["man", "--warnings", "--local-file", str(manual.PAGE)],
+        env={"PATH": os.environ["PATH"], "MANWIDTH": "80", "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    for option in OPTIONS.values():
+        assert option.flag in done.stdout
+    assert "Mount the server SOURCE at the folder MOUNTPOINT." in done.stdout

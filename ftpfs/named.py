@@ -1,0 +1,125 @@
+"""Named servers: `ftpfs mount nas /mnt` for what `~/.config/ftpfs/config.toml` says of `nas`.
+
+Owns: where that file is, and its reading into a `Source` with options. What an option's value may
+be is `config`'s.
+
+    [defaults]                  # for every server, named or not
+    list_ttl = "30s"
+
+    [servers.nas]
+    url = "ftpes://me@nas.local/photos"
+    password_file = "~/.config/ftpfs/nas.password"
+    ro = true
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from ftpfs import config
+from ftpfs.config import Source
+from ftpfs.errors import InvalidArgument, printable
+
+
+def default_file() -> Path:
+    """Where the file is without `--config`: XDG's place for it."""
+    folder = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return Path(folder, "ftpfs", "config.toml")
+
+
+def names(file: Path | None) -> list[str]:
+    """The servers named in `file`, for shell completion; none if it cannot be read."""
+    try:
+        return sorted(_read(file).get("servers", {}))
+    except InvalidArgument:
+        return []
+
+
+def resolve(text: str, file: Path | None) -> Source:
+    """The Source that `text` means: an address, or `name` or `name/path` of a named server.
+
+    `file` None: the default one, which need not be there. A path after the name goes below the
+    path of its URL. Raises InvalidArgument; as `config.parse_source`, it repeats no password.
+    """
+    table = _read(file)
+    defaults = _values("defaults", table.get("defaults", {}))
+    name, slash, path = text.partition("/")
+    server = table.get("servers", {}).get(name)
+    if server is None:
+        return _with_options(config.parse_source(text), defaults)
+    where = f"[servers.{printable(name)}]"
+    server = dict(server)
+    url = server.pop("url", None)
+    if not isinstance(url, str):
+        raise InvalidArgument(f'{where}: it needs url = "ftp://..."')
+    source = config.parse_source(url)
+    if slash:
+        below = config.parse_source(f"host/{path}").path
+        above = source.path.rstrip("/") + "/" if source.path else ""
+        source = dataclasses.replace(source, path=above + below)
+    return _with_options(source, {**defaults, **_values(where, server)})
+
+
+def _with_options(source: Source, values: Mapping[str, object]) -> Source:
+    given = {name: value for name, value in values.items() if value is not None}
+    return dataclasses.replace(source, options=given)
+
+
+def _read(file: Path | None) -> Mapping[str, dict[str, dict[str, object]]]:
+    path = file or default_file()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        if file is None:
+            return {}
+        raise InvalidArgument(f"{path}: no such file") from None
+    except PermissionError:
+        if file is None:  # another user's home, as with sudo
+            return {}
+        raise InvalidArgument(f"{path}: permission denied") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not valid UTF-8"
+        raise InvalidArgument(f"{path}: {reason}") from None
+    table = _parse(text, path)
+    for part, value in table.items():
+        if part not in ("defaults", "servers") or not isinstance(value, dict):
+            raise InvalidArgument(f"{path}: [{printable(part)}] is neither [defaults] nor a server")
+    for name, server in table.get("servers", {}).items():
+        if not isinstance(server, dict) or "/" in name:
+            raise InvalidArgument(f"{path}: servers.{printable(name)} is not a table")
+    return table
+
+
+def _parse(text: str, path: Path) -> dict[str, dict[str, dict[str, object]]]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return dict(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        # Its message tells the place; it quotes at most one character.
+        raise InvalidArgument(f"{path}: {error}") from None
+
+
+def _values(where: str, table: Mapping[str, object]) -> dict[str, object]:
+    """Options as TOML has them: text, numbers, and true or false for switches (None: off)."""
+    values: dict[str, object] = {}
+    for name, value in table.items():
+        option = config.OPTIONS.get(name.replace("-", "_"))
+        try:
+            if value is False and option and option.kind is None:
+                values[option.name] = None
+            elif isinstance(value, str | int | float) and option and not isinstance(value, bool):
+                values[option.name] = option.read(str(value))
+            elif value is True or option is None:
+                values.update(config.parse_options(name))
+            else:
+                raise InvalidArgument(f"option {option.name}: not a value for it")
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{where}: {error}") from None
+    return values

@@ -1,0 +1,264 @@
+"""Living in a system: fstab and mount(8), systemd's readiness, a crash before, named servers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mount.conftest import MountServer, _daemons, ftpfs, unmount
+from tests.support import servers
+from tests.support.servers import FtpServer
+
+pytestmark = pytest.mark.mount
+
+# What lines of fstab carry for others than us.
+FOREIGN = "defaults,_netdev,nofail,noauto,user,x-systemd.automount,comment=a,x-gvfs-show,relatime"
+SCRIPTS = sysconfig.get_path("scripts")
+
+
+@pytest.fixture(scope="module")
+def server(open_folder: Path) -> Iterator[FtpServer]:
+    folder = open_folder / "system"
+    with servers.start("pyftpdlib", folder / "root", folder / "work") as running:
+        script = running.root / "script"
+        script.write_text("#!/bin/sh\necho ran\n")
+        script.chmod(0o755)
+        yield running
+
+
+@pytest.fixture
+def boot(server: FtpServer, tmp_path: Path) -> Callable[[str, str], str]:
+    """`boot(fstab, script)`: run `script` where /etc/fstab and /sbin are as after an installation.
+
+    In a mount namespace, by a shell with an empty environment: no HOME, no PATH. `{source}`,
+    `{here}` and `{words}` (options that log in) are filled in. The helpers are those that
+    `ftpfs install-helper` makes.
+    """
+    here, sbin, real = tmp_path / "here", tmp_path / "sbin", tmp_path / "real-sbin"
+    for folder in (here, sbin, real):
+        folder.mkdir()
+    for name in os.listdir("/sbin"):
+        (sbin / name).symlink_to(real / name)
+    assert ftpfs("install-helper", "--folder", str(sbin)).returncode == 0
+    password = tmp_path / "password"
+    password.write_text(server.password)
+    password.chmod(0o600)
+    facts = {
+        "source": f"{server.user}@127.0.0.1:{server.port}",
+        "here": str(here),
+        "words": f"password_file={password},log_file={tmp_path}/log,spool_dir={tmp_path}/spool",
+    }
+
+    def run(fstab: str, script: str) -> str:
+        (tmp_path / "fstab").write_text(fstab.format(**facts))
+        outer = f"""
+            mount --bind {tmp_path}/fstab /etc/fstab
+            mount --bind /sbin {real}
+            mount --bind {sbin} /sbin
+            exec /usr/bin/env -i /bin/sh -ec '{script.format(**facts)}'
+        """
+        done = subprocess.run(
+            ["unshare", "-m", "/bin/sh", "-ec", outer],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        deadline = time.monotonic() + 10
+        while _daemons(str(here)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["ftpfs", "fuse.ftpfs"])
+def test_a_line_of_fstab_mounts_with_nothing_in_the_environment(
+    boot: Callable[[str, str], str], server: FtpServer, kind: str
+) -> None:
+    said = boot(
+        f"{{source}} {{here}} {kind} {FOREIGN},{{words}},list_ttl=5 0 0\n",
+        """
+        /bin/mount {here}
+        /bin/cat {here}/script
+        echo new > {here}/written
+        /bin/grep " {here} " /proc/self/mounts
+        /bin/umount {here}
+        """,
+    )
+    assert "echo ran" in said
+    assert f"{server.user}@127.0.0.1" in said
+    assert " fuse.ftpfs " in said
+    # mount(8)'s `user` brings them.
+    assert "nosuid,nodev,noexec" in said
+    assert (server.root / "written").read_text() == "new\n"
+
+
+def test_mount_a_takes_it_along(boot: Callable[[str, str], str]) -> None:
+    line = "{source} {here} ftpfs _netdev,{words} 0 0\n"
+    said = boot(line, "/bin/mount -a -t ftpfs; /bin/cat {here}/script; /bin/umount {here}")
+    assert "echo ran" in said
+
+
+def test_the_kernel_hears_of_exec_dev_and_suid(boot: Callable[[str, str], str]) -> None:
+    # mount(8) keeps `suid` and `dev` to itself: only `ftpfs mount` can ask for them.
+    script = f"""
+        /bin/mount -t ftpfs {{source}} {{here}} -o {{words}}
+        {{here}}/script
+        /bin/grep " {{here}} " /proc/self/mounts; /bin/umount {{here}}
+        /bin/mount -t ftpfs {{source}} {{here}} -o {{words}},noexec,ro
+        {{here}}/script 2>&1 || echo refused
+        /bin/grep " {{here}} " /proc/self/mounts; /bin/umount {{here}}
+        {SCRIPTS}/ftpfs mount {{source}} {{here}} -o {{words}},suid,dev
+        /bin/grep " {{here}} " /proc/self/mounts; /bin/umount {{here}}
+    """
+    lines = boot("", script).splitlines()
+    assert lines[0] == "ran"
+    plain, closed, open_ = (line for line in lines if " fuse.ftpfs " in line)
+    assert "rw,nosuid,nodev" in plain
+    assert "noexec" not in plain
+    assert "refused" in lines
+    assert "ro,nosuid,nodev,noexec" in closed
+    assert "nosuid" not in open_
+    assert "nodev" not in open_
+
+
+def test_without_a_helper_mount_fuse_finds_ftpfs_and_adds_no_suid(
+    boot: Callable[[str, str], str],
+) -> None:
+    script = f"""
+        /bin/rm /sbin/mount.fuse.ftpfs
+        /bin/mount -t tmpfs none /usr/local/bin
+        /bin/ln -s {SCRIPTS}/ftpfs /usr/local/bin/ftpfs
+        /bin/mount -t fuse.ftpfs {{source}} {{here}} -o {{words}}
+        /bin/grep " {{here}} " /proc/self/mounts
+        /bin/umount {{here}}
+    """
+    assert "nosuid,nodev" in boot("", script)
+
+
+def test_a_mount_that_fails_says_why_and_exits_as_mount_expects(
+    boot: Callable[[str, str], str],
+) -> None:
+    script = """
+        /bin/mount -t ftpfs {source} {here} -o {words},no_such=1 2>&1 || echo "code $?"
+        /bin/mount -t ftpfs 127.0.0.1:1 {here} 2>&1 || echo "code $?"
+        /bin/mount -f -t ftpfs {source} {here} && echo fake
+    """
+    lines = boot("", script).splitlines()
+    assert "no option no_such" in lines[0]
+    assert lines[1] == "code 1"
+    assert "refused" in lines[2]
+    assert lines[3:] == ["code 32", "fake"]
+
+
+# systemd.
+
+
+def test_systemd_hears_when_the_mount_answers_and_when_it_stops(
+    server: FtpServer, tmp_path: Path, fuse_binding: str
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (tmp_path / "credentials").mkdir()
+    (tmp_path / "credentials" / "ftpfs-password").write_text(server.password)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(20)
+        with subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ftpfs", "mount", "--foreground"),
+                *("--binding", fuse_binding),
+                *(f"{server.user}@127.0.0.1:{server.port}", str(here)),
+            ],
+            env={
+                "PATH": os.environ["PATH"],
+                "NOTIFY_SOCKET": str(tmp_path / "notify"),
+                "CREDENTIALS_DIRECTORY": str(tmp_path / "credentials"),
+                "XDG_STATE_HOME": str(tmp_path / "state"),
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            ready = systemd.recv(1000).decode()
+            assert (here / "script").exists()
+            process.send_signal(signal.SIGTERM)
+            stopping = systemd.recv(1000).decode()
+            said = process.communicate(timeout=20)[1]
+    assert process.returncode == 0, said
+    assert ready.startswith("READY=1\nSTATUS=")
+    assert stopping.startswith("STOPPING=1\n")
+    assert server.password not in ready + said
+
+
+def error_of(path: Path) -> int | None:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def test_a_mount_whose_daemon_was_killed_is_replaced(
+    server: FtpServer, mount_server: MountServer, tmp_path: Path, fuse_binding: str
+) -> None:
+    mounted = mount_server(server, server.root, binding=fuse_binding)
+    (pid,) = _daemons(str(mounted.path))
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while servers.running(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    while error_of(mounted.path) != errno.ENOTCONN:  # the first to come may get ECONNABORTED
+        assert time.monotonic() < deadline
+    done = ftpfs(
+        "mount",
+        f"{server.user}@127.0.0.1:{server.port}",
+        str(mounted.path),
+        env={"FTPFS_PASSWORD": server.password, "XDG_STATE_HOME": str(tmp_path / "state")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert (mounted.path / "script").exists()
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    assert sum(f" {mounted.path} " in line for line in lines) == 1
+
+
+# Named servers.
+
+
+def test_a_named_server_is_mounted_and_listed_by_its_name(
+    server: FtpServer, tmp_path: Path
+) -> None:
+    (server.root / "sub").mkdir(exist_ok=True)
+    (server.root / "sub" / "inner").write_text("x")
+    (tmp_path / "password").write_text(server.password)
+    (tmp_path / "password").chmod(0o600)
+    file = tmp_path / "my.toml"
+    file.write_text(
+        f"[servers.nas]\nurl = 'ftp://{server.user}@127.0.0.1:{server.port}'\n"
+        f"password_file = '{tmp_path}/password'\nlog_file = '{tmp_path}/log'\nro = true\n"
+    )
+    done = ftpfs("ls", "--config", str(file), "nas/sub")
+    assert (done.stdout, done.stderr) == ("inner\n", "")
+    here = tmp_path / "here"
+    here.mkdir()
+    done = ftpfs("mount", "--config", str(file), "nas/sub", str(here))
+    assert done.returncode == 0, done.stderr
+    try:
+        assert os.listdir(here) == ["inner"]
+        with pytest.raises(OSError, match="Read-only"):
+            (here / "new").touch()
+    finally:
+        unmount(here)

@@ -1,0 +1,212 @@
+"""Units that systemd accepts, readiness it hears, helpers for mount(8), completion for shells."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ftpfs import cli, systemd
+from ftpfs.errors import Exists, InvalidArgument
+from ftpfs.systemd import Service
+
+ODD = Service(
+    source="ftp://bob@host/100% of 'it'$HOME;x",
+    mountpoint='/mnt/a b/ü"$x\\y',
+    options="list_ttl=5,ro",
+    password_file=Path("/etc/ftpfs/100%.password"),
+)
+PLAIN = Service("nas", "/mnt/nas")
+
+
+def verify(folder: Path, units: dict[str, str], *, user: bool = False) -> str:
+    """What `systemd-analyze verify` has to say of the units."""
+    program = shutil.which("systemd-analyze")
+    assert program, "systemd-analyze is missing: scripts/test installs it"
+    for name, text in units.items():
+        (folder / name).write_text(text)
+    done = subprocess.run(
+        [program, "--user" if user else "--system", "verify", "--man=no"]
+        + [str(folder / name) for name in units],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(folder)},
+    )
+    # It looks at every unit of this machine that ours mention: only lines about ours count.
+    lines = done.stderr.splitlines()
+    return "\n".join(line for line in lines if any(name in line for name in units))
+
+
+@pytest.mark.parametrize("service", [PLAIN, ODD], ids=["plain", "odd"])
+@pytest.mark.parametrize("user", [False, True], ids=["system", "user"])
+def test_systemd_accepts_the_service(tmp_path: Path, service: Service, user: bool) -> None:
+    service = Service(**{**service.__dict__, "user": user})
+    text = systemd.service_unit(service)
+    assert verify(tmp_path, {service.name: text}, user=user) == ""
+    broken = text.replace("Type=notify", "Type=nonsense").replace("KillMode", "KillModus")
+    assert "nonsense" in verify(tmp_path, {service.name: broken}, user=user)
+
+
+@pytest.mark.parametrize("service", [PLAIN, ODD], ids=["plain", "odd"])
+def test_systemd_accepts_the_automount(tmp_path: Path, service: Service) -> None:
+    units = systemd.automount_units(service)
+    assert verify(tmp_path, units) == ""
+    # systemd itself checks that a mount unit's name fits its Where=.
+    renamed = {f"x{name}": text for name, text in units.items()}
+    assert verify(tmp_path, renamed) != ""
+
+
+@pytest.mark.parametrize(
+    "path", ["/mnt/nas", "/", "/mnt//a/", "/.hidden/x.y", "/a-b/c_d", '/ü "$x\\y', "/a:b"]
+)
+def test_names_are_escaped_as_systemd_does(path: str) -> None:
+    done = subprocess.run(
+        ["systemd-escape", "--path", path], capture_output=True, text=True, check=True
+    )
+    assert systemd.escaped(path) == done.stdout.rstrip("\n")
+
+
+def test_a_line_break_makes_no_new_setting() -> None:
+    with pytest.raises(InvalidArgument):
+        systemd.service_unit(Service("nas\nExecStartPre=/bin/evil", "/mnt"))
+
+
+def test_readiness_reaches_the_socket_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        systemd.notify("READY=1")
+        assert listener.recv(100) == b"READY=1"
+    systemd.notify("nobody listens any more: no error")
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    systemd.notify("nobody asked: no error")
+
+
+def test_journal_lines_carry_their_priority() -> None:
+    formatter = systemd.JournalFormatter("%(message)s")
+    for level, expected in ((logging.ERROR, "<3>"), (logging.INFO, "<6>"), (logging.DEBUG, "<7>")):
+        record = logging.LogRecord("x", level, "", 0, "one\ntwo", None, None)
+        assert formatter.format(record) == f"{expected}one\n{expected}two"
+
+
+def test_helpers_are_links_that_can_be_made_again_and_replace_nothing(tmp_path: Path) -> None:
+    for _ in range(2):
+        links = systemd.install_helpers(tmp_path)
+    assert [link.name for link in links] == ["mount.ftpfs", "mount.fuse.ftpfs"]
+    done = subprocess.run([links[0]], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "SOURCE MOUNTPOINT" in done.stderr
+    links[0].unlink()
+    links[0].write_text("somebody else's")
+    with pytest.raises(Exists, match=r"mount\.ftpfs"):
+        systemd.install_helpers(tmp_path)
+    assert links[0].read_text() == "somebody else's"
+
+
+# The commands.
+
+
+def test_install_service_writes_the_units_and_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/nonexistent")
+    password = tmp_path / "pw"
+    command = ["install-service", "bob@nas", "/mnt/nas", "--folder", str(tmp_path)]
+    assert cli.main([*command, "-o", "ro", "--password-file", str(password)]) == 0
+    assert "enable --now 'ftpfs-mnt-nas.service'" in capsys.readouterr().out
+    text = (tmp_path / "ftpfs-mnt-nas.service").read_text()
+    assert f"LoadCredential=ftpfs-password:{password}\n" in text
+    assert "-o ro -- bob@nas /mnt/nas\n" in text
+    assert cli.main([*command, "--automount"]) == 0
+    assert "'mnt-nas.automount'" in capsys.readouterr().out
+    assert "Options=_netdev\n" in (tmp_path / "mnt-nas.mount").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["bob:hunter2@nas", "/mnt/nas"], "no place for a password"),
+        (["nas", "/mnt/nas", "-o", "list_tll=3"], "did you mean"),
+        (["nas", "/mnt/nas", "--user", "--automount"], "mount(8)"),
+    ],
+)
+def test_install_service_refuses(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["install-service", *arguments, "--folder", str(tmp_path)]) == 2
+    complaint = capsys.readouterr().err
+    assert words in complaint
+    assert "hunter2" not in complaint
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["nas"], ["nas", "/mnt", "-x"], ["a", "b", "c"]])
+def test_the_helper_called_wrongly_exits_as_mount_expects(arguments: list[str]) -> None:
+    assert cli.mount_helper(arguments) == 1
+
+
+def test_a_fake_mount_mounts_nothing() -> None:
+    assert cli.mount_helper(["nas", "/nonexistent", "-f", "-o", "rw"]) == 0
+
+
+# Completion.
+
+
+def complete(line: str, tmp_path: Path) -> list[str]:
+    """What bash offers for the last word of `line`."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    program = tmp_path / "bin" / "ftpfs"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m ftpfs "$@"\n')
+    program.chmod(0o755)
+    words = line.split(" ")
+    quoted = " ".join(f"'{word}'" for word in words)
+    script = (
+        'eval "$(ftpfs completion bash)"\n'
+        f"COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}\n"
+        "_ftpfs_completion ftpfs; printf '%s\\n' \"${COMPREPLY[@]}\"\n"
+    )
+    done = subprocess.run(
+        ["bash", "-ec", script],
+        env={
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "XDG_CONFIG_HOME": str(tmp_path),
+            "HOME": "/nonexistent",
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+def test_bash_completes_commands_flags_and_named_servers(tmp_path: Path) -> None:
+    (tmp_path / "ftpfs").mkdir()
+    (tmp_path / "ftpfs" / "config.toml").write_text("[servers.nasty]\nurl = 'nas'\n")
+    assert complete("ftpfs umou", tmp_path) == ["umount"]
+    assert complete("ftpfs mount --list-t", tmp_path) == ["--list-ttl"]
+    assert complete("ftpfs mount nas", tmp_path) == ["nasty"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_a_script_and_answers(
+    shell: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["completion", shell]) == 0
+    assert f"_FTPFS_COMPLETE={shell}_complete" in capsys.readouterr().out
+    monkeypatch.setenv("_FTPFS_COMPLETE", f"{shell}_complete")
+    # fish tells all words and the current one, zsh its number.
+    monkeypatch.setenv("COMP_WORDS", "ftpfs umou")
+    monkeypatch.setenv("COMP_CWORD", "1" if shell == "zsh" else "umou")
+    assert cli.main([]) == 0
+    assert "umount" in capsys.readouterr().out
