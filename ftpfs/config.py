@@ -92,6 +92,8 @@ def _disk_size(text: str) -> int:
 
 
 def _show_size(size: int) -> str:
+    if not size:
+        return "0"
     unit = max((u for u, factor in _BYTES.items() if size % factor == 0), key=_BYTES.__getitem__)
     return f"{size // _BYTES[unit]}{unit}"
 
