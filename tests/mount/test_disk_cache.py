@@ -1,0 +1,270 @@
+"""`disk_cache` on real mounts: what one mount fetched, the next reads from the disk, and only that
+which is still true. Counted at the server: a relay sees each RETR."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RemoteDir
+from tests.mount.conftest import Mounted, MountServer, _daemons
+from tests.support import servers
+from tests.support.relay import Relay
+from tests.support.servers import Kind
+
+pytestmark = pytest.mark.mount
+
+MIB = 1 << 20
+OLD = 1_000_000_000  # a time long past: what changed within the last minute is not kept
+MountDisk = Callable[..., Mounted]
+
+
+@pytest.fixture(scope="session")
+def server_kind() -> Kind:
+    """One server: what is tested lies on this side. Its times come by MDTM."""
+    if reason := servers.why_unavailable("vsftpd"):
+        pytest.skip(reason)
+    return "vsftpd"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "disk-cache"
+
+
+@pytest.fixture
+def mount(
+    remote_dir: RemoteDir, relay: Relay, mount_server: MountServer, folder: Path
+) -> MountDisk:
+    """Mount the folder of the server, through the relay, with the disk cache."""
+
+    def mount(size: str = "1G", where: Path = folder, binding: str = "auto") -> Mounted:
+        return mount_server(
+            remote_dir.server,
+            remote_dir.disk,
+            path=remote_dir.path,
+            port=relay.port,
+            binding=binding,
+            options=f"disk_cache={size},disk_cache_dir={where},attr_timeout=0,open_ttl=0",
+        )
+
+    return mount
+
+
+def make(remote_dir: RemoteDir, name: str, size: int, seed: int = 1, mtime: int = OLD) -> bytes:
+    """A file that the server has had for long."""
+    data = random.Random(f"{name} {seed}").randbytes(size)
+    path = remote_dir.write(name, data)
+    os.utime(path, (mtime, mtime))
+    return data
+
+
+def disk_usage(folder: Path) -> int:
+    return int(subprocess.check_output(["du", "-sk", folder]).split()[0]) * 1024
+
+
+def digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def log_lines(mounted: Mounted, words: str) -> list[str]:
+    return [line for line in mounted.log_text().splitlines() if words in line]
+
+
+def test_a_second_mount_reads_what_is_unchanged_without_one_retr(
+    remote_dir: RemoteDir, relay: Relay, mount: MountDisk, fuse_binding: str
+) -> None:
+    names = {f"big{n}": 98 * MIB + n for n in range(5)}
+    names |= {f"folder/small{n}": 4096 + n for n in range(300)}
+    for name, size in names.items():
+        make(remote_dir, name, size)
+    relay.data_rate = 125_000_000  # a link of a Gbit/s
+    # What comes faster than this machine's disk takes it is dropped, and kept the next time.
+    for _ in range(4):
+        first = mount(binding=fuse_binding)
+        for name in names:
+            assert digest(first.path / name) == digest(remote_dir.disk / name)
+        first.unmount()
+        if " 0 dropped" in log_lines(first, "disk cache: ")[-1]:
+            break
+    assert relay.count("RETR") >= 300
+
+    relay.reset()
+    second = mount(binding=fuse_binding)
+    for name in names:
+        assert digest(second.path / name) == digest(remote_dir.disk / name)
+    assert relay.count("RETR") == 0
+    second.unmount()
+
+    make(remote_dir, "big0", names["big0"], seed=2, mtime=OLD + 1)
+    make(remote_dir, "big1", names["big1"] + 1, seed=2)
+    third = mount(binding=fuse_binding)
+    for name in list(names)[:10]:
+        assert digest(third.path / name) == digest(remote_dir.disk / name)
+    fetched = {c.arg.rpartition("/")[2] for c in relay.commands if c.verb == "RETR"}
+    assert fetched == {"big0", "big1"}
+
+
+def test_what_was_written_through_the_mount_with_its_old_time_is_not_read_from_the_disk(
+    remote_dir: RemoteDir, mount: MountDisk
+) -> None:
+    old = make(remote_dir, "file", 300_000)
+    make(remote_dir, "old/file", 300_000, seed=3)
+    moved = make(remote_dir, "new/file", 300_000, seed=4)
+    first = mount()
+    assert (first.path / "file").read_bytes() == old
+    for name in ("old/file", "new/file"):
+        assert digest(first.path / name) == digest(remote_dir.disk / name)
+    first.unmount()
+
+    second = mount()
+    new = old[::-1]
+    (second.path / "file").write_bytes(new)
+    os.utime(second.path / "file", (OLD, OLD))
+    (second.path / "old").rename(second.path / "away")
+    (second.path / "new").rename(second.path / "old")
+    assert (second.path / "file").read_bytes() == new
+    second.unmount()
+
+    third = mount()
+    assert (remote_dir.disk / "file").stat().st_mtime == OLD
+    assert (third.path / "file").read_bytes() == new
+    assert (third.path / "old/file").read_bytes() == moved
+    for name in ("away/file", "old/file"):
+        assert digest(third.path / name) == digest(remote_dir.disk / name)
+
+
+def test_killed_while_it_fills_the_disk_it_serves_what_is_right(
+    remote_dir: RemoteDir, relay: Relay, mount: MountDisk, tmp_path: Path
+) -> None:
+    data = {f"file{n}": make(remote_dir, f"file{n}", 12 * MIB + n) for n in range(4)}
+    rng = random.Random(3)
+    for _ in range(4):
+        mounted = mount()
+        [daemon] = _daemons(str(mounted.log))
+        readers = [
+            subprocess.Popen(
+                ["cat", mounted.path / name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            for name in data
+        ]
+        time.sleep(rng.uniform(0.02, 0.25))
+        os.kill(daemon, signal.SIGKILL)
+        for reader in readers:
+            reader.wait(20)
+        subprocess.run(["umount", "-l", mounted.path], check=True)
+        after = mount()
+        for name, content in data.items():
+            assert (after.path / name).read_bytes() == content
+        after.unmount()
+        for path in (tmp_path / "disk-cache").glob("*/data/*"):
+            if rng.random() < 0.5:
+                path.unlink()  # so that the next one has something to fill
+    relay.reset()
+    last = mount()
+    for name, content in data.items():
+        assert (last.path / name).read_bytes() == content
+
+
+def test_two_mounts_at_once_share_it_and_keep_its_bound(
+    remote_dir: RemoteDir, relay: Relay, mount: MountDisk, folder: Path
+) -> None:
+    data = {f"file{n}": make(remote_dir, f"file{n}", 3 * MIB + n) for n in range(20)}
+    two = [mount("32M"), mount("32M")]
+    used = []
+
+    def read(number: int) -> None:
+        rng = random.Random(number)
+        for _ in range(30):
+            name = rng.choice(list(data))
+            assert (two[number % 2].path / name).read_bytes() == data[name]
+            used.append(disk_usage(folder))
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(read, range(4)))
+    assert max(used) <= 32 * MIB
+    assert max(used) > 16 * MIB
+    for one in two:
+        one.unmount()
+        assert not log_lines(one, "switched off")
+    assert disk_usage(folder) <= 32 * MIB
+
+
+def test_a_flipped_byte_is_fetched_again(
+    remote_dir: RemoteDir, relay: Relay, mount: MountDisk, folder: Path
+) -> None:
+    data = make(remote_dir, "file", 3 * MIB)
+    first = mount()
+    assert (first.path / "file").read_bytes() == data
+    first.unmount()
+    [path] = folder.glob("*/data/*")
+    with open(path, "r+b") as file:
+        file.seek(2 * MIB + 5)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    relay.reset()
+    second = mount()
+    assert (second.path / "file").read_bytes() == data
+    assert relay.count("RETR") >= 1
+    assert log_lines(second, "damaged on the disk")
+
+
+# A disk that does not do its part.
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, options: str) -> Iterator[Path]:
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+def test_a_full_disk_switches_it_off_and_reading_goes_on(
+    remote_dir: RemoteDir, mount: MountDisk, tmp_path: Path
+) -> None:
+    data = make(remote_dir, "file", 40 * MIB)
+    with small_disk(tmp_path / "small", "size=8m") as disk:
+        mounted = mount("1G", disk)
+        assert (mounted.path / "file").read_bytes() == data
+        mounted.unmount()
+        assert len(log_lines(mounted, "switched off")) == 1
+        assert "No space left" in log_lines(mounted, "switched off")[0]
+
+
+def test_a_read_only_disk_switches_it_off_and_reading_goes_on(
+    remote_dir: RemoteDir, mount: MountDisk, tmp_path: Path
+) -> None:
+    data = make(remote_dir, "file", 2 * MIB)
+    with small_disk(tmp_path / "small", "ro") as disk:
+        mounted = mount("1G", disk)
+        assert (mounted.path / "file").read_bytes() == data
+        mounted.unmount()
+        assert len(log_lines(mounted, "switched off")) == 1
+
+
+def test_a_folder_that_vanishes_switches_it_off_and_reading_goes_on(
+    remote_dir: RemoteDir, mount: MountDisk, folder: Path
+) -> None:
+    data = {name: make(remote_dir, name, 2 * MIB) for name in ("one", "two", "three")}
+    mounted = mount()
+    assert (mounted.path / "one").read_bytes() == data["one"]
+    folder.rename(folder.with_name("elsewhere"))
+    for name in ("two", "three", "one"):
+        assert (mounted.path / name).read_bytes() == data[name]
+    mounted.unmount()
+    assert len(log_lines(mounted, "switched off")) == 1
