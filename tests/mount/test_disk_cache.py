@@ -48,13 +48,12 @@ def mount(
 ) -> MountDisk:
     """Mount the folder of the server, through the relay, with the disk cache."""
 
-    def mount(size: str = "1G", where: Path = folder, binding: str = "auto") -> Mounted:
+    def mount(size: str = "1G", where: Path = folder) -> Mounted:
         return mount_server(
             remote_dir.server,
             remote_dir.disk,
             path=remote_dir.path,
             port=relay.port,
-            binding=binding,
             options=f"disk_cache={size},disk_cache_dir={where},attr_timeout=0,open_ttl=0",
         )
 
@@ -83,7 +82,7 @@ def log_lines(mounted: Mounted, words: str) -> list[str]:
 
 
 def test_a_second_mount_reads_what_is_unchanged_without_one_retr(
-    remote_dir: RemoteDir, relay: Relay, mount: MountDisk, fuse_binding: str
+    remote_dir: RemoteDir, relay: Relay, mount: MountDisk
 ) -> None:
     names = {f"big{n}": 98 * MIB + n for n in range(5)}
     names |= {f"folder/small{n}": 4096 + n for n in range(300)}
@@ -92,7 +91,7 @@ def test_a_second_mount_reads_what_is_unchanged_without_one_retr(
     relay.data_rate = 125_000_000  # a link of a Gbit/s
     # What comes faster than this machine's disk takes it is dropped, and kept the next time.
     for _ in range(4):
-        first = mount(binding=fuse_binding)
+        first = mount()
         for name in names:
             assert digest(first.path / name) == digest(remote_dir.disk / name)
         first.unmount()
@@ -101,7 +100,7 @@ def test_a_second_mount_reads_what_is_unchanged_without_one_retr(
     assert relay.count("RETR") >= 300
 
     relay.reset()
-    second = mount(binding=fuse_binding)
+    second = mount()
     for name in names:
         assert digest(second.path / name) == digest(remote_dir.disk / name)
     assert relay.count("RETR") == 0
@@ -109,7 +108,7 @@ def test_a_second_mount_reads_what_is_unchanged_without_one_retr(
 
     make(remote_dir, "big0", names["big0"], seed=2, mtime=OLD + 1)
     make(remote_dir, "big1", names["big1"] + 1, seed=2)
-    third = mount(binding=fuse_binding)
+    third = mount()
     for name in list(names)[:10]:
         assert digest(third.path / name) == digest(remote_dir.disk / name)
     fetched = {c.arg.rpartition("/")[2] for c in relay.commands if c.verb == "RETR"}
