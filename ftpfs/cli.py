@@ -59,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return done.exit_code
     except click.ClickException as error:
         return _usage(error)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as interrupted:
+        if str(interrupted):
+            click.echo(f"ftpfs: {printable(str(interrupted))}", err=True)
         return 128 + signal.SIGINT
     except BrokenPipeError:
         # Nobody reads: nothing may be written to stdout any more, not even by its destructor.
@@ -312,11 +314,75 @@ def mount(source: Source, mountpoint: str, strings: tuple[str, ...], **flags: An
 
 @cli.command()
 @click.argument("mountpoint", type=_FOLDER)
-def umount(mountpoint: str) -> int:
-    """Unmount MOUNTPOINT, after what was written has reached the server."""
-    from ftpfs import mount as mounting
+@click.option("--now", is_flag=True, help="Leave what is not uploaded to the next mount.")
+@click.option("-l", "--lazy", is_flag=True, help="Also when it is in use; do not wait.")
+def umount(mountpoint: str, now: bool, lazy: bool) -> int:
+    """Unmount MOUNTPOINT, and wait until the server has what was written.
 
-    return mounting.unmount(mountpoint)
+    Ctrl-C leaves that to the background. Exits with 1 when something is left.
+    """
+    from ftpfs import manage, mountpoints, show
+
+    if lazy:
+        mountpoints.unmount(mountpoints.absolute(mountpoint), lazy=True)
+        return 0
+    return _complaints(manage.umount(mountpoint, show.upload_bar, now=now))
+
+
+@cli.command()
+@click.argument("mountpoint", type=_FOLDER, required=False)
+@click.option("--json", is_flag=True, help="As JSON.")
+@click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
+def status(mountpoint: str | None, json: bool, watch: bool) -> int:
+    """Show what the mount at MOUNTPOINT does, or all of yours.
+
+    Exits with 1 when a daemon does not answer, or an upload failed for good.
+    """
+    if json and watch:
+        raise _Misuse("either --json or --watch")
+    from ftpfs import manage, show
+
+    if watch:
+        show.watch(lambda: manage.mounts(mountpoint))
+        return 0
+    found = manage.mounts(mountpoint)
+    if json:
+        click.echo(show.as_json(found))
+    else:
+        show.status(found, sys.stdout)
+    return 0 if all(mount.is_well for mount in found) else 1
+
+
+@cli.command()
+@click.argument("path", type=click.Path(), required=False)
+def sync(path: str | None) -> int:
+    """Wait until the servers have everything, or what is below PATH.
+
+    Exits with 1 when something could not be uploaded: a line for each.
+    """
+    from ftpfs import manage, show
+
+    with show.upload_bar() as progress:
+        failures = manage.sync(path, progress)
+    return _complaints(failures)
+
+
+@cli.command()
+@click.argument("path", type=click.Path(), required=False)
+def forget(path: str | None) -> None:
+    """Look again at PATH and below, or at everything: others changed something.
+
+    What is cached of it is not believed any more.
+    """
+    from ftpfs import manage
+
+    manage.forget(path)
+
+
+def _complaints(lines: Sequence[str]) -> int:
+    for line in lines:
+        click.echo(f"ftpfs: {printable(line)}", err=True)
+    return 1 if lines else 0
 
 
 def _transfer_command(name: str) -> Callable[[Callable[..., Any]], click.Command]:

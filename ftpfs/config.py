@@ -366,6 +366,11 @@ class Mount:
     spool_dir: Path | None = field(
         default=None, metadata=_option("Where writes wait until the server has them.", _A_PATH)
     )
+    # systemd kills 90 s after SIGTERM, a shutdown or `docker stop` 10 s: then the journal has it.
+    grace: float = field(
+        default=20.0,
+        metadata=_option("After SIGTERM, upload for so long; the next mount goes on.", _A_TIME),
+    )
     foreground: bool = field(
         default=False, metadata=_option("Stay in the foreground and log to the terminal.")
     )

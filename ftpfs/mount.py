@@ -1,7 +1,8 @@
 """The composition root: builds one mount out of its parts, runs it, and takes it down.
 
-Owns: the checks before mounting, going to the background, logging, the housekeeper, and the order
-of leaving (unmounted, then uploaded, then disconnected). Owns no file system logic.
+Owns: the checks before mounting, going to the background, logging, and the order of leaving
+(unmounted, then uploaded, then disconnected). Owns no file system logic, nor what happens while the
+mount is there (`running`).
 
 Threading: no thread and no connection exists before the fork that makes the daemon; threads are
 started in libfuse's `init`.
@@ -17,16 +18,14 @@ import logging
 import logging.handlers
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import platformdirs
 
-from ftpfs import errors, secrecy, systemd
+from ftpfs import errors, mountpoints, secrecy, systemd
 from ftpfs.config import Config, Server
 from ftpfs.core import disktier
 from ftpfs.core.disktier import DiskTier
@@ -35,10 +34,10 @@ from ftpfs.core.writer import Spool
 from ftpfs.ftp.remote import Remote
 from ftpfs.fuse import binding
 from ftpfs.fuse.operations import Look, Operations
+from ftpfs.running import Running
 
 log = logging.getLogger(__name__)
 
-HOUSEKEEPING = 5.0  # seconds between rounds: idle sessions are closed to within that
 # malloc.h. Blocks and libfuse's buffers have 128 KiB, which is where malloc begins to take each
 # piece from the kernel and give it back: every one of its pages is then faulted in anew. Kept in
 # the heap, reading a big file takes 2.3 s of system time for 1.5 GB instead of 3.6.
@@ -54,7 +53,7 @@ def run(config: Config, mountpoint: str) -> int:
 
     Raises FtpfsError with one line that names the cause.
     """
-    mountpoint = os.path.abspath(mountpoint)
+    mountpoint = mountpoints.absolute(mountpoint)
     _clear_stale(mountpoint)
     _check_mountpoint(mountpoint)
     chosen = binding.choose(config.mount.binding)
@@ -66,28 +65,6 @@ def run(config: Config, mountpoint: str) -> int:
     return _run_in_background(config, mountpoint, chosen)
 
 
-def unmount(mountpoint: str) -> int:
-    """Unmount. Everything that was closed is on the server already."""
-    mountpoint = os.path.abspath(mountpoint)
-    if mountpoint not in _mounts():
-        raise errors.InvalidArgument(f"{mountpoint}: nothing of ftpfs is mounted there")
-    done = _call_umount(mountpoint)
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        hint = f" (fuser -vm {mountpoint} tells who uses it)" if "busy" in reason[0] else ""
-        raise errors.FtpfsError(f"{mountpoint}: not unmounted: {reason[0]}{hint}")
-    return 0
-
-
-def _call_umount(mountpoint: str, *, lazily: bool = False) -> subprocess.CompletedProcess[str]:
-    tool = shutil.which("fusermount3") or shutil.which("fusermount")
-    command = [tool, "-u"] if tool and os.getuid() else ["umount"]
-    lazy = (["-z"] if len(command) == 2 else ["-l"]) if lazily else []
-    return subprocess.run(
-        [*command, *lazy, mountpoint], capture_output=True, text=True, check=False
-    )
-
-
 # Before.
 
 
@@ -96,17 +73,13 @@ def _clear_stale(mountpoint: str) -> None:
 
     Lazily, as programs may still stand in it. One that is not ours is left alone.
     """
-    try:
-        os.stat(mountpoint)
-    except OSError as error:
-        # ECONNABORTED: it died under this very question.
-        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED) and mountpoint in _mounts():
-            log.warning("%s: taking away the mount of a daemon that died", mountpoint)
-            _call_umount(mountpoint, lazily=True)
+    if mountpoints.is_mounted(mountpoint) and mountpoints.crashed(mountpoint):
+        log.warning("%s: taking away the mount of a daemon that died", mountpoint)
+        mountpoints.unmount(mountpoint, lazy=True)
 
 
 def _check_mountpoint(mountpoint: str) -> None:
-    if mountpoint in _mounts():
+    if mountpoints.is_mounted(mountpoint):
         raise errors.Exists(f"{mountpoint}: ftpfs is mounted there already")
     try:
         if os.path.ismount(mountpoint):
@@ -137,17 +110,6 @@ def _check_device() -> None:
         )
     if os.getuid() and not (shutil.which("fusermount3") or shutil.which("fusermount")):
         raise errors.NotSupported("fusermount is missing (Debian, Ubuntu: apt install fuse3)")
-
-
-def _mounts() -> set[str]:
-    """Where something of ftpfs is mounted, by this system's own account."""
-    found = set()
-    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as table:
-        for line in table:
-            _, where, kind, *_ = line.split(" ")
-            if kind == "fuse.ftpfs":
-                found.add(where.encode("utf-8", "surrogateescape").decode("unicode_escape"))
-    return found
 
 
 # The daemon.
@@ -230,26 +192,31 @@ def _mount(
     started: Callable[[], None],
 ) -> None:
     mount = config.mount
+    spool = mount.spool_dir or default_spool(config.server)
     filesystem = Filesystem(
         remote,
-        Spool(mount.spool_dir or default_spool(config.server)),
+        Spool(spool),
         config.cache,
         read_only=mount.ro,
         # One connection is left for metadata, and one for who reads what was not foreseen.
         prefetchers=max(0, config.network.max_connections - 2),
         tier=_disk_tier(config),
     )
-    ended = threading.Event()
-
-    def keep_house() -> None:
-        while not ended.wait(HOUSEKEEPING):
-            remote.tidy()
+    running = Running(
+        filesystem,
+        remote,
+        source=str(config.server),
+        mountpoint=mountpoint,
+        binding=f"{chosen.module} ({chosen.library})",
+        spool=spool,
+        grace=mount.grace,
+    )
 
     with _captured_stderr() as captured:
 
         def on_start() -> None:
             captured.end()
-            threading.Thread(target=keep_house, name="ftpfs-housekeeper", daemon=True).start()
+            running.start()
             log.info(
                 "mounted %s on %s with %s (%s)",
                 config.server,
@@ -262,9 +229,7 @@ def _mount(
 
         def on_stop() -> None:
             systemd.notify("STOPPING=1\nSTATUS=Bringing the last writes to the server")
-            ended.set()
-            filesystem.close()
-            log.info("unmounted %s", mountpoint)
+            running.stop()
 
         operations = Operations(
             filesystem,
@@ -281,7 +246,8 @@ def _mount(
             kernel_flags=mount.kernel_flags,
         )
         try:
-            binding.run(chosen, operations, mountpoint, options)
+            with running.signals_heard():
+                binding.run(chosen, operations, mountpoint, options)
         except errors.FtpfsError as error:
             said = captured.text()
             raise errors.FtpfsError(f"{error}: {said}" if said else str(error)) from error

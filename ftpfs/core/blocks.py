@@ -19,6 +19,8 @@ from typing import NamedTuple, Protocol
 
 from cachetools import LRUCache
 
+from ftpfs.core.status import CacheStatus
+
 # The kernel reads 128 KiB at a time, aligned, so one request is one block and one object: nothing
 # is sliced or joined on the way out.
 BLOCK_SIZE = 128 << 10
@@ -58,7 +60,7 @@ class Generations:
         """What was at `path`, and below it, is not what is there from now on."""
         with self._lock:
             self._count += 1
-            if len(self._changes) >= MAX_CHANGES:
+            if path == "/" or len(self._changes) >= MAX_CHANGES:
                 self._changes.clear()
                 self._floor = self._count
             self._changes[path] = self._count
@@ -92,28 +94,49 @@ class BlockCache:
         self.capacity = capacity
         self._tier = tier
         self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._hits = self._misses = 0  # blocks that were here or in the tier, and that were not
+        self._downloaded = 0  # bytes
         self._blocks: LRUCache[tuple[Version, int], bytes] = LRUCache(capacity, getsizeof=len)
 
     def get(self, version: Version, index: int) -> bytes | None:
         """Block `index` of that content; its use is noted."""
         with self._lock:
             block = self._blocks.get((version, index))
-        if block is None and self._tier is not None:
-            block = self._tier.get(version, index)
             if block is not None:
-                self._keep(version, index, block)
+                self._hits += 1
+                return block
+        block = self._tier.get(version, index) if self._tier is not None else None
+        with self._lock:
+            if block is None:
+                self._misses += 1
+            else:
+                self._hits += 1
+                self._keep_locked(version, index, block)
         return block
 
     def put(self, version: Version, index: int, block: bytes) -> None:
-        """File a block: BLOCK_SIZE bytes, or less at the end of a file."""
-        self._keep(version, index, block)
+        """File a block from the server: BLOCK_SIZE bytes, or less at the end of a file."""
+        with self._lock:
+            self._downloaded += len(block)
+            self._keep_locked(version, index, block)
         if self._tier is not None:
             self._tier.put(version, index, block)
 
-    def _keep(self, version: Version, index: int, block: bytes) -> None:
+    def _keep_locked(self, version: Version, index: int, block: bytes) -> None:
+        if len(block) <= self.capacity:
+            self._blocks[(version, index)] = block
+
+    def status(self) -> CacheStatus:
+        """How full it is, and how much use."""
         with self._lock:
-            if len(block) <= self.capacity:
-                self._blocks[(version, index)] = block
+            return CacheStatus(
+                used=int(self._blocks.currsize),
+                capacity=self.capacity,
+                hits=self._hits,
+                misses=self._misses,
+                downloaded=self._downloaded,
+            )
 
     @property
     def used(self) -> int:

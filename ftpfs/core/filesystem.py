@@ -34,6 +34,7 @@ from ftpfs.core.openfile import OpenFile, version_of
 from ftpfs.core.prefetch import Prefetcher
 from ftpfs.core.reader import Reader, StreamBudget
 from ftpfs.core.remote import Download, Remote, Space
+from ftpfs.core.status import CacheStatus
 from ftpfs.core.tree import Tree
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.lister import HIDDEN_PREFIX
@@ -385,6 +386,19 @@ class Filesystem:
         """Raises ReadOnly on a mount that is."""
         if self._read_only:
             raise errors.ReadOnly("mounted read-only")
+
+    # Being asked and told.
+
+    def cache_status(self) -> CacheStatus:
+        """What the block cache holds, and how much use it is."""
+        return self._blocks.status()
+
+    def forget(self, path: str) -> None:
+        """Believe nothing any more of what is cached of `path` and below: what others changed
+        there shows at the next look. What was written here and is not on the server yet stays."""
+        self._generations.bump(path)
+        self._tree.forget_below(path)
+        self._tree.forget(posixpath.dirname(path))
 
     # The end.
 

@@ -223,6 +223,11 @@ class Tree:
         with self._lock:
             self._forget_locked(path)
 
+    def forget_below(self, path: str) -> None:
+        """Do not believe the listings of `path` and of what is below it any more."""
+        with self._changed:
+            self._forget_below_locked(path)
+
     # Inside.
 
     def _entries(self, path: str) -> dict[str, Entry]:
@@ -315,7 +320,7 @@ class Tree:
         self._drop_locked(path)
 
     def _forget_below_locked(self, path: str) -> None:
-        below = path + "/"
+        below = path.rstrip("/") + "/"
         for known in [p for p in self._directories if p == path or p.startswith(below)]:
             self._drop_locked(known)
         for fetched, fetch in self._fetches.items():

@@ -15,9 +15,12 @@ PACKAGE = Path(ftpfs.__file__).parent
 # Each may import those below it, and its own kind.
 LAYERS = [
     {"cli", "__main__"},
-    {"demo", "serve", "transfer", "mount"},
+    {"show"},
+    {"demo", "serve", "transfer", "manage", "mount"},
     {"systemd"},
     {"named"},
+    {"running"},
+    {"control", "mountpoints"},
     {"fuse"},
     {"core"},
     {"ftp"},
@@ -35,6 +38,8 @@ CORE_TAKES = {
     "ftpfs.ftp.lister.HIDDEN_PREFIX",
     "ftpfs.ftp.listing.HIDDEN_PREFIX",
 }
+# The socket carries plain data: it knows neither a file system nor a server.
+CONTROL_TAKES = {"ftpfs.errors", "ftpfs.core.status"}
 STRANGERS = {"core.reader": "core.writer", "core.writer": "core.reader"}
 # Who may import these, of the layers that carry the file system.
 ONLY = {
@@ -85,14 +90,15 @@ def wrong_imports(name: str, source: str) -> list[str]:
             layer(inside) < layer(name)
             or top in ASIDE
             or (stranger and (inside + ".").startswith(stranger + "."))
-            or (top == ("core", "ftp") and not _core_may_take(imported))
+            or (top == ("core", "ftp") and not _among(CORE_TAKES, imported))
+            or (name == "control" and not _among(CONTROL_TAKES, imported))
         ):
             wrong.append(imported)
     return wrong
 
 
-def _core_may_take(imported: str) -> bool:
-    return any(imported == taken or imported.startswith(taken + ".") for taken in CORE_TAKES)
+def _among(allowed: set[str], imported: str) -> bool:
+    return any(imported == taken or imported.startswith(taken + ".") for taken in allowed)
 
 
 def test_every_import_points_downwards() -> None:
@@ -120,6 +126,10 @@ def test_every_module_has_its_layer() -> None:
         ("fuse.operations", "from ftpfs import mount"),
         ("mount", "from ftpfs import cli"),
         ("mount", "from ftpfs import serve"),
+        ("control", "from ftpfs.core.filesystem import Filesystem"),
+        ("control", "from ftpfs import mountpoints"),
+        ("running", "from ftpfs import mount"),
+        ("manage", "from ftpfs import show"),
     ],
 )
 def test_an_arrow_that_turns_round_is_caught(name: str, line: str) -> None:
@@ -131,6 +141,9 @@ def test_an_arrow_that_turns_round_is_caught(name: str, line: str) -> None:
     [
         ("cli", "from ftpfs import mount, transfer"),
         ("mount", "from ftpfs.core.filesystem import Filesystem"),
+        ("mount", "from ftpfs.running import Running"),
+        ("control", "from ftpfs.core.status import MountStatus"),
+        ("show", "from ftpfs import manage"),
         ("core.openfile", "from ftpfs.core.writer import Spool"),
         ("core.openfile", "from ftpfs.ftp.listing import Entry"),
         ("fuse.binding", "import mfusepy"),

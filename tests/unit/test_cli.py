@@ -97,6 +97,7 @@ class TestUsage:
             (["mount", "host", "m", "--port", "x"], "option port: must be a number"),
             (["put", "-", "host/in/"], "needs a file name"),
             (["serve", "/nonexistent"], "/nonexistent"),
+            (["status", "--json", "--watch"], "either --json or --watch"),
         ],
     )
     def test_one_line_and_two(
@@ -142,7 +143,7 @@ class TestMount:
             return 7
 
         double = types.ModuleType("ftpfs.mount")
-        double.__dict__.update(run=run, unmount=lambda mountpoint: len(mountpoint))
+        double.__dict__.update(run=run)
         monkeypatch.setitem(sys.modules, "ftpfs.mount", double)
         monkeypatch.setattr(ftpfs, "mount", double, raising=False)
         monkeypatch.setenv("HOME", "/nonexistent")
@@ -177,9 +178,6 @@ class TestMount:
         assert cli.main(["mount", "bob@nas", "/mnt"]) == 1
         assert "no password for bob@nas" in capsys.readouterr().err
         assert not seen
-
-    def test_umount(self, seen: list[tuple[config.Config, str]]) -> None:
-        assert cli.main(["umount", "/mnt"]) == 4
 
     def test_every_option_has_its_flag(self) -> None:
         command = cli.cli.commands["mount"]

@@ -1,0 +1,113 @@
+"""Where something of ftpfs is mounted on this system, and unmounting it.
+
+Owns: the reading of the mount table, and the programs that unmount. Asks no daemon (see `control`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import threading
+from typing import NamedTuple
+
+from ftpfs import errors
+
+# A daemon that is alive answers from its cache, a dead one's kernel at once; a stuck one is given
+# up after so long (seconds).
+LOOK_DEADLINE = 3.0
+
+
+class Mountpoint(NamedTuple):
+    path: str
+    source: str  # as `mount` shows it
+    uid: int  # whose daemon it is
+
+
+def table() -> list[Mountpoint]:
+    """Every mount of ftpfs, by this system's own account; the newest last."""
+    found = []
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            source, where, kind, options, *_ = line.split(" ")
+            if kind == "fuse.ftpfs":
+                owner = re.search(r"(?:^|,)user_id=(\d+)", options)
+                found.append(
+                    Mountpoint(_unescaped(where), _unescaped(source), int(owner[1]) if owner else 0)
+                )
+    return found
+
+
+def is_mounted(path: str) -> bool:
+    """Whether something of ftpfs is mounted at this very path, an absolute one."""
+    return any(known.path == path for known in table())
+
+
+def _unescaped(field: str) -> str:
+    """A field of the mount table: blanks and backslashes are octal there (fstab(5))."""
+    raw = re.sub(
+        rb"\\([0-7]{3})",
+        lambda match: bytes([int(match[1], 8)]),
+        field.encode("utf-8", "surrogateescape"),
+    )
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def absolute(path: str) -> str:
+    """A mountpoint as the mount table has it.
+
+    What is mounted there already is not looked at: its server may be away.
+    """
+    path = os.path.abspath(path)
+    if not is_mounted(path):
+        path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    if not is_mounted(path):
+        path = os.path.realpath(path)
+    return path
+
+
+def holding(path: str) -> Mountpoint:
+    """The mount that `path` lies in. Raises InvalidArgument."""
+    path = absolute(path)
+    inside = [known for known in table() if (path + "/").startswith(known.path.rstrip("/") + "/")]
+    if not inside:
+        raise errors.InvalidArgument(f"{path}: not in anything that ftpfs has mounted")
+    return max(inside, key=lambda known: len(known.path))
+
+
+def crashed(path: str) -> bool:
+    """Whether the daemon of this mount is dead: the kernel answers for it, with ENOTCONN."""
+    found: list[int] = []
+
+    def look() -> None:
+        try:
+            os.stat(path)
+        except OSError as error:
+            found.append(error.errno or 0)
+
+    thread = threading.Thread(target=look, name="ftpfs-look", daemon=True)
+    thread.start()
+    thread.join(LOOK_DEADLINE)
+    # ECONNABORTED: it died under this very question.
+    return bool({errno.ENOTCONN, errno.ECONNABORTED} & set(found))
+
+
+def unmount(path: str, *, lazy: bool = False) -> None:
+    """Unmount; lazily: out of sight at once, for good when nobody uses it any more.
+
+    Raises FtpfsError.
+    """
+    tool = shutil.which("fusermount3") or shutil.which("fusermount")
+    if tool and os.getuid():
+        command = [tool, "-u", *(["-z"] if lazy else []), path]
+    else:
+        command = ["umount", *(["-l"] if lazy else []), path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        hint = ""
+        if "busy" in reason[0]:
+            hint = f" (fuser -vm {path} tells who uses it; --lazy lets them finish)"
+        raise errors.FtpfsError(f"{path}: not unmounted: {reason[0]}{hint}")

@@ -1,0 +1,236 @@
+"""A mount while it runs, and how it leaves.
+
+Owns: the housekeeper, what the control socket answers, the measured rates, and the drain: how long
+uploads may take once nobody can use the mount any more. After an unmount that is as long as it
+takes; after SIGTERM or SIGINT the grace time, for whoever sends them (systemd, a shutdown, Ctrl-C)
+kills soon; after a second signal, or `ftpfs umount --now`, no longer at all. What is left then is
+in the journal for the next mount.
+
+Threading: `start` and `stop` are called by libfuse (`init`, `destroy`); the housekeeper, the
+control socket and the signals have a thread each. `_lock` guards the samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ftpfs import control, errors
+from ftpfs.control import Control, Reply, Report, Request
+from ftpfs.core.filesystem import Filesystem
+from ftpfs.core.status import ConnectionStatus, MountStatus, UploadStatus
+from ftpfs.ftp.remote import Remote
+
+log = logging.getLogger(__name__)
+
+HOUSEKEEPING = 5.0  # seconds between rounds: idle sessions are closed to within that
+RATE_TIME = 5.0  # seconds: rates are averages over at least so long, where there is as much
+FOLLOW_PAUSE = 0.25  # seconds between two reports to somebody who watches
+# Pending files that a report names; how many there are in all stands beside them.
+PENDING_SHOWN = 1000
+END_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+
+
+class _Sample(NamedTuple):
+    when: float
+    uploaded: int
+    downloaded: int
+
+
+class Running:
+    """One mount, from the moment that the kernel has accepted it."""
+
+    def __init__(
+        self,
+        filesystem: Filesystem,
+        remote: Remote,
+        *,
+        source: str,
+        mountpoint: str,
+        binding: str,
+        spool: Path,
+        grace: float,
+    ) -> None:
+        """`grace`: seconds for uploads after a signal."""
+        self._filesystem = filesystem
+        self._remote = remote
+        self._source = source
+        self._mountpoint = mountpoint
+        self._binding = binding
+        self._spool = spool
+        self._grace = grace
+        self._since = time.time()
+        self._control: Control | None = None
+        self._signalled = threading.Event()
+        self._leaving = threading.Event()  # unmounted
+        self._hurried = threading.Event()  # uploads are not waited for
+        self._left = threading.Event()
+        self._lock = threading.Lock()
+        self._samples: deque[_Sample] = deque()
+
+    def start(self) -> None:
+        """The mount answers. A control socket that cannot be had does not stop it."""
+        for task, name in ((self._keep_house, "housekeeper"), (self._hear_signals, "signals")):
+            threading.Thread(target=task, name=f"ftpfs-{name}", daemon=True).start()
+        try:
+            self._control = Control(
+                control.default_folder(),
+                self._mountpoint,
+                {
+                    "status": self._tell_status,
+                    "follow": self._tell_until_the_end,
+                    "sync": self._tell_sync,
+                    "forget": self._forget,
+                    "hurry": self._hurry,
+                },
+            )
+        except OSError as error:
+            log.warning("this mount cannot be asked anything (ftpfs status, sync): %s", error)
+        else:
+            self._control.start()
+
+    def stop(self) -> None:
+        """Unmounted: upload what is left, as long as it may take, and say good-bye."""
+        self._leaving.set()
+        self._filesystem.close()
+        self._left.set()
+        if self._control:
+            self._control.close()
+        log.info("unmounted %s", self._mountpoint)
+
+    def _keep_house(self) -> None:
+        while not self._left.wait(HOUSEKEEPING):
+            self._remote.tidy()
+            self._sample(self._status())
+
+    # Leaving.
+
+    @contextlib.contextmanager
+    def signals_heard(self) -> Iterator[None]:
+        """Around libfuse's loop, in the main thread: SIGTERM and SIGINT end the mount, and what
+        comes after it, in order.
+
+        libfuse has handlers of its own for SIGHUP, SIGINT and SIGTERM. They end its loop, but do
+        not tell which it was; and they are gone when it calls `destroy`, so that a signal would
+        kill the daemon in the middle of its last uploads. So SIGINT and SIGTERM are blocked, a
+        thread takes them, and passes them on as SIGHUP as long as there is a loop to be ended.
+        """
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _hear_signals(self) -> None:
+        while True:
+            number = signal.sigwait(END_SIGNALS)
+            log.info("told to end by %s", signal.Signals(number).name)
+            if self._signalled.is_set():
+                self._hurried.set()
+            self._signalled.set()
+            if not self._leaving.is_set():
+                os.kill(os.getpid(), signal.SIGHUP)
+
+    # Answers.
+
+    def report(self) -> Report:
+        status = self._status()
+        up, down = self._rates(self._sample(status))
+        state = (
+            "left" if self._left.is_set() else "leaving" if self._leaving.is_set() else "mounted"
+        )
+        return Report(
+            mountpoint=self._mountpoint,
+            pid=os.getpid(),
+            state=state,
+            since=self._since,
+            binding=self._binding,
+            spool=str(self._spool),
+            upload_rate=up,
+            download_rate=down,
+            status=_shortened(status),
+        )
+
+    def _tell_status(self, _request: Request) -> Iterator[Reply]:
+        yield self.report().to_reply()
+
+    def _tell_until_the_end(self, _request: Request) -> Iterator[Reply]:
+        while not self._left.is_set():
+            yield self.report().to_reply()
+            self._left.wait(FOLLOW_PAUSE)
+        yield self.report().to_reply()
+
+    def _tell_sync(self, request: Request) -> Iterator[Reply]:
+        _path_in(request)
+        yield {"report": self.report().to_reply(), "failures": []}
+
+    def _forget(self, request: Request) -> Iterator[Reply]:
+        self._filesystem.forget(_path_in(request))
+        yield {}
+
+    def _hurry(self, _request: Request) -> Iterator[Reply]:
+        log.info("told not to wait for uploads; the next mount goes on with them")
+        self._hurried.set()
+        yield {}
+
+    def _status(self) -> MountStatus:
+        connections = self._remote.status()
+        return MountStatus(
+            source=self._source,
+            connections=ConnectionStatus(
+                idle=connections.idle,
+                busy=connections.leased,
+                limit=connections.cap,
+                waiting=connections.waiting,
+            ),
+            uploads=UploadStatus((), 0, 0, 0, 0, 0, None),
+            cache=self._filesystem.cache_status(),
+        )
+
+    def _sample(self, status: MountStatus) -> _Sample:
+        """Note how much was transferred by now; as many samples are kept as a rate needs."""
+        uploads = status.uploads
+        sent = uploads.uploaded_bytes + sum(each.sent for each in uploads.pending)
+        sample = _Sample(time.monotonic(), sent, status.cache.downloaded)
+        with self._lock:
+            while len(self._samples) > 1 and sample.when - self._samples[1].when >= RATE_TIME:
+                self._samples.popleft()
+            self._samples.append(sample)
+        return sample
+
+    def _rates(self, now: _Sample) -> tuple[float, float]:
+        """Bytes a second, up and down, since the oldest sample that is kept."""
+        with self._lock:
+            then = self._samples[0]
+        seconds = now.when - then.when
+        if seconds <= 0:
+            return 0.0, 0.0
+        # An upload that begins anew has sent less than before.
+        up = max(0, now.uploaded - then.uploaded)
+        return up / seconds, (now.downloaded - then.downloaded) / seconds
+
+
+def _path_in(request: Request) -> str:
+    path = request.get("path", "/")
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise errors.InvalidArgument("the question has no path in it")
+    return path
+
+
+def _shortened(status: MountStatus) -> MountStatus:
+    """With so many of the pending files as fit into an answer: failures, and those next."""
+    pending = status.uploads.pending
+    if len(pending) <= PENDING_SHOWN:
+        return status
+    # A stable sort: the others stay in the order of their turns.
+    shown = tuple(sorted(pending, key=lambda each: each.state != "failed")[:PENDING_SHOWN])
+    return replace(status, uploads=replace(status.uploads, pending=shown))
