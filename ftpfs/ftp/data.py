@@ -1,7 +1,7 @@
 """A transfer in flight: a download or an upload on its data connection, and how it ends.
 
 Owns: moving the bytes, the deadline for each move, and the end: the final reply is read, or the
-transfer is left early and the session finds its way back. Opening the data connection is
+transfer is left early and the session finds its way back later. Opening the data connection is
 `session`'s.
 
 Threading: the thread that holds the session's lease.
@@ -76,9 +76,15 @@ class Download(Transfer):
     """A RETR, or a listing, in flight."""
 
     def __init__(
-        self, session: Session, channel: socket.socket, done: Callable[[], None] | None
+        self,
+        session: Session,
+        channel: socket.socket,
+        done: Callable[[], None] | None,
+        replies: Sequence[Reply] = (),
     ) -> None:
+        """`replies`: to the commands that were sent together with it."""
         super().__init__(session, channel, done)
+        self.replies = replies
         self.final_text = ""  # all lines of the final reply, once all has come
         self._plain = not isinstance(channel, ssl.SSLSocket)
         if self._plain:

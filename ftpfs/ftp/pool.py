@@ -12,11 +12,18 @@ A session is used under a *lease*. Rules that keep this free of deadlock:
   wait, and the holder returns the lease as soon as it can.
 - Metadata that waits goes before transfers that wait.
 
+A session that comes back from a transfer is *groomed* where that pays (see `session`): by a thread
+of the pool's, so that whoever used it goes on at once. It counts as a connection all the while, and
+who needs one waits for it rather than log in anew (7 round trips), unless more wait than are being
+groomed.
+
 Every step on a session has a deadline, so a lease is held either by somebody who makes progress or
 for a bounded time; waiting for one therefore needs no deadline of its own.
 
-Threading: `_changed` (a Condition) guards everything. Nothing is connected, closed or called under
-it: decisions are taken under the lock and carried out after it.
+Threading: one lock, that of `_changed`, guards everything. Nothing is connected, closed or called
+under it: decisions are taken under the lock and carried out after it. The groomers are daemon
+threads, started when there is something to groom; they end when there has been nothing for a while,
+or after `close`.
 """
 
 from __future__ import annotations
@@ -26,12 +33,13 @@ import enum
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 from ftpfs import errors
-from ftpfs.ftp.session import Session
+from ftpfs.ftp.session import ARMED_AGE, Session
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +62,15 @@ ASK_PAUSE = 0.1
 # A server that turns us away though we have no session left may still count one that has just
 # ended (seconds): it is asked again, every so often, for so long.
 GHOST_TIME, GHOST_PAUSE = 5.0, 0.2
+# A groomer that has nothing to do ends after so long (seconds).
+GROOMER_IDLE = 5.0
 
 
 class Use(enum.Enum):
     """What a lease is for."""
 
-    METADATA = "metadata"  # short commands and listings: somebody's `ls` waits for it
+    METADATA = "metadata"  # short commands: somebody's `ls` waits for it
+    LISTING = "listing"  # likewise, with a data connection
     TRANSFER = "transfer"  # file contents: may take long
 
 
@@ -84,7 +95,10 @@ class Lease:
 
 @dataclass(frozen=True)
 class PoolStatus:
-    """A snapshot for people: how many sessions are idle, in use; how many there may be."""
+    """A snapshot for people: how many sessions are idle, in use; how many there may be.
+
+    Those that are being groomed count as idle.
+    """
 
     idle: int
     leased: int
@@ -110,13 +124,20 @@ class Pool:
         self._clock = clock
         self._sleep = sleep
         self._held = threading.local()
-        self._changed = threading.Condition()
-        # Guarded by _changed:
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        self._chore = threading.Condition(lock)  # notified when there is something for a groomer
+        # Guarded by that lock:
         self._version = 0  # counts what may let a waiting thread go on
         self._cap = cap
         self._cap_until = 0.0
         self._idle: list[Session] = []
         self._leases: list[Lease] = []
+        self._grooming: list[Session] = []  # being groomed, or waiting for that in _chores
+        self._chores: deque[Session | None] = deque()  # None: log in a session to have at hand
+        self._spares = 0  # sessions being logged in like that
+        self._groomers = 0  # threads,
+        self._resting = 0  # and how many of them have nothing to do
         self._connecting: dict[Use, int] = dict.fromkeys(Use, 0)
         self._waiting: dict[Use, int] = dict.fromkeys(Use, 0)
         self._closed = False
@@ -204,26 +225,33 @@ class Pool:
 
     def status(self) -> PoolStatus:
         with self._changed:
-            return PoolStatus(
-                len(self._idle), len(self._leases), self._cap, sum(self._waiting.values())
-            )
+            idle = len(self._idle) + len(self._grooming)
+            return PoolStatus(idle, len(self._leases), self._cap, sum(self._waiting.values()))
 
     def close_idle(self) -> None:
-        """Let sessions go that nobody used for the idle time. The housekeeper calls this."""
+        """Let go what nobody used for long: sessions, and data connections made ahead.
+
+        The housekeeper calls this.
+        """
         now = self._clock()
         with self._changed:
             old = [s for s in self._idle if now - s.used_at > self._idle_timeout]
             self._idle = [s for s in self._idle if s not in old]
+            channels = [s.take_armed(older_than=ARMED_AGE) for s in self._idle]
             self._notify_locked()
         for session in old:
             session.close()
+        for channel in channels:
+            if channel is not None:
+                channel.close()
 
     def close(self) -> None:
-        """Close every idle session; leased ones are closed as they come back."""
+        """Close every idle session; others are closed as they come back."""
         with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
             self._notify_locked()
+            self._chore.notify_all()
         for session in idle:
             session.close()
 
@@ -237,6 +265,8 @@ class Pool:
     ) -> T:
         for number in range(1, ATTEMPTS + 1):
             lease = self.lease(use, give_way)
+            if number > 1:
+                lease.session.disarm()  # whatever made it fail, it was not that
             try:
                 return attempt(lease, number)
             except (errors.ConnectionLost, errors.DataConnectionFailed) as error:
@@ -255,19 +285,27 @@ class Pool:
             self._waiting[use] += 1
         try:
             while True:
+                spare = False
                 with self._changed:
                     if self._closed:
                         raise errors.ConnectionLost("the mount is being closed")
                     if self._may_start_locked(use):
                         if self._idle:
-                            # The one used last: its TCP window is open, others can grow old.
-                            return self._grant_locked(self._idle.pop(), use, give_way)
-                        if self._total_locked() < self._cap_now_locked():
+                            return self._grant_locked(self._choose_locked(use), use, give_way)
+                        room = self._total_locked() < self._cap_now_locked()
+                        if room and sum(self._waiting.values()) > len(self._grooming):
                             self._check_down_locked()
                             self._connecting[use] += 1
                             return None
+                        if room and use is Use.TRANSFER and not self._spares:
+                            # Next time there is one more: the random reads of one program find an
+                            # idle session each, while others are groomed.
+                            self._spares += 1
+                            spare = True
                     seen = self._version
                     holders = [lease.give_way for lease in self._leases if lease.give_way]
+                if spare:
+                    self._set_to_work(None)
                 for ask in holders:
                     ask()
                 with self._changed:
@@ -278,7 +316,7 @@ class Pool:
         finally:
             with self._changed:
                 self._waiting[use] -= 1
-                if use is Use.METADATA and not self._waiting[use]:
+                if use is not Use.TRANSFER and not self._metadata_waits_locked():
                     self._notify_locked()  # transfers stood back
 
     @staticmethod
@@ -297,16 +335,31 @@ class Pool:
             self._changed.notify_all()
 
     def _may_start_locked(self, use: Use) -> bool:
-        if use is Use.METADATA:
+        if use is not Use.TRANSFER:
             return True
-        if self._waiting[Use.METADATA] and self._total_locked() >= self._cap:
+        if self._metadata_waits_locked() and self._total_locked() >= self._cap:
             return False
         transfers = sum(1 for lease in self._leases if lease.use is Use.TRANSFER)
         transfers += self._connecting[Use.TRANSFER]
         return transfers < max(1, self._cap_now_locked() - 1)
 
+    def _metadata_waits_locked(self) -> bool:
+        return self._waiting[Use.METADATA] + self._waiting[Use.LISTING] > 0
+
     def _total_locked(self) -> int:
-        return len(self._idle) + len(self._leases) + sum(self._connecting.values())
+        here = len(self._idle) + len(self._leases) + len(self._grooming)
+        return here + sum(self._connecting.values()) + self._spares
+
+    def _choose_locked(self, use: Use) -> Session:
+        """Take the idle session that serves `use` best.
+
+        Of equals the one used last: its TCP window is open, others can grow old.
+        """
+        wants_armed = use is not Use.METADATA
+        best = max(
+            enumerate(self._idle), key=lambda n: (n[1].settled, n[1].armed is wants_armed, n[0])
+        )
+        return self._idle.pop(best[0])
 
     def _grant_locked(
         self, session: Session, use: Use, give_way: Callable[[], None] | None
@@ -396,15 +449,107 @@ class Pool:
         session = lease.session
         with self._changed:
             self._leases.remove(lease)
-            keep = session.alive and not self._closed and self._total_locked() < self._cap
-            if keep:
-                session.used_at = self._clock()
-                self._idle.append(session)
+            groom = not self._closed and session.wants_grooming()
+            if groom and self._total_locked() < self._cap:
+                self._grooming.append(session)
+                keep = True
             else:
-                self._closed_at = self._clock()
-            self._notify_locked()
+                groom = False
+                session.used_at = self._clock()
+                keep = self._keep_locked(session)
+        if groom:
+            self._set_to_work(session)
+        elif not keep:
+            session.close()
+
+    # Grooming.
+
+    def _set_to_work(self, chore: Session | None) -> None:
+        """Give a groomer something to do: a session to groom, or (None) a spare one to log in."""
+        with self._changed:
+            self._chores.append(chore)
+            start = self._resting < len(self._chores) and self._groomers < self._configured_cap
+            if start:
+                self._groomers += 1
+            else:
+                self._chore.notify()
+        if not start:
+            return
+        try:
+            threading.Thread(target=self._groom, name="ftpfs-groomer", daemon=True).start()
+        except RuntimeError:  # no more threads: then it is done here
+            self._groom(wait=False)
+
+    def _groom(self, *, wait: bool = True) -> None:
+        """A groomer's life."""
+        while True:
+            with self._changed:
+                self._resting += 1
+                self._chore.wait_for(
+                    lambda: self._chores or self._closed, GROOMER_IDLE if wait else 0
+                )
+                self._resting -= 1
+                if not self._chores:
+                    self._groomers -= 1
+                    return
+                chore = self._chores.popleft()
+                closed = self._closed
+            if chore is not None:
+                self._groom_one(chore)
+            elif not closed:
+                self._log_in_spare()
+
+    def _groom_one(self, session: Session) -> None:
+        try:
+            with self._changed:
+                # A command can be sent on it as soon as it is settled.
+                wanted = self._waiting[Use.METADATA] > 0
+                closed = self._closed
+            if closed:
+                session.drop()
+            else:
+                session.groom(arm=not wanted)
+        except BaseException:
+            session.drop()
+            log.exception("grooming a session failed in a way nobody foresaw")
+        with self._changed:
+            self._grooming.remove(session)
+            keep = self._keep_locked(session)
         if not keep:
             session.close()
+
+    def _log_in_spare(self) -> None:
+        """One session more, for when the next transfer would have to wait for one.
+
+        Nobody asked for it, so nobody is told when it fails.
+        """
+        session: Session | None = None
+        failure: errors.FtpfsError | None = None
+        try:
+            session = self._connect()
+        except errors.FtpfsError as error:
+            log.info("no further connection: %s", error)
+            failure = error
+        except BaseException:
+            log.exception("logging in failed in a way nobody foresaw")
+        with self._changed:
+            self._spares -= 1
+            if failure is not None:
+                self._is_full_locked(failure)
+            keep = session is not None and self._keep_locked(session)
+            self._notify_locked()
+        if session is not None and not keep:
+            session.close()
+
+    def _keep_locked(self, session: Session) -> bool:
+        """Put a session among the idle ones, where there is place; else the caller closes it."""
+        keep = session.alive and not self._closed and self._total_locked() < self._cap
+        if keep:
+            self._idle.append(session)
+        else:
+            self._closed_at = self._clock()
+        self._notify_locked()
+        return keep
 
     def _drop_idle(self) -> None:
         """A connection broke: those that lay idle beside it have most likely met the same fate."""

@@ -9,7 +9,13 @@ replaced whole, and learning the same thing twice is harmless, so no lock is nee
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Iterable
+
+log = logging.getLogger(__name__)
+
+# One can fail because a firewall forgot it, or the server is busy; two in a row are the rule here.
+MOST_ARMED_FAILURES = 2
 
 
 class Passive(enum.Enum):
@@ -52,6 +58,8 @@ class Profile:
         self.round_trip = float("inf")
         self.known = False  # a session has logged in and looked around
         self.passive: Passive | None = None
+        self.arming = True  # data connections made ahead work
+        self.armed_failures = 0  # of them, in a row
         self.mlsd: bool | None = None
         self.mlsd_shows_itself = False  # `type=cdir` is in its listings, so none is ever empty
         self.mlst: bool | None = None
@@ -68,6 +76,14 @@ class Profile:
     def saw_handshake(self, seconds: float) -> None:
         """How long a connect took."""
         self.round_trip = min(self.round_trip, seconds)
+
+    def saw_armed_failure(self, why: str) -> None:
+        """A data connection made ahead was of no use. Two in a row, and no more are made."""
+        self.armed_failures += 1
+        log.info("a data connection made ahead failed: %s", why)
+        if self.armed_failures >= MOST_ARMED_FAILURES and self.arming:
+            self.arming = False
+            log.warning("this server takes no data connections made ahead; transfers cost more")
 
     def read_features(self, lines: Iterable[str]) -> None:
         """Take the lines between 211- and 211 of a FEAT reply (RFC 2389, 3.2)."""

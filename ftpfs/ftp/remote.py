@@ -84,6 +84,7 @@ class Remote:
         return self._settled(
             lambda s: lister.list_directory(s, self._on_server(path)),
             lambda: self._why_not_listed(path),
+            use=Use.LISTING,
         )
 
     def stat(self, path: str) -> Entry:
@@ -145,6 +146,7 @@ class Remote:
         entries = self._settled(
             lambda s: lister.list_links(s, self._on_server(folder)),
             lambda: self._why_not_listed(folder),
+            use=Use.LISTING,
         )
         for entry in entries:
             if entry.name == name and entry.target:
@@ -360,6 +362,7 @@ class Remote:
         work: Callable[[Session], T],
         why: Callable[[], errors.FtpfsError | None],
         again: Callable[[Session], T] | None = None,
+        use: Use = Use.METADATA,
     ) -> T:
         """`work` through the pool; a refusal is replaced by what a look shows.
 
@@ -367,7 +370,7 @@ class Remote:
         """
         self._on_server("/")
         try:
-            return self._pool.run(work, again=again)
+            return self._pool.run(work, again=again, use=use)
         except errors.Refused as refusal:
             raise why() or _denied(refusal) from refusal
 

@@ -1,11 +1,16 @@
 """One logged-in session: its conversation, and the opening of its data connections.
 
 Owns: logging in, sending commands and reading their replies (one by one or pipelined), opening data
-connections (EPSV, PASV, active mode), and the way back after a download was left early; each step
-with its deadline. Owns no policy: it never retries and does not know about other sessions; what to
-send is up to `lister` and `remote`. The bytes of a transfer are moved by `data`.
+connections (EPSV, PASV, active mode), when needed or ahead, and the way back after a transfer was
+left early; each step with its deadline. Owns no policy: it does not know about other sessions, and
+tries nothing twice but a transfer whose data connection had been made ahead; what to send is up to
+`lister` and `remote`. The bytes of a transfer are moved by `data`.
 
-Threading: a session belongs to one thread at a time (the pool's lease says whose).
+A session is *armed* when its next data connection is there already: a transfer then costs one round
+trip instead of three. It is *unsettled* when a transfer was left early and the server has not been
+heard about it yet: nothing is sent before it was. `groom` does both, while nobody waits for it.
+
+Threading: a session belongs to one thread at a time (the pool's lease, or its groomer, says whose).
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NoReturn
 
 from ftpfs import errors
@@ -36,8 +41,18 @@ ASK_WINDOW = 32 << 10
 # Questions between two NOOPs.
 GUARD_DISTANCE = 100
 _GUARD = b"NOOP\r\n"
-# How long a session that left a download early may take to say so before it is given up.
-ABORT_TIMEOUT = 5.0
+# How long a session that left a transfer early may take to say so before it is given up, and each
+# step of making a data connection ahead.
+GROOM_TIMEOUT = 5.0
+# Making a data connection ahead is worth a thread's turn from this round trip (s) on; on loopback
+# the turn costs more than the two round trips that it saves.
+ARMING_PAYS = 0.002
+# A connection made ahead is used for so long (s): servers give up a passive port that is not used,
+# pyftpdlib after 30 s, vsftpd after 60 by default. It is not made anew while nobody wants it.
+ARMED_AGE = 25.0
+# How long a server may be silent about a transfer on a connection made ahead (round trips, and at
+# least in seconds) before the session is given up for one without: proftpd has been seen to hang.
+ARMED_ROUND_TRIPS, ARMED_TIMEOUT = 10, 3.0
 # For the rest of a line that an idle session began unasked.
 STRAY_TIMEOUT = 1.0
 # One read of a data connection while listing.
@@ -61,6 +76,10 @@ class Session:
         self._server = server
         self._network = network
         self._text_mode: bool | None = None
+        self._unsettled = False  # a transfer was left early, its final reply is still to come
+        self._armed: socket.socket | None = None  # the next data connection
+        self._armed_at = 0.0
+        self._used_data = False  # since it was groomed last
         self._codec = server.encoding
         self._listens = server.data_mode is DataMode.ACTIVE
         self._control = Control(server, network)
@@ -91,6 +110,7 @@ class Session:
         Never while a transfer is in flight (proftpd hangs, pyftpdlib runs ahead of the STOR).
         """
         wire = [self._encode(line) for line in lines]
+        self._settle()
         window = PIPELINE_WINDOW if self.profile.pipelining else 1
         replies: list[Reply] = []
         sent = 0
@@ -114,6 +134,7 @@ class Session:
         if not self.profile.pipelining:
             return [self.command(line).lines[-1] for line in lines]
         wire = self._encode_guarded(lines)
+        self._settle()
         answers: list[str] = []
         got = sent = in_flight = 0  # replies; commands; bytes of those without a reply
         with self._conversation():
@@ -143,6 +164,7 @@ class Session:
     def send(self, line: str) -> None:
         """Send one command without waiting; `receive` reads its reply."""
         wire = self._encode(line)
+        self._settle()
         with self._conversation():
             self._control.send(wire)
 
@@ -154,11 +176,13 @@ class Session:
     def fresh(self) -> bool:
         """Whether the idle session still looks usable, without a round trip.
 
-        A server that dropped us has sent 421 or closed: both make the socket readable. Whatever
-        else came unasked could be taken for the answer to the next command, so it costs the
-        session, too.
+        (One that is not settled is settled first, which takes one.) A server that dropped us has
+        sent 421 or closed: both make the socket readable. Whatever else came unasked could be taken
+        for the answer to the next command, so it costs the session, too.
         """
         try:
+            if self.alive:
+                self._settle()
             if self.alive and self._control.readable():
                 stray = self._control.reply(STRAY_TIMEOUT)
                 log.info("unasked-for reply: %s", errors.printable(stray.lines[-1]))
@@ -191,12 +215,64 @@ class Session:
             self.alive = False
             with contextlib.suppress(OSError, EOFError, errors.FtpfsError):
                 self._control.send(b"QUIT\r\n")
-        self._control.drop()
+        self.drop()
 
     def drop(self) -> None:
         """Hang up without a word: the conversation is broken."""
         self.alive = False
+        self.disarm()
         self._control.drop()
+
+    # While nobody waits for it.
+
+    @property
+    def settled(self) -> bool:
+        """Whether a command could be sent at once."""
+        return not self._unsettled
+
+    @property
+    def armed(self) -> bool:
+        """Whether the next data connection is there."""
+        return self._armed is not None
+
+    def wants_grooming(self) -> bool:
+        """Whether `groom` would make the next use of this session faster, or free it from waiting.
+
+        Not on a short link: there whoever uses it next is done sooner than a thread is woken up.
+        """
+        if not self.alive or self.profile.round_trip < ARMING_PAYS:
+            return False
+        return self._unsettled or (self._used_data and self._may_arm())
+
+    def groom(self, *, arm: bool = True) -> None:
+        """Settle what is left of the last transfer, and make the next data connection ahead.
+
+        Never raises what a network does: a session that broke at it is not alive afterwards.
+        """
+        try:
+            if arm and self._used_data and self._may_arm():
+                self._arm()
+            else:
+                self._settle()
+        except errors.FtpfsError as error:
+            log.info("grooming a session: %s", error)
+        self._used_data = False
+
+    def disarm(self) -> None:
+        """Close a data connection that was made ahead; the session stays usable."""
+        channel = self.take_armed()
+        if channel is not None:
+            channel.close()
+
+    def take_armed(self, older_than: float | None = None) -> socket.socket | None:
+        """The data connection that was made ahead, to use or to close; the session is unarmed then.
+
+        With `older_than` (seconds) only one that is, else None. Touches no network.
+        """
+        if older_than is not None and time.monotonic() - self._armed_at <= older_than:
+            return None
+        channel, self._armed = self._armed, None
+        return channel
 
     # Transfers.
 
@@ -206,12 +282,17 @@ class Session:
         offset: int = 0,
         *,
         text: bool = False,
+        before: Sequence[str] = (),
         done: Callable[[], None] | None = None,
     ) -> Download:
-        """Start a RETR at `offset` bytes. `done` is called when the download is closed."""
+        """Start a RETR at `offset` bytes. `done` is called when the download is closed.
+
+        The commands `before` it cost no round trip; their replies, whatever they are, are the
+        download's `replies`.
+        """
         self._set_type(text=text)
-        channel, _ = self._start(f"RETR {path}", offset)
-        return Download(self, channel, done)
+        channel, replies = self._start(f"RETR {path}", offset, before)
+        return Download(self, channel, done, replies)
 
     def upload(
         self,
@@ -385,31 +466,48 @@ class Session:
     def _start(
         self, command: str, offset: int, before: Sequence[str] = (), *, required: bool = False
     ) -> tuple[socket.socket, list[Reply]]:
-        """Open a data connection and start a transfer on it, after the commands `before` it.
+        """Start a transfer, after the commands `before` it: its connection; their replies.
 
-        The connection, and the replies to `before`; with `required` each of those has to go well.
+        With `required` each of those has to go well, else NotPrepared.
         """
-        self._encode(command)  # a bad name is found out before a connection is made for it
+        for line in (*before, command):
+            self._encode(line)  # a bad name is found out before a connection is made for it
+        self._settle()
+        self._used_data = True
+        started = self._start_armed(command, offset, before, required=required)
+        if started is not None:
+            return started
         channel, replies = self._open_channel(before, required=required)
         try:
-            lines = [f"REST {offset}", command] if offset else [command]
-            with self._conversation():
-                self._control.send(b"".join(self._encode(line) for line in lines))
-                restart = self._reply() if offset else None
-                reply = self._reply()
-                if 200 <= reply.code < 300:  # some send a 2xx of their own before the 1xx
-                    reply = self._reply()
+            _, restart, reply = self._begin(command, offset, ())
             reply.check()
             if self._listens:
                 channel = self._accept(channel)
-            if restart is not None and not restart.ok:
-                self.leave(channel)
-                self.profile.rest = False
-                raise errors.NotSupported("the server cannot start in the middle of a file")
+            self._check_restart(channel, restart)
             return self._protect(channel), replies
         except BaseException:
             channel.close()
             raise
+
+    def _begin(
+        self, command: str, offset: int, before: Sequence[str], timeout: float | None = None
+    ) -> tuple[list[Reply], Reply | None, Reply]:
+        """Send it all in one write: the replies to `before`, to REST (if sent), to `command`."""
+        lines = [*before, *([f"REST {offset}"] if offset else []), command]
+        with self._conversation():
+            self._control.send(b"".join(self._encode(line) for line in lines))
+            replies = [self._reply(timeout) for _ in before]
+            restart = self._reply(timeout) if offset else None
+            reply = self._reply(timeout)
+            if 200 <= reply.code < 300:  # some send a 2xx of their own before the 1xx
+                reply = self._reply(timeout)
+        return replies, restart, reply
+
+    def _check_restart(self, channel: socket.socket, restart: Reply | None) -> None:
+        if restart is not None and not restart.ok:
+            self.leave(channel)
+            self.profile.rest = False
+            raise errors.NotSupported("the server cannot start in the middle of a file")
 
     def _open_channel(
         self, before: Sequence[str], *, required: bool
@@ -452,7 +550,7 @@ class Session:
     def _ask_port(self, way: Passive) -> int:
         return _port_in(way, self.command(way.value))
 
-    def _dial(self, port: int) -> socket.socket:
+    def _dial(self, port: int, timeout: float = float("inf")) -> socket.socket:
         """Connect to `port` of the host that the control connection goes to.
 
         Never to the address in a PASV reply: behind NAT it is private or 0.0.0.0, and a hostile
@@ -463,7 +561,7 @@ class Session:
         began = time.monotonic()
         try:
             channel = socket.create_connection(
-                (self._control.peer, port), timeout=self._network.connect_timeout
+                (self._control.peer, port), timeout=min(timeout, self._network.connect_timeout)
             )
         except OSError as error:
             raise errors.DataConnectionFailed(
@@ -504,35 +602,128 @@ class Session:
             raise errors.DataConnectionFailed(f"a stranger connected from {peer[0]}")
         return channel
 
-    def _protect(self, channel: socket.socket) -> socket.socket:
+    def _protect(self, channel: socket.socket, timeout: float | None = None) -> socket.socket:
+        """TLS on a data connection, where it is wanted, within `timeout` (s; else as for data)."""
         channel.settimeout(self._network.data_timeout)
         if self._server.tls is Tls.OFF:
             return channel
+        channel.settimeout(timeout or self._network.data_timeout)
         with self._conversation(), mapped("the TLS handshake of a data connection"):
             wrapped = self._control.wrap_data(channel)
+            wrapped.settimeout(self._network.data_timeout)
             # pure-ftpd sends a listing in pieces with Nagle on, and so waits for our delayed ACK:
             # 45 ms a directory under TLS, 12 without the delay.
             wrapped.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             return wrapped
 
     def leave(self, channel: socket.socket) -> None:
-        """Close a data connection that the server still sends on, and find the way back.
+        """Close a data connection that the server still sends on. Waits for nothing.
 
-        Servers answer with one reply (426, 226, or 150 again from pure-ftpd) or with two; so a
-        NOOP is sent after the first, and all up to its 200 belongs to the past.
+        What the server says about it is read later, see `_settle`.
         """
         channel.close()
+        self._unsettled = True
+
+    def _settle(self, mark: bytes = b"NOOP", answers: Collection[int] = (200,)) -> Reply | None:
+        """Read what the server says about a transfer that was left early; the answer to `mark`.
+
+        That is one reply (426, 226, or 150 again from pure-ftpd) or two of them, so another command
+        is sent as a mark, and all up to its answer belongs to the past. It is not sent before the
+        first reply has come: while the transfer ends, pure-ftpd says 500 to it, and pyftpdlib
+        answers it first.
+
+        On a settled session nothing is sent. Raises ConnectionLost when there is no way back.
+        """
+        if not self._unsettled:
+            return None
         try:
             with self._conversation():
-                self._reply(ABORT_TIMEOUT)
-                self._control.send(b"NOOP\r\n")
+                self._reply(GROOM_TIMEOUT)
+                self._control.send(mark + b"\r\n")
                 for _ in range(4):
-                    if self._reply(ABORT_TIMEOUT).code == 200:
-                        return
-                raise errors.ProtocolError("no way back after an aborted transfer")
+                    reply = self._reply(GROOM_TIMEOUT)
+                    if reply.code in answers:
+                        self._unsettled = False
+                        return reply
+                raise errors.ProtocolError(f"no answer to {mark.decode()}")
         except errors.FtpfsError as error:
+            raise errors.ConnectionLost(
+                f"no way back after a transfer left early: {error}"
+            ) from error
+
+    # A data connection made ahead.
+
+    def _may_arm(self) -> bool:
+        return not self._listens and self.profile.passive is not None and self.profile.arming
+
+    def _arm(self) -> None:
+        """Make the next data connection. The question for the port is the mark to settle by."""
+        way = self.profile.passive
+        if way is None or self._armed:
+            self._settle()
+            return
+        reply = self._settle(way.value.encode(), (229, 227))
+        if reply is None:
+            self.send(way.value)
+            reply = self.receive(GROOM_TIMEOUT)
+        try:
+            self._armed = self._dial(_port_in(way, reply), GROOM_TIMEOUT)
+            self._armed_at = time.monotonic()
+        except errors.FtpfsError as error:
+            self.profile.saw_armed_failure(str(error))
+
+    def _start_armed(
+        self, command: str, offset: int, before: Sequence[str], *, required: bool
+    ) -> tuple[socket.socket, list[Reply]] | None:
+        """`_start` on the connection made ahead, in one write; None: there is none, or it failed.
+
+        A server that is silent about it costs the session: DataConnectionFailed, fit to be repeated
+        on another.
+        """
+        channel = self._usable_armed()
+        if channel is None:
+            return None
+        timeout = max(ARMED_TIMEOUT, ARMED_ROUND_TRIPS * self.profile.round_trip)
+        try:
+            with self._giving_up_armed():
+                replies, restart, reply = self._begin(command, offset, before, timeout)
+            if required and not all(each.ok for each in replies):
+                if reply.ok:
+                    self.leave(channel)  # it is of the wrong folder
+                _check_prepared(replies)
+            if reply.code in _NO_CONNECTION:
+                channel.close()
+                self.profile.saw_armed_failure(f"server replied {reply.code}")
+                return None
+            reply.check()
+            self._check_restart(channel, restart)
+            with self._giving_up_armed():
+                channel = self._protect(channel, timeout)
+        except BaseException:
+            channel.close()
+            raise
+        self.profile.armed_failures = 0
+        return channel, replies
+
+    @contextlib.contextmanager
+    def _giving_up_armed(self) -> Iterator[None]:
+        try:
+            yield
+        except (errors.DeadlineExceeded, errors.TlsError) as error:
             self.drop()
-            log.info("session given up after an aborted transfer: %s", error)
+            self.profile.saw_armed_failure(str(error))
+            raise errors.DataConnectionFailed(f"a connection made ahead: {error}") from error
+
+    def _usable_armed(self) -> socket.socket | None:
+        """The connection made ahead, unless it grew old or the server gave it up."""
+        if time.monotonic() - self._armed_at > ARMED_AGE or not self.profile.pipelining:
+            self.disarm()
+        channel = self.take_armed()
+        if channel is not None and _has_ended(channel):
+            channel.close()
+            self.profile.saw_armed_failure("the server closed it")
+            return None
+        return channel
 
     def finish_transfer(self) -> Reply:
         """Read the reply that ends a transfer; raise if it is a refusal."""
@@ -540,6 +731,18 @@ class Session:
         if reply.code < 200:  # a second 1xx: harmless, the final one follows
             reply = self.receive(self._network.finish_timeout)
         return reply.check()
+
+
+def _has_ended(channel: socket.socket) -> bool:
+    """Whether an unused data connection is of no more use: closed, or with something in it."""
+    channel.settimeout(0)
+    try:
+        channel.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _check_prepared(replies: Sequence[Reply]) -> None:
@@ -560,6 +763,8 @@ def _port_in(way: Passive, reply: Reply) -> int:
     return int(found.group(1)) * 256 + int(found.group(2))
 
 
+# What servers say to a transfer that they have no data connection for: 425 all four measured.
+_NO_CONNECTION = {425, 426, 503}
 # There is no one code for it: 421 (pure-ftpd), 530 (vsftpd), 550 (proftpd, pyftpdlib).
 _DEMANDS_TLS = re.compile(r"\b(?:TLS|SSL|encryption|cleartext)\b", re.IGNORECASE)
 _EPSV = re.compile(r"\((.)\1\1(\d{1,5})\1\)")  # RFC 2428, 3: (|||port|), any delimiter

@@ -20,6 +20,28 @@ class FakeSession:
         self.stale = False
         self.used_at = 0.0
         self.closed = False
+        self.settled = True
+        self.armed = False
+        self.used_data = False
+        self.groomed = 0
+        self.may_go_on = threading.Event()  # a groomer waits for it
+        self.may_go_on.set()
+
+    def wants_grooming(self) -> bool:
+        return self.alive and self.used_data
+
+    def groom(self, *, arm: bool = True) -> None:
+        assert self.may_go_on.wait(10)
+        assert not self.closed
+        self.used_data = False
+        self.groomed += 1
+        self.armed, self.settled = arm, True
+
+    def disarm(self) -> None:
+        self.armed = False
+
+    def take_armed(self, older_than: float | None = None) -> None:
+        self.armed = False
 
     def fresh(self) -> bool:
         if self.stale:

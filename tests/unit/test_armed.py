@@ -1,0 +1,635 @@
+"""Data connections made ahead, and transfers left early: on real servers, seen through a relay.
+
+On loopback nothing is armed, for it does not pay there; `ARMING_PAYS` is lowered for these tests.
+Round trips are counted by a latency: commands that arrive together were sent together.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ftpfs import errors
+from ftpfs.config import DataMode, Network, Server, Tls
+from ftpfs.credentials import Secret
+from ftpfs.ftp import session as session_module
+from ftpfs.ftp.pool import Use
+from ftpfs.ftp.profile import Passive
+from ftpfs.ftp.remote import Remote
+from tests.conftest import RemoteDir, StartServer, skip_if_cannot
+from tests.support.relay import Relay
+from tests.support.servers import FtpServer, Kind
+
+NETWORK = Network(
+    connect_timeout=3.0, reply_timeout=5.0, data_timeout=5.0, finish_timeout=5.0, max_connections=4
+)
+LATENCY = 0.04
+
+
+@pytest.fixture(autouse=True)
+def _arming_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "ARMING_PAYS", 0.0)
+
+
+MakeRemote = Callable[..., Remote]
+
+
+@pytest.fixture
+def make_remote(server: FtpServer, relay: Relay) -> Iterator[MakeRemote]:
+    made: list[Remote] = []
+
+    def make(network: Network = NETWORK, **options: object) -> Remote:
+        place = Server(
+            server.host,
+            relay.port,
+            user=server.user,
+            password=Secret(server.password),
+            **options,  # type: ignore[arg-type]
+        )
+        made.append(Remote(place, network))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def remote(make_remote: MakeRemote) -> Remote:
+    return make_remote()
+
+
+def quiet(remote: Remote) -> None:
+    """Wait until nothing is being groomed."""
+    deadline = time.monotonic() + 10
+    while remote._pool._grooming or remote._pool._chores or remote._pool._spares:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def armed(remote: Remote) -> int:
+    return sum(session.armed for session in remote._pool._idle)
+
+
+def fetch(remote: Remote, path: str, offset: int = 0, size: int = 1 << 24) -> bytes:
+    """`size` bytes of a file; the download is then left, wherever it is."""
+    download = remote.open_read(path, offset)
+    try:
+        return download.read(size)
+    finally:
+        download.close()
+
+
+def round_trips(relay: Relay) -> list[list[str]]:
+    """The commands, by the times at which they arrived."""
+    trips: list[list[str]] = []
+    last = 0.0
+    for command in relay.commands:
+        if command.t - last > LATENCY / 2:
+            trips.append([])
+        trips[-1].append(command.verb)
+        last = command.t
+    return trips
+
+
+def arm(remote: Remote, path: str) -> None:
+    """Have one session, and a data connection ahead on it."""
+    fetch(remote, path)
+    quiet(remote)
+    assert armed(remote) == 1
+
+
+# What it costs.
+
+
+def test_a_small_file_takes_one_round_trip_and_two_commands(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    content = os.urandom(4096)
+    path = f"{remote_dir.path}/file"
+    remote_dir.write("file", content)
+    arm(remote, path)
+    relay.latency = LATENCY
+    relay.reset()
+    assert fetch(remote, path) == content
+    quiet(remote)
+    assert round_trips(relay) == [["RETR"], ["EPSV"]]
+
+
+def test_a_directory_is_listed_in_one_round_trip(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("folder/file", b"")
+    for _ in range(2):
+        assert [e.name for e in remote.list(f"{remote_dir.path}/folder")] == ["file"]
+        quiet(remote)
+    relay.latency = LATENCY
+    relay.reset()
+    assert [e.name for e in remote.list(f"{remote_dir.path}/folder")] == ["file"]
+    quiet(remote)
+    trips = round_trips(relay)
+    assert trips[0] in (["CWD", "MLSD"], ["CWD", "LIST"])
+    assert trips[-1] == ["EPSV"]
+
+
+def test_a_missing_folder_is_no_empty_one(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    """vsftpd and pure-ftpd then list the folder that the session was in before."""
+    remote_dir.write("folder/file", b"")
+    remote.list(f"{remote_dir.path}/folder")
+    for _ in range(3):
+        quiet(remote)
+        with pytest.raises(errors.NotFound):
+            remote.list(f"{remote_dir.path}/missing")
+        quiet(remote)
+        assert [e.name for e in remote.list(f"{remote_dir.path}/folder")] == ["file"]
+    assert relay.count("USER") <= 2
+
+
+def test_a_new_file_is_sent_in_one_round_trip(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"x")
+    arm(remote, f"{remote_dir.path}/file")
+    relay.latency = LATENCY
+    relay.reset()
+    with remote.open_write(f"{remote_dir.path}/new") as upload:
+        upload.write(b"content")
+        upload.finish()
+    quiet(remote)
+    assert round_trips(relay) == [["STOR"], ["EPSV"]]
+    assert (remote_dir.disk / "new").read_bytes() == b"content"
+
+
+def test_plain_commands_leave_a_session_armed(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    content = os.urandom(1000)
+    remote_dir.write("file", content)
+    path = f"{remote_dir.path}/file"
+    arm(remote, path)
+    relay.reset()
+    for line in (
+        "NOOP",
+        f"SIZE {path}",
+        f"MDTM {path}",
+        f"CWD {remote_dir.path}",
+        "PWD",
+        f"MKD {remote_dir.path}/made",
+        f"RNFR {remote_dir.path}/made",
+        f"RNTO {remote_dir.path}/renamed",
+        f"RMD {remote_dir.path}/renamed",
+    ):
+        assert remote.command(line).ok, line
+    assert armed(remote) == 1
+    assert fetch(remote, path, 10) == content[10:]
+    quiet(remote)
+    assert relay.verbs[-3:] == ["REST", "RETR", "EPSV"]
+    assert relay.count("EPSV") == 1
+    assert not remote.profile.armed_failures
+
+
+def test_metadata_leaves_armed_sessions_to_transfers(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"x")
+    path = f"{remote_dir.path}/file"
+    first, second = remote._pool._connect(), remote._pool._connect()
+    first._used_data = True
+    remote.profile.passive = Passive.EPSV
+    first.groom()
+    remote._pool._idle += [second, first]
+    with remote._pool.leased(Use.METADATA) as session:
+        assert session is second
+    with remote._pool.leased(Use.LISTING) as session:
+        assert session is first
+    assert fetch(remote, path) == b"x"
+    assert relay.count("EPSV") >= 1
+
+
+# When it does not work.
+
+
+@pytest.mark.parametrize("reply", ["425 no data connection", "503 PASV first", "426 closed"])
+def test_a_refused_transfer_is_begun_plainly_on_the_same_session(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir, reply: str
+) -> None:
+    content = os.urandom(5000)
+    remote_dir.write("file", content)
+    path = f"{remote_dir.path}/file"
+    for turn in range(2):
+        arm(remote, path) if not turn else quiet(remote)
+        rule = relay.refuse("RETR", reply, times=1)
+        relay.reset()
+        assert fetch(remote, path, 1000) == content[1000:]
+        assert rule.hits == 1
+        assert relay.verbs[:5] == ["REST", "RETR", "EPSV", "REST", "RETR"]
+        assert relay.count("USER") == 0
+    assert not remote.profile.arming
+    quiet(remote)
+    relay.reset()
+    assert fetch(remote, path) == content
+    quiet(remote)
+    assert relay.verbs == ["EPSV", "RETR"]
+
+
+def test_one_failure_between_successes_does_not_end_it(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"content")
+    path = f"{remote_dir.path}/file"
+    for _ in range(3):
+        fetch(remote, path)
+        quiet(remote)
+        rule = relay.refuse("RETR", "425 not now", times=1)
+        assert fetch(remote, path) == b"content"
+        assert rule.hits == 1
+        quiet(remote)
+    assert remote.profile.arming
+
+
+def test_a_server_that_falls_silent_is_asked_again_on_another_session(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "ARMED_TIMEOUT", 0.5)
+    remote_dir.write("file", b"content")
+    path = f"{remote_dir.path}/file"
+    arm(remote, path)
+    relay.drop_reply("REST", times=1)
+    began = time.monotonic()
+    assert fetch(remote, path, 3) == b"tent"
+    assert 0.4 < time.monotonic() - began < 3
+    assert remote.profile.armed_failures == 1
+    assert remote.profile.arming
+
+
+def test_a_connection_that_the_server_gave_up_is_not_used(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"content")
+    path = f"{remote_dir.path}/file"
+    arm(remote, path)
+    for link in list(relay._links):
+        link.cut("rst")
+    time.sleep(0.1)
+    relay.reset()
+    assert fetch(remote, path) == b"content"
+    assert relay.verbs[:2] == ["EPSV", "RETR"]
+
+
+def test_a_port_that_leads_nowhere_ahead_costs_nobody_anything(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"content")
+    path = f"{remote_dir.path}/file"
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        fetch(remote, path)
+        quiet(remote)
+        port = closed.getsockname()[1]
+        relay.refuse("EPSV", f"229 Entering Extended Passive Mode (|||{port}|)", times=1)
+        assert fetch(remote, path) == b"content"  # takes the armed one, and arming fails
+        quiet(remote)
+    assert armed(remote) == 0
+    assert fetch(remote, path) == b"content"
+    quiet(remote)
+    assert armed(remote) == 1
+
+
+def test_an_old_one_is_not_used_and_not_made_anew(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote_dir.write("file", b"content")
+    path = f"{remote_dir.path}/file"
+    arm(remote, path)
+    relay.reset()
+    remote._pool._idle[0]._armed_at -= session_module.ARMED_AGE + 1
+    remote.tidy()
+    assert armed(remote) == 0
+    time.sleep(0.2)
+    assert relay.verbs == []
+    assert remote.command("NOOP").code == 200
+    assert fetch(remote, path) == b"content"
+    quiet(remote)
+    assert relay.verbs == ["NOOP", "EPSV", "RETR", "EPSV"]
+    remote._pool._idle[0]._armed_at -= session_module.ARMED_AGE + 1
+    assert fetch(remote, path) == b"content"
+    quiet(remote)
+    assert relay.verbs[4:] == ["EPSV", "RETR", "EPSV"]
+
+
+def test_in_active_mode_nothing_is_made_ahead(
+    make_remote: MakeRemote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote = make_remote(data_mode=DataMode.ACTIVE)
+    remote_dir.write("file", b"content")
+    for _ in range(3):
+        assert fetch(remote, f"{remote_dir.path}/file") == b"content"
+        quiet(remote)
+    assert armed(remote) == 0
+    assert relay.count("EPSV", "PASV") == 0
+
+
+@pytest.mark.parametrize("tls", [Tls.EXPLICIT, Tls.IMPLICIT])
+def test_under_tls_it_works_too(start_server: StartServer, server_kind: Kind, tls: Tls) -> None:
+    if tls is Tls.IMPLICIT:
+        skip_if_cannot(server_kind, "implicit tls")
+    server = start_server(server_kind, tls=tls.value)
+    place = RemoteDir(server, server.root, "/")
+    content = os.urandom(300_000)
+    place.write("file", content)
+    remote = Remote(
+        Server(
+            server.host,
+            server.port,
+            user=server.user,
+            password=Secret(server.password),
+            tls=tls,
+            tls_insecure=True,
+        ),
+        NETWORK,
+    )
+    try:
+        for turn in range(12):
+            assert fetch(remote, "/file", turn) == content[turn:]
+            if turn % 2:
+                assert fetch(remote, "/file", turn, 1000) == content[turn : turn + 1000]
+            assert [e.name for e in remote.list("/")] == ["file"]
+            if turn % 3:
+                quiet(remote)
+                assert armed(remote) >= 1
+        assert not remote.profile.armed_failures
+    finally:
+        remote.close()
+
+
+# Leaving early.
+
+
+def test_leaving_early_costs_nobody_time(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("big", bytes(32 << 20))
+    path = f"{remote_dir.path}/big"
+    fetch(remote, path, 0, 1000)
+    quiet(remote)
+    relay.latency = LATENCY
+    download = remote.open_read(path)
+    assert download.read(100) == bytes(100)
+    began = time.monotonic()
+    download.close()
+    assert time.monotonic() - began < LATENCY / 2
+    quiet(remote)
+    assert armed(remote) == 1
+    assert relay.count("USER") == 1
+
+
+def test_left_two_hundred_times_sessions_stay_in_step(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    content = os.urandom(4 << 20)
+    remote_dir.write("big", content)
+    for number in range(7):
+        remote_dir.write(f"small{number}", bytes([number]) * (number + 1))
+    rng = random.Random(1)
+    for turn in range(200):
+        offset = rng.randrange(len(content))
+        size = rng.choice([0, 1, 1000, 100_000, 1 << 20])
+        assert (
+            fetch(remote, f"{remote_dir.path}/big", offset, size)
+            == (content[offset : offset + size])
+        )
+        number = turn % 7
+        if turn % 3 == 0:
+            small = f"{remote_dir.path}/small{number}"
+            assert remote.command(f"SIZE {small}").text.strip() == str(number + 1)
+        elif turn % 3 == 1:
+            small = f"{remote_dir.path}/small{number}"
+            assert fetch(remote, small) == bytes([number]) * (number + 1)
+    quiet(remote)
+    assert relay.count("USER") <= NETWORK.max_connections
+    assert remote.profile.armed_failures == 0
+
+
+def test_on_a_short_link_the_next_user_settles_it(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "ARMING_PAYS", 1.0)
+    content = os.urandom(8 << 20)
+    remote_dir.write("big", content)
+    path = f"{remote_dir.path}/big"
+    for turn in range(50):
+        assert fetch(remote, path, turn, 1000) == content[turn : turn + 1000]
+        if turn % 2:
+            assert remote.command(f"SIZE {path}").text.strip() == str(len(content))
+    assert relay.count("USER") == 1
+    assert not [t for t in threading.enumerate() if t.name == "ftpfs-groomer"]
+
+
+def test_a_file_read_to_its_known_end_is_not_left_early(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"x" * 5000)
+    path = f"{remote_dir.path}/file"
+    arm(remote, path)
+    relay.reset()
+    download = remote.open_read(path)
+    assert len(download.read(5000)) == 5000
+    assert download.read(1) == b""
+    download.close()
+    quiet(remote)
+    assert relay.verbs == ["RETR", "EPSV"]
+
+
+def test_a_session_that_says_nothing_after_it_is_given_up(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "GROOM_TIMEOUT", 0.3)
+    remote_dir.write("big", bytes(8 << 20))
+    path = f"{remote_dir.path}/big"
+    fetch(remote, path)
+    quiet(remote)
+    relay.stall_replies()
+    relay.latency = 0
+    session = remote._pool._idle[0]
+    lease = remote._pool.lease(Use.TRANSFER)
+    session.leave(socket.socket())
+    lease.release()
+    quiet(remote)
+    assert remote.status().idle == 0
+    assert not session.alive
+    relay.stall_replies(False)
+    assert fetch(remote, path, 5, 5) == bytes(5)
+
+
+# Under way.
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_nothing_leaks(make_remote: MakeRemote, relay: Relay, remote_dir: RemoteDir) -> None:
+    remote_dir.write("big", bytes(1 << 20))
+    path = f"{remote_dir.path}/big"
+
+    def once() -> None:
+        remote = make_remote()
+        for turn in range(10):
+            fetch(remote, path, 0, turn * 10_000)
+            remote.list(remote_dir.path)
+        remote.close()
+        assert relay.wait_for(lambda: relay.open_connections == 0 and relay._quiet())
+
+    def settle() -> int:
+        deadline = time.monotonic() + 8
+        while [t for t in threading.enumerate() if t.name == "ftpfs-groomer"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.2)
+        return open_files()
+
+    once()
+    before = settle()
+    for _ in range(5):
+        once()
+    assert settle() <= before + 1
+
+
+def test_closing_while_sessions_are_groomed_leaves_none_behind(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"x")
+    path = f"{remote_dir.path}/file"
+    fetch(remote, path)
+    quiet(remote)
+    relay.latency = 0.3
+    fetch(remote, path)
+    assert remote._pool._grooming
+    began = time.monotonic()
+    remote.close()
+    assert time.monotonic() - began < 0.2
+    assert relay.wait_for(lambda: relay.open_connections == 0, 5)
+    assert not remote._pool._grooming
+    with pytest.raises(errors.ConnectionLost):
+        fetch(remote, path)
+
+
+def test_a_session_that_dies_while_it_is_groomed_is_replaced(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"content")
+    path = f"{remote_dir.path}/file"
+    fetch(remote, path)
+    quiet(remote)
+    rule = relay.cut_control("EPSV", times=1)
+    assert fetch(remote, path) == b"content"
+    quiet(remote)
+    assert rule.hits == 1
+    assert remote.status().idle == 0
+    assert fetch(remote, path) == b"content"
+
+
+def test_who_needs_a_session_waits_for_a_groomed_one(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"content")
+    path = f"{remote_dir.path}/file"
+    fetch(remote, path)
+    quiet(remote)
+    relay.latency = LATENCY
+    fetch(remote, path)
+    assert remote.command("NOOP").code == 200
+    quiet(remote)
+    assert relay.count("USER") == 1
+
+
+def test_random_reads_one_after_another_get_a_session_each(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    """The first ones wait for their session to be groomed; then there are enough of them."""
+    content = os.urandom(8 << 20)
+    remote_dir.write("big", content)
+    path = f"{remote_dir.path}/big"
+    relay.latency = LATENCY
+    for turn in range(12):
+        assert fetch(remote, path, turn * 1000, 1000) == content[turn * 1000 : turn * 1000 + 1000]
+    quiet(remote)
+    relay.reset()
+    began = time.monotonic()
+    for turn in range(3):
+        assert fetch(remote, path, turn * 1000, 1000) == content[turn * 1000 : turn * 1000 + 1000]
+    assert time.monotonic() - began < 3 * 2 * LATENCY
+    assert relay.peak_connections <= NETWORK.max_connections
+
+
+def test_many_threads_and_many_faults_leave_pool_and_contents_whole(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    contents = {f"f{n}": os.urandom(1 << (10 + n)) for n in range(10)}
+    for name, content in contents.items():
+        remote_dir.write(name, content)
+    end = time.monotonic() + 6
+    wrong: list[str] = []
+    done = [0]
+
+    def work(seed: int) -> None:
+        rng = random.Random(seed)
+        while time.monotonic() < end and not wrong:
+            name = rng.choice(list(contents))
+            path, content = f"{remote_dir.path}/{name}", contents[name]
+            offset = rng.randrange(len(content))
+            size = rng.randrange(len(content))
+            try:
+                kind = rng.randrange(4)
+                if kind < 2:
+                    got = fetch(remote, path, offset, size)
+                    if got != content[offset : offset + size]:
+                        short = content[offset : offset + size].startswith(got)
+                        wrong.append(f"{name} at {offset}: {len(got)} of {size}, {short=}")
+                elif kind == 2:
+                    names = {entry.name for entry in remote.list(remote_dir.path)}
+                    if names != set(contents):
+                        wrong.append(f"listed {names}")
+                else:
+                    said = remote.command(f"SIZE {path}").text.strip()
+                    if said != str(len(content)):
+                        wrong.append(f"SIZE {said} of {name}")
+                done[0] += 1
+            except errors.NetworkError:
+                pass
+            except errors.FtpfsError as error:
+                wrong.append(repr(error))
+
+    threads = [threading.Thread(target=work, args=[seed]) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    rng = random.Random(0)
+    while time.monotonic() < end:
+        time.sleep(0.15)
+        with relay._changed:
+            links, controls = list(relay._links), list(relay._controls)
+        if rng.randrange(3):
+            if controls:
+                # No FIN: after the 226 it would look like the end of the data.
+                rng.choice(controls).cut("rst")
+        elif links:
+            rng.choice(links).cut("rst")
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert not wrong
+    assert done[0] > 50
+    quiet(remote)
+    status = remote.status()
+    assert status.leased == 0
+    for name, content in contents.items():
+        assert fetch(remote, f"{remote_dir.path}/{name}") == content
