@@ -16,7 +16,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -224,7 +224,8 @@ class Upload(Transfer):
         self._ended = True
         say_end(self._channel, self._session.data_timeout)
         try:
-            self._session.finish_transfer()
+            with _broken_data_told():
+                self._session.finish_transfer()
             self.was_reset = self._channel.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
         finally:
             self._channel.close()
@@ -237,7 +238,8 @@ class Upload(Transfer):
         try:
             # After a deadline the server may have spoken already, but is not waited for again.
             if not isinstance(error, _TIMEOUTS) or session.has_spoken():
-                session.receive().check()
+                with _broken_data_told():
+                    session.receive().check()
         except errors.FtpfsError as refusal:
             return refusal
         session.drop()
@@ -252,6 +254,17 @@ def _set_kernel_timeout(channel: socket.socket, option: int, seconds: float) -> 
 
 
 _TIMEOUTS = (TimeoutError, BlockingIOError)  # Python's deadline, the kernel's
+
+
+@contextlib.contextmanager
+def _broken_data_told() -> Iterator[None]:
+    """451 is what pure-ftpd says where others say 426: the data connection broke."""
+    try:
+        yield
+    except errors.Refused as refusal:
+        if refusal.code == 451:
+            raise errors.DataConnectionFailed(str(refusal)) from refusal
+        raise
 
 
 def say_end(channel: socket.socket, timeout: float) -> None:

@@ -72,6 +72,9 @@ IN_PLACE_MEMORY = 600.0
 # Leftovers of broken uploads that are deleted with one exchange.
 TIDY_BATCH = 32
 
+# What the probe for REST finds when its second upload was cut off: nothing is learned from that.
+_PROBE_CUT_SHORT = (b"0123456789", b"0123x56789", b"0123", b"0123x")
+
 _UNKNOWN = (500, 501, 502, 504)
 _TEMPORARY = re.compile(r"\.ftpfs-(?:probe-)?([0-9a-f]{8})-([0-9a-f]{8,})-[0-9a-f]+\.tmp")
 
@@ -272,6 +275,7 @@ class Uploads:
             with session.upload(scratch) as upload:
                 upload.write(b"0123456789")
                 upload.finish()
+            whole = session.command(f"SIZE {scratch}")
             with session.upload(scratch, 4) as upload:
                 upload.write(b"xy")
                 upload.finish()
@@ -282,7 +286,12 @@ class Uploads:
             session.drop()  # a REST that was taken may wait for the next transfer (pyftpdlib)
             self.leave(scratch)
             return Restart.NOTHING
+        except BaseException:
+            self.leave(scratch)
+            raise
         self.discard(session, scratch)
+        if size_in(whole) not in (None, 10) or found in _PROBE_CUT_SHORT:
+            raise errors.DataConnectionFailed("226, but not all of a few bytes arrived")
         return {b"0123xy6789": Restart.ALL, b"0123xy": Restart.HEAD}.get(found, Restart.NOTHING)
 
 
@@ -458,7 +467,8 @@ class _Store(_Sender):
         self._verified = False  # its size was seen to be right
         self._renaming = False  # a rename may have been carried out
         self._aside = ""  # where the old content was moved, on servers that do not rename over it
-        self._doubts = False  # there is reason to verify before the rename
+        self._was_reset = False  # its data connection, though the server said 226
+        self._failed = False  # a 226 has been false before
         self._looked = False  # whether all had arrived was asked, after the 226 did not come
         # Of the final name:
         self._touched = False  # what lies there may be ours
@@ -499,9 +509,14 @@ class _Store(_Sender):
             except errors.DataMismatch as error:
                 log.warning("sending it again: %s", error)
                 self._begin_anew(session)
-                self._doubts = True
+                self._failed = True
                 return self._attempt(session)
         except errors.NetworkError:
+            raise
+        except errors.DataMismatch:
+            self._uploads.discard(session, self.temporary)
+            if self._touched and not self._in_place:  # torn, and nobody's
+                session.command(f"DELE {self._target}")
             raise
         except _OursAlready as found:
             log.info("%s is there already", self._target)
@@ -580,7 +595,7 @@ class _Store(_Sender):
                 self._expect_base(session, seen_in(session, upload.before), upload)
             self._size = self._pump(upload, begin)
             upload.finish()
-        self._doubts = self._doubts or upload.was_reset
+        self._was_reset = upload.was_reset
 
     def _pump(self, upload: Upload, position: int) -> int:
         """Send what there is from `position` on; where it ended."""
@@ -642,8 +657,11 @@ class _Store(_Sender):
         size = self._size
         if size is None:
             raise AssertionError("placed before all of it was sent")
-        if not self._verified and (size > SMALL or self._doubts or not self._looked_lately()):
+        doubts = self._was_reset or self._failed or not self._looked_lately()
+        if not self._verified and (doubts or size > SMALL):
             reply, *rest = session.exchange([f"SIZE {self.temporary}", *self._questions()])
+            if self._was_reset and size_in(reply) not in (None, size):
+                raise errors.DataConnectionFailed("226, but the data connection was reset")
             self._check_size(reply, size)
             self._verified = True
             self._expect_base(session, seen_in(session, rest))
@@ -791,6 +809,7 @@ class _Patch(_Sender):
         if inside and self._profile.restart is None:
             pieces += PROBE_PIECES
         changed = sum(end - start for start, end in self._left)
+        changed += sum(end - start for start, end in inside)  # read back
         if changed + pieces * PIECE_COST >= self._size:
             raise errors.NotSupported("the whole file costs less")
 
@@ -798,9 +817,27 @@ class _Patch(_Sender):
         """One attempt: the pieces that are not confirmed yet."""
         self._uploads.tidy(session)
         while self._left:
-            self._send(session, *self._left[0])
+            start, end = self._left[0]
+            self._send(session, start, end)
+            if start < self._base_size and not self._has_arrived(session, start, end):
+                log.warning("sending bytes %d to %d of %s again", start, end, self._target)
+                self._send(session, start, end)
+                if not self._has_arrived(session, start, end):
+                    raise errors.DataMismatch(f"{self._target} has not what was written into it")
             del self._left[0]
         return self._settle(session, self._size)
+
+    def _has_arrived(self, session: Session, start: int, end: int) -> bool:
+        """Read it back: inside of a file, its size does not tell whether a 226 was true."""
+        fd = self._content.fileno()
+        with session.download(self._target, start) as download:
+            while start < end:
+                theirs = download.read(min(PIECE, end - start))
+                count = len(theirs)
+                if not count or theirs != os.pread(fd, count, start).ljust(count, b"\0"):
+                    return False
+                start += count
+        return True
 
     def _send(self, session: Session, start: int, end: int) -> None:
         # An append that was not interrupted needs no REST, and no knowledge of it.
@@ -817,6 +854,8 @@ class _Patch(_Sender):
                 self._target, 0 if append else start, append=append, before=before
             )
         except errors.Refused:
+            if before:
+                self._find_out(session)
             if not append:
                 session.drop()  # the REST may wait for the next transfer (pyftpdlib)
             raise
@@ -826,6 +865,8 @@ class _Patch(_Sender):
             self._begun = True
             self._pump(upload, start, end)
             upload.finish()
+        if upload.was_reset:
+            raise errors.DataConnectionFailed("226, but the data connection was reset")
 
     def _need_restart(self, session: Session, end: int) -> None:
         restart = self._uploads.restart(session, self._target)
@@ -844,9 +885,18 @@ class _Patch(_Sender):
             upload.close()
         if not gone:
             raise self._conflict(seen)
-        if upload and session.alive and size_in(session.command(f"SIZE {self._target}")) == 0:
-            session.command(f"DELE {self._target}")  # made by our own command, just now
+        if upload and session.alive:
+            self._find_out(session)
         raise errors.NotSupported("the file is not there any more")
+
+    def _find_out(self, session: Session) -> None:
+        """Whether it is there. APPE, and on proftpd even a STOR that it refuses because of its
+        REST, have made an empty file where there was none: that is taken away again."""
+        seen = self._look(session)
+        if seen.size == 0 and self._base_size:
+            session.command(f"DELE {self._target}")
+            seen = _Seen(False)
+        self._expect_base(session, seen)
 
     def _pump(self, upload: Upload, position: int, end: int) -> None:
         fd = self._content.fileno()

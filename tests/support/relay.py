@@ -85,6 +85,7 @@ class Rule:
     times: int | None
     action: Literal["refuse", "replace", "drop", "cut", "hold"]
     reply: str = ""
+    instead: str = ""  # what the server hears
     when: When = "before"
     how: How = "rst"
     where: Callable[[Command], bool] | None = None
@@ -228,6 +229,15 @@ class Relay:
     ) -> Rule:
         """The server does it; the client reads `reply` where the final reply was."""
         return self._add(Rule(verb, skip, times, "replace", reply, where=where))
+
+    def do_instead(
+        self, verb: str, command: str, reply: str, *, skip: int = 0, times: int | None = None
+    ) -> Rule:
+        """The server hears `command` where the client said `verb`; the client reads `reply`.
+
+        Unlike `refuse` it does not leave the server waiting for an RNTO.
+        """
+        return self._add(Rule(verb, skip, times, "replace", reply, instead=command))
 
     def drop_reply(
         self,
@@ -619,15 +629,18 @@ class _Control:
                     _send(self.server, batch, lambda: False)
                     self.cut(self._cut_how)
                     return
-                if verdict == "forward":
-                    batch += line + b"\n"
+                if isinstance(verdict, bytes):
+                    batch += verdict
             if batch and not _send(self.server, batch, lambda: self._cut is not None):
                 return
 
     _cut_how: How = "rst"
 
-    def _take(self, line: bytes) -> Literal["forward", "refuse", "cut"]:
-        """Record a command, decide about it, and note which reply it waits for."""
+    def _take(self, line: bytes) -> bytes | Literal["refuse", "cut"]:
+        """Record a command, decide about it, and note which reply it waits for.
+
+        What the server is to hear, if anything.
+        """
         # An ABOR may come with Telnet's interrupt in front.
         verb, _, arg = _IAC.sub(b"", line.rstrip(b"\r\n")).partition(b" ")
         relay = self.relay
@@ -653,7 +666,7 @@ class _Control:
             if rule is not None and rule.action == "refuse":
                 self._answer_locked()
                 return "refuse"
-        return "forward"
+        return _line(rule.instead) if rule is not None and rule.instead else line
 
     def _answer_locked(self) -> None:
         """Give the relay's own answers whose turn has come."""
