@@ -24,6 +24,8 @@ from ftpfs.core.status import CacheStatus
 # The kernel reads 128 KiB at a time, aligned, so one request is one block and one object: nothing
 # is sliced or joined on the way out.
 BLOCK_SIZE = 128 << 10
+# What a small read at an odd place fetches.
+PIECE_SIZE = 8 << 10
 
 
 # Paths whose changes are remembered one by one. Beyond it all blocks are given up together.
@@ -115,13 +117,29 @@ class BlockCache:
                 self._keep_locked(version, index, block)
         return block
 
-    def put(self, version: Version, index: int, block: bytes) -> None:
-        """File a block from the server: BLOCK_SIZE bytes, or less at the end of a file."""
+    def put(self, version: Version, index: int, block: bytes, *, passing: bool = False) -> None:
+        """File a block from the server: BLOCK_SIZE bytes, or less at the end of a file. One that is
+        `passing` is not kept in memory."""
         with self._lock:
             self._downloaded += len(block)
-            self._keep_locked(version, index, block)
+            if not passing:
+                self._keep_locked(version, index, block)
         if self._tier is not None:
             self._tier.put(version, index, block)
+
+    def get_pieces(self, version: Version, span: range) -> bytes | None:
+        """The pieces of that content, joined; None unless all are there."""
+        with self._lock:
+            found = [self._blocks.get((version, ~piece)) for piece in span]
+        pieces = [piece for piece in found if piece is not None]
+        return b"".join(pieces) if len(pieces) == len(found) else None
+
+    def put_piece(self, version: Version, piece: int, data: bytes) -> None:
+        """Keep PIECE_SIZE bytes, or less at the end of a file, beside the blocks, in memory only:
+        a piece is the price of a look, and its block comes with the next one."""
+        with self._lock:
+            self._downloaded += len(data)
+            self._keep_locked(version, ~piece, data)
 
     def _keep_locked(self, version: Version, index: int, block: bytes) -> None:
         if len(block) <= self.capacity:

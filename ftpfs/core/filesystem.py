@@ -68,7 +68,8 @@ class Filesystem:
         tier: DiskTier | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`prefetchers`: how many threads (and connections) may fetch small files ahead. `tier`:
+        """`prefetchers`: how many connections may fetch what was not asked for yet: small files, or
+        a long one further on. `tier`:
         contents on disk, closed with the file system."""
         self._remote = remote
         self._spool = spool
@@ -80,7 +81,12 @@ class Filesystem:
         self._generations = Generations()
         if tier is not None:
             tier.follow(self._generations)
-        self._budget = StreamBudget(cache.block_cache, cache.read_ahead)
+        self._budget = StreamBudget(
+            cache.block_cache,
+            cache.read_ahead,
+            helped=prefetchers,
+            round_trip=remote.round_trip,
+        )
         self._prefetcher = Prefetcher(
             self._tree.known,
             self._prefetch,

@@ -96,6 +96,7 @@ class MemoryDownload:
     def _piece(self, size: int) -> bytes:
         if self._remote.stall is not None:
             self._remote.stall.pass_through()
+        self._remote.pace(size)
         if self._cut is not None and self._delivered >= self._cut:
             raise errors.ConnectionLost("cut by the test")
         piece = self._content[self._position : self._position + min(size, PIECE)]
@@ -123,9 +124,11 @@ class MemoryRemote:
         self.lock = threading.Lock()
         self.calls: Counter[str] = Counter()
         self.open_downloads = 0
+        self.pace: Callable[[int], None] = lambda _size: None  # called for each piece of a download
         self.most_downloads = 0
         self.now = 1_700_000_000  # the server's clock; whole seconds
         self.tells_size = True
+        self.rest = True  # it can start in the middle of a file
         self.unlistable: set[str] = set()
         self.stall: Gate | None = None  # every piece of every download waits here
         self.stall_uploads: Gate | None = None  # and of every `store` here
@@ -241,6 +244,8 @@ class MemoryRemote:
             content = self._get(path).content
             if content is None:
                 raise errors.IsADirectory(path)
+            if offset and not self.rest:
+                raise errors.NotSupported("no REST")
             content = content[: self._shortened.get(path, len(content))]
             self.open_downloads += 1
             self.most_downloads = max(self.most_downloads, self.open_downloads)

@@ -12,10 +12,10 @@ import pytest
 
 from ftpfs import errors
 from ftpfs.core import reader as reader_module
-from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Version
+from ftpfs.core.blocks import BLOCK_SIZE, PIECE_SIZE, BlockCache, Version
 from ftpfs.core.reader import Reader, StreamBudget
 from ftpfs.core.remote import Download
-from tests.support.memory_remote import Gate, MemoryRemote
+from tests.support.memory_remote import PIECE, Gate, MemoryRemote
 
 BLOCKS = 24
 CONTENT = random.Random(1).randbytes(BLOCKS * BLOCK_SIZE - 77)
@@ -25,10 +25,18 @@ KERNEL = 128 << 10  # bytes that the kernel asks for at once
 class Bench:
     """A remote with files, a cache, and readers of them."""
 
-    def __init__(self, *, cache: int = 64 << 20, read_ahead: int = 16 << 20) -> None:
+    def __init__(
+        self,
+        *,
+        cache: int = 64 << 20,
+        read_ahead: int = 16 << 20,
+        helped: int = 0,
+        round_trip: float = 0.0,
+    ) -> None:
         self.remote = MemoryRemote()
         self.cache = BlockCache(cache)
-        self.budget = StreamBudget(cache, read_ahead)
+        self.budget = StreamBudget(cache, read_ahead, helped=helped, round_trip=lambda: round_trip)
+        self.offsets: list[int] = []  # of the transfers
         self.give_ways: list[Callable[[], None]] = []
         self.readers: list[Reader] = []
 
@@ -37,6 +45,7 @@ class Bench:
 
         def fetch(offset: int, give_way: Callable[[], None]) -> Download:
             self.give_ways.append(give_way)
+            self.offsets.append(offset)
             return self.remote.open_read(path, offset)
 
         made = Reader(Version(path, len(content), 1, 0), fetch, self.cache, self.budget)
@@ -158,6 +167,213 @@ def test_two_who_want_the_same_block_fetch_it_once(bench: Bench) -> None:
     assert bench.remote.calls["open_read"] == 1
 
 
+# Pieces.
+
+
+def test_a_small_read_at_an_odd_place_fetches_no_more_than_its_piece(bench: Bench) -> None:
+    reader = bench.reader()
+    offset = 9 * BLOCK_SIZE + 3 * PIECE_SIZE + 5
+    assert reader.read(offset, 100) == CONTENT[offset : offset + 100]
+    assert bench.cache.used == PIECE_SIZE
+    assert reader.read(offset - 5, PIECE_SIZE) == CONTENT[offset - 5 :][:PIECE_SIZE]
+    assert bench.remote.calls["open_read"] == 1, "the piece is kept"
+
+
+def test_a_second_small_read_in_a_block_brings_all_of_it(bench: Bench) -> None:
+    reader = bench.reader()
+    for place in (5, 1, 7, 3):
+        offset = 9 * BLOCK_SIZE + place * 2 * PIECE_SIZE
+        assert reader.read(offset, 10) == CONTENT[offset : offset + 10]
+    assert bench.remote.calls["open_read"] == 2
+    assert bench.cache.used == PIECE_SIZE + BLOCK_SIZE
+
+
+def test_small_reads_that_go_on_become_a_stream(bench: Bench) -> None:
+    reader = bench.reader()
+    start = 9 * BLOCK_SIZE
+    got = b"".join(reader.read(n, 4096) for n in range(start, len(CONTENT), 4096))
+    assert got == CONTENT[start:]
+    assert bench.remote.calls["open_read"] == 3, "a piece, its block, and a stream"
+
+
+@pytest.mark.parametrize("back", [1, 4096, PIECE_SIZE + 1])
+def test_the_last_bytes_of_a_file_come_alone(bench: Bench, back: int) -> None:
+    assert bench.reader().read(len(CONTENT) - back, back) == CONTENT[-back:]
+    assert bench.remote.calls["open_read"] == 1
+    assert bench.cache.used < 3 * PIECE_SIZE
+
+
+def test_two_who_want_the_same_piece_fetch_it_once(bench: Bench) -> None:
+    reader = bench.reader()
+    gate = bench.remote.hold("open_read")
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(reader.read, 9 * BLOCK_SIZE, 10) for _ in range(4)]
+        assert gate.reached.wait(5)
+        time.sleep(0.05)
+        gate.open()
+        assert {f.result(5) for f in asked} == {CONTENT[9 * BLOCK_SIZE :][:10]}
+    assert bench.remote.calls["open_read"] == 1
+
+
+def test_a_piece_that_breaks_off_is_fetched_again(bench: Bench) -> None:
+    bench.remote.cut_downloads(1000, 0)
+    offset = 9 * BLOCK_SIZE + 5
+    assert bench.reader().read(offset, 100) == CONTENT[offset : offset + 100]
+
+
+def test_the_head_of_a_file_is_there_before_its_first_block_is_whole(bench: Bench) -> None:
+    reader = bench.reader()
+    gate = Gate()
+    delivered = 0
+
+    def pace(size: int) -> None:
+        nonlocal delivered
+        if delivered >= reader_module.HEAD:
+            gate.pass_through()
+        delivered += size
+
+    bench.remote.pace = pace
+    with ThreadPoolExecutor(2) as pool:
+        head = pool.submit(reader.read, 0, reader_module.HEAD)
+        assert head.result(5) == CONTENT[: reader_module.HEAD]
+        rest = pool.submit(reader.read, reader_module.HEAD, 4096)
+        assert gate.reached.wait(5)
+        assert not rest.done()
+        gate.open()
+        assert rest.result(5) == CONTENT[reader_module.HEAD :][:4096]
+
+
+# Large reads at odd places.
+
+
+def test_a_large_read_begins_a_stream_wherever_it_is(bench: Bench) -> None:
+    """Four programs that copy a quarter each: none pays for a block before its stream."""
+    reader = bench.reader()
+    for quarter in range(4):
+        start = quarter * BLOCKS // 4
+        for index in range(start, start + BLOCKS // 4):
+            wanted = CONTENT[index * BLOCK_SIZE :][:BLOCK_SIZE]
+            assert reader.read(index * BLOCK_SIZE, BLOCK_SIZE) == wanted
+    assert bench.remote.calls["open_read"] <= 4
+
+
+def test_large_reads_that_never_go_on_do_not_take_all_connections(bench: Bench) -> None:
+    reader = bench.reader(bytes(200 * BLOCK_SIZE))
+    for index in range(199, 10, -20):
+        assert reader.read(index * BLOCK_SIZE, BLOCK_SIZE) == bytes(BLOCK_SIZE)
+    assert reader.streams <= reader_module.GUESSES
+
+
+# Helpers.
+
+LONG = 400  # blocks
+
+
+@pytest.fixture
+def long_link() -> Iterator[Bench]:
+    """A link that is worth helpers, with a cache of 240 blocks."""
+    yield from benched(Bench(cache=240 * BLOCK_SIZE, helped=2, round_trip=0.003))
+
+
+def paced(bench: Bench, *, shared: bool) -> None:
+    """Let each download, or all of them together, bring some 1000 blocks a second: less than a
+    reader takes."""
+    lock = threading.Lock()
+
+    def pace(size: int) -> None:
+        seconds = min(size, PIECE) / BLOCK_SIZE / 1000
+        if shared:
+            with lock:
+                time.sleep(seconds)
+        else:
+            time.sleep(seconds)
+
+    bench.remote.pace = pace
+
+
+def test_a_reader_that_waits_on_a_long_link_is_helped_by_a_second_stream(long_link: Bench) -> None:
+    content = random.Random(3).randbytes(LONG * BLOCK_SIZE)
+    paced(long_link, shared=False)
+    reader = long_link.reader(content)
+    assert read_all(reader) == content
+    assert long_link.remote.most_downloads == 2
+    assert len(long_link.offsets) <= 3
+    assert long_link.offsets == sorted(long_link.offsets)
+    assert long_link.cache.used <= long_link.cache.capacity
+
+
+def test_where_two_streams_are_no_faster_there_is_one(
+    long_link: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "FASTER", 1.6)  # a busy machine measures roughly
+    content = random.Random(3).randbytes(LONG * BLOCK_SIZE)
+    paced(long_link, shared=True)
+    assert read_all(long_link.reader(content)) == content
+    begun = len(long_link.offsets)
+    assert read_all(long_link.reader(content, "/other")) == content
+    assert len(long_link.offsets) == begun + 1, "that was learned for the next file, too"
+
+
+def test_a_helper_that_fails_leaves_the_stream_to_go_on(long_link: Bench) -> None:
+    content = random.Random(3).randbytes(LONG * BLOCK_SIZE)
+    paced(long_link, shared=False)
+    long_link.remote.fail("open_read", errors.Refused(451, "one is enough"), after=1)
+    assert read_all(long_link.reader(content)) == content
+
+
+def test_a_short_link_has_no_helpers() -> None:
+    for bench in benched(Bench(helped=4, round_trip=0.001)):
+        paced(bench, shared=False)
+        read_all(bench.reader(bytes(LONG * BLOCK_SIZE)))
+        assert bench.remote.calls["open_read"] == 1
+
+
+# Without REST, and with another content.
+
+
+def test_without_rest_a_small_enough_file_is_read_anywhere_by_one_transfer_of_all(
+    bench: Bench,
+) -> None:
+    bench.remote.rest = False
+    reader = bench.reader()
+    rng = random.Random(4)
+    for _ in range(50):
+        offset = rng.randrange(len(CONTENT))
+        assert reader.read(offset, 5000) == CONTENT[offset : offset + 5000]
+    assert bench.remote.calls["open_read"] <= 3
+
+
+def test_without_rest_a_file_of_any_size_is_read_from_its_start_on(tiny: Bench) -> None:
+    tiny.remote.rest = False
+    tiny.remote.cut_downloads(5 * BLOCK_SIZE + 1, 9 * BLOCK_SIZE)
+    assert read_all(tiny.reader()) == CONTENT
+
+
+def test_without_rest_a_jump_in_a_big_file_is_refused_and_said(
+    tiny: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny.remote.rest = False
+    reader = tiny.reader()
+    for _ in range(2):
+        with pytest.raises(errors.NotSupported, match="too big"):
+            reader.read(9 * BLOCK_SIZE, 100)
+    assert [r.levelname for r in caplog.records].count("WARNING") == 1
+    assert reader.read(0, 100) == CONTENT[:100]
+
+
+@pytest.mark.parametrize("offset", [0, 9 * BLOCK_SIZE])
+def test_once_the_server_has_another_content_nothing_more_is_read_of_this(
+    bench: Bench, offset: int
+) -> None:
+    """Not even what is in the cache: a program would mix what it has with what it gets next."""
+    reader = bench.reader()
+    reader.read(20 * BLOCK_SIZE, 100)
+    bench.remote.fail("open_read", errors.Changed("another one by now"))
+    for place in (offset, 20 * BLOCK_SIZE):
+        with pytest.raises(errors.Changed):
+            reader.read(place, 100)
+
+
 # Memory.
 
 
@@ -265,7 +481,7 @@ def test_a_parked_stream_gives_way_at_once_and_is_begun_again(bench: Bench) -> N
 
 
 def parked(reader: Reader) -> bool:
-    with reader._changed:
+    with reader._lock:
         return bool(reader._streams) and all(s.position >= s._limit for s in reader._streams)
 
 
