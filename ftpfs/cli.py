@@ -496,6 +496,31 @@ def cmd(url: Source, command: str, verbose: bool, **flags: Any) -> int:
         return 0 if transfer.command(remote, command, sys.stdout, welcome=verbose) else 1
 
 
+@_transfer_command("doctor")
+@click.argument("source", type=_source)
+@click.option("--write", is_flag=True, help="Try uploads, too, with a scratch file.")
+@click.option("--json", "as_json", is_flag=True, help="Print it for a program.")
+def doctor(source: Source, write: bool, as_json: bool, **flags: Any) -> None:
+    """Tell what the server SOURCE can do, how fast it is, and what will not work.
+
+    Looks at the folder of SOURCE: one with a file in it shows more.
+    """
+    import json
+    import logging
+
+    from ftpfs import doctor as examination
+
+    values = _given(flags)
+    logging.basicConfig(level=str(values.get("log_level", "error")).upper(), format="%(message)s")
+    built = _build(source, values)
+    progress = (lambda _line: None) if as_json else lambda line: click.echo(f"{line} ...", err=True)
+    report = examination.examine(built, write=write, progress=progress)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report), indent=2))
+    else:
+        click.echo(examination.text(report))
+
+
 @cli.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")

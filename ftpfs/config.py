@@ -164,6 +164,17 @@ def _encoding(text: str) -> str:
     raise ValueError("no such character encoding, or none that contains ASCII")
 
 
+def _quirks(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for item in filter(None, text.split(":")):
+        name, _, value = item.partition("=")
+        pairs.append((name.replace("-", "_"), value))
+    # Which there are is the profile's to say, when it is made.
+    if not pairs or not all(name and value for name, value in pairs):
+        raise ValueError("is written mlsd=no or mlsd=no:rest=no")
+    return tuple(pairs)
+
+
 def _choice(*words: str) -> Kind:
     def parse(text: str) -> str:
         if text not in words:
@@ -237,6 +248,16 @@ class Server:
     # Servers whose TLS 1.3 tickets run out demand it.
     tls_max: str = field(
         default="", metadata=_option("Newest TLS version to use.", _choice("1.2", "1.3"))
+    )
+
+    # What the user knows better than what ftpfs would learn (`ftpfs doctor` shows that).
+    quirks: tuple[tuple[str, str], ...] = field(
+        default=(),
+        metadata=_option(
+            "What the server can or cannot do, whatever it says.",
+            Kind("NAME=VALUE[:...]", _quirks, lambda _pairs: ""),
+            name="quirk",
+        ),
     )
 
     def __str__(self) -> str:

@@ -122,6 +122,9 @@ class Control(ftplib.FTP_TLS):
             ) from error
         self._buffer.clear()
 
+    def tls_version(self) -> str | None:
+        return self.sock.version() if isinstance(self.sock, ssl.SSLSocket) else None
+
     def wrap_data(self, channel: socket.socket) -> socket.socket:
         """TLS on a data connection, resuming the control connection's session.
 

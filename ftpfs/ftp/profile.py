@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from ftpfs import errors
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,8 @@ class Restart(enum.Enum):
 class Profile:
     """One server's abilities. `None` in a learned attribute means: not tried yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, quirks: Sequence[tuple[str, str]] = ()) -> None:
+        """`quirks`: what the user knows better, as `quirk_of` takes it; never learned otherwise."""
         # From FEAT and SYST; empty until `read_features`.
         self.features: dict[str, str] = {}
         self.system = ""
@@ -72,6 +75,15 @@ class Profile:
         self.restart: Restart | None = None  # of uploads; probed when first needed
         self.pipelining = True
         self.list_zone: int | None = None  # seconds that LIST's clock is ahead of UTC
+        for name, value in quirks:
+            setattr(self, name, quirk_of(name, value))
+        if any(name == "set_time" for name, _ in quirks):
+            self.set_time_works = True
+        self._pinned = frozenset(name for name, _ in quirks)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in self.__dict__.get("_pinned", ()):
+            super().__setattr__(name, value)
 
     def saw_handshake(self, seconds: float) -> None:
         """How long a connect took."""
@@ -141,6 +153,28 @@ class Profile:
     @property
     def utf8(self) -> bool:
         return "UTF8" in self.features
+
+
+_SWITCHES = {"yes": True, "no": False}
+# What `--quirk name=value` can say, and what it sets.
+_QUIRKS: dict[str, dict[str, object]] = {
+    **{name: dict(_SWITCHES) for name in ("mlsd", "mlst", "list_all", "mdtm", "chmod", "rest")},
+    "pipelining": dict(_SWITCHES),
+    "arming": dict(_SWITCHES),
+    "passive": {way.name: way for way in Passive},
+    "set_time": {way.name: way for way in SetTime},
+    "restart": {what.name: what for what in Restart},
+}
+
+
+def quirk_of(name: str, value: str) -> object:
+    """What a quirk's value stands for. Raises InvalidArgument with the choices."""
+    if name not in _QUIRKS:
+        raise errors.InvalidArgument(f"a quirk is one of {', '.join(_QUIRKS)}")
+    choices = {word.lower(): meaning for word, meaning in _QUIRKS[name].items()}
+    if value.lower() not in choices:
+        raise errors.InvalidArgument(f"quirk {name} must be one of {', '.join(_QUIRKS[name])}")
+    return choices[value.lower()]
 
 
 _NEXT_WAY = {

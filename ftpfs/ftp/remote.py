@@ -26,7 +26,7 @@ from ftpfs.ftp.control import Reply
 from ftpfs.ftp.data import Download, Upload
 from ftpfs.ftp.listing import Entry, Kind
 from ftpfs.ftp.pool import Pool, PoolStatus, Use
-from ftpfs.ftp.profile import Profile, SetTime
+from ftpfs.ftp.profile import Profile, Restart, SetTime
 from ftpfs.ftp.session import Session
 from ftpfs.ftp.upload import Content, FileContent, Uploads
 
@@ -48,7 +48,7 @@ class Remote:
     """One server (and one folder of it), through a pool of sessions."""
 
     def __init__(self, server: Server, network: Network) -> None:
-        self.profile = Profile()
+        self.profile = Profile(server.quirks)
         self._server = server
         self._root = ""  # on the server; known after the first login
         self._pool = Pool(
@@ -161,10 +161,19 @@ class Remote:
         digits = reply.text.strip().split(" ")[0]
         return Space(int(digits)) if reply.code == 213 and digits.isdigit() else None
 
+    def restart_of_uploads(self) -> Restart:
+        """What REST and STOR leave of a file here; tried once, on a scratch file in the root."""
+        probe = self._on_server("/probe")
+        return self._pool.run(lambda session: self._uploads.restart(session, probe))
+
     def command(self, line: str) -> Reply:
         """One raw command and its reply, refusals included. Not repeated when its reply is lost."""
+        return self.commands([line])[0]
+
+    def commands(self, lines: Sequence[str]) -> Sequence[Reply]:
+        """`command` for several, in as few round trips as this server takes."""
         with self._pool.leased(Use.METADATA) as session:
-            return session.command(line)
+            return session.exchange(lines)
 
     def pwd(self) -> str:
         """The folder on the server that the mount's root is."""

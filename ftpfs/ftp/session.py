@@ -196,6 +196,10 @@ class Session:
         """Seconds within which something has to move on a data connection."""
         return self._network.data_timeout
 
+    def tls_version(self) -> str | None:
+        """`TLSv1.3` and the like; None without TLS."""
+        return self._control.tls_version()
+
     def has_spoken(self) -> bool:
         """Whether something of the server waits to be read. Never waits."""
         with self._conversation():

@@ -16,7 +16,7 @@ PACKAGE = Path(ftpfs.__file__).parent
 LAYERS = [
     {"cli", "__main__"},
     {"show"},
-    {"demo", "serve", "transfer", "manage", "mount"},
+    {"demo", "serve", "transfer", "manage", "mount", "doctor"},
     {"systemd"},
     {"named"},
     {"running"},
