@@ -123,7 +123,8 @@ class _Collector:
         return Listing(self._entries, self._rejected, self._self_entry)
 
     def _reject(self, line: bytes) -> None:
-        self._rejected.append(printable(line[:_REJECTED_SHOWN].decode("utf-8", "backslashreplace")))
+        shown = line.rstrip(b"\r")[:_REJECTED_SHOWN]
+        self._rejected.append(printable(shown.decode("utf-8", "backslashreplace")))
 
 
 def _decoded(decode: Decode, raw: bytes) -> str:
