@@ -7,7 +7,8 @@ A program that reads a directory's files opens them in some order: as listed (`t
 name (the shell's `*`, `rsync`) or by inode number (`cp -r`, which sorts for the sake of disks).
 When the last few opens of a directory follow one of these orders, the next small files in it are
 fetched whole, more of them the longer it goes on. Files that were fetched and not opened are
-counted; when they outnumber the opened ones, the directory is left alone.
+counted; when they outnumber the opened ones, the directory is left alone, and when they do so over
+many directories, the next ones have to show an order for longer.
 
 Threading: `opened` is called by any thread, with no lock held. `_lock` guards the state; nothing is
 called under it that waits. The fetching threads lease connections like any reader, fewer than there
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 SMALL = 2 * BLOCK_SIZE
 # Opens in a row that follow an order before it is believed.
 BELIEF = 2
+# And where prefetching was in vain more often than not, over so many files.
+DOUBT, DOUBTED = 8, 64
 # How far ahead, in files: enough for the connections at first, then enough for a long link.
 FIRST_AHEAD, MOST_AHEAD = 8, 64
 # An open that skips a few files (already in the kernel's cache, or too big) still follows.
@@ -68,6 +71,7 @@ class Prefetcher:
         self._walks: OrderedDict[str, _Walk] = OrderedDict()
         self._under_way: dict[str, Future[None]] = {}
         self._bytes_ahead = 0
+        self._used = self._wasted = 0  # files of finished walks, the older ones counting less
         self._closed = False
 
     def opened(self, path: str) -> None:
@@ -78,10 +82,11 @@ class Prefetcher:
         if self._executor is None:
             return
         directory, name = posixpath.split(path)
-        walk = self._walk(directory)
+        walk = self._walk(directory, name)
         with self._lock:
             self._bytes_ahead -= walk.opened(name)
-            for entry in walk.choose(self._budget - self._bytes_ahead) if not self._closed else ():
+            budget = 0 if self._closed else self._budget - self._bytes_ahead
+            for entry in walk.choose(budget, self._belief_locked()):
                 self._bytes_ahead += entry.size or 0
                 ahead = _join(directory, entry.name)
                 self._under_way[ahead] = self._executor.submit(self._bring, ahead)
@@ -99,20 +104,36 @@ class Prefetcher:
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _walk(self, directory: str) -> _Walk:
-        """The directory's walk, begun with the first open in it."""
+    def _walk(self, directory: str, name: str) -> _Walk:
+        """The directory's walk; a new one with the first open in it, and when `name` comes round
+        again: the directory is gone through once more, and may have changed."""
         with self._lock:
             walk = self._walks.get(directory)
-            if walk is not None:
+            if walk is not None and not walk.comes_round(name):
                 self._walks.move_to_end(directory)
                 return walk
-        walk = _Walk(directory, self._siblings(directory))
+        new = _Walk(directory, self._siblings(directory))
         with self._lock:
-            walk = self._walks.setdefault(directory, walk)
+            if self._walks.get(directory) is walk:
+                if walk is not None:
+                    self._end_locked(walk)
+                self._walks[directory] = new
+                self._walks.move_to_end(directory)
             while len(self._walks) > WATCHED:
-                _, dropped = self._walks.popitem(last=False)
-                self._bytes_ahead -= dropped.forget_ahead()
-            return walk
+                self._end_locked(self._walks.popitem(last=False)[1])
+            return self._walks[directory]
+
+    def _end_locked(self, walk: _Walk) -> None:
+        """Learn from a walk that is over."""
+        used, wasted, size = walk.account()
+        self._bytes_ahead -= size
+        self._used += used
+        self._wasted += wasted
+        if self._used + self._wasted > 8 * DOUBTED:
+            self._used, self._wasted = self._used // 2, self._wasted // 2
+
+    def _belief_locked(self) -> int:
+        return DOUBT if self._wasted > self._used + DOUBTED else BELIEF
 
     def _bring(self, path: str) -> None:
         try:
@@ -137,12 +158,16 @@ class _Walk:
         self._orders = [_Order(small), _Order(by_inode), _Order(by_name)]
         self._ahead: dict[str, int] = {}  # fetched and not opened yet: name -> bytes
         self._asked: set[str] = set()  # all that were opened or fetched
+        self._opened: set[str] = set()
+        self._last = ""
         self._window = FIRST_AHEAD
         self._used = 0
 
     def opened(self, name: str) -> int:
         """A file was opened; how many of the bytes fetched ahead it stands for."""
         self._asked.add(name)
+        self._opened.add(name)
+        self._last = name
         for order in self._orders:
             order.opened(name)
         size = self._ahead.pop(name, None)
@@ -151,10 +176,14 @@ class _Walk:
         self._used += 1
         return size
 
-    def choose(self, budget: int) -> list[Entry]:
+    def comes_round(self, name: str) -> bool:
+        """Whether `name` was opened before, and not just now."""
+        return name in self._opened and name != self._last
+
+    def choose(self, budget: int, belief: int) -> list[Entry]:
         """The files to fetch now: at most `budget` bytes, none twice, none without belief."""
         order = max(self._orders, key=lambda o: o.followed, default=None)
-        if order is None or order.followed < BELIEF:
+        if order is None or order.followed < belief:
             return []
         if len(self._ahead) > self._window // 2:
             return []  # in halves, so that not every open pays for a choice
@@ -175,13 +204,11 @@ class _Walk:
             chosen.append(entry)
         return chosen
 
-    def forget_ahead(self) -> int:
-        """The walk is over; the bytes that were fetched for nothing."""
-        wasted = sum(self._ahead.values())
+    def account(self) -> tuple[int, int, int]:
+        """At the end: files fetched and opened, files fetched in vain, and the bytes of these."""
         if self._ahead:
             log.debug("%s: %d files were prefetched in vain", self._directory, len(self._ahead))
-        self._ahead.clear()
-        return wasted
+        return self._used, len(self._ahead), sum(self._ahead.values())
 
 
 class _Order:

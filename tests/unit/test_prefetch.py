@@ -137,6 +137,56 @@ def test_prefetching_that_is_not_used_turns_itself_off(record: Callable[..., Rec
     assert len(recorder.fetched) <= 4 * FIRST_AHEAD
 
 
+def test_a_folder_that_is_gone_through_again_is_fetched_again(
+    record: Callable[..., Recorder],
+) -> None:
+    recorder = record([entry(name) for name in NAMES[:40]])
+    recorder.open(*NAMES[:40])
+    first = len(recorder.settled(30))
+    # What is opened twice in a row is no beginning: programs look at a file, then read it.
+    recorder.open(NAMES[39])
+    recorder.open(*NAMES[:40])
+    assert len(recorder.settled(first + 30)) >= first + 30
+    assert set(recorder.fetched[first:]) & set(recorder.fetched[:first])
+
+
+def test_a_folder_that_is_gone_through_again_is_looked_at_as_it_is_by_then() -> None:
+    entries = [entry(name) for name in NAMES[:10]]
+    fetched: list[str] = []
+    prefetcher = Prefetcher(lambda _: entries, fetched.append, workers=1, budget=1 << 20)
+    for name in NAMES[:10]:
+        prefetcher.opened(f"/d/{name}")
+    entries = [entry(name) for name in NAMES[:20]]
+    for name in NAMES[:9]:
+        prefetcher.opened(f"/d/{name}")
+    deadline = time.monotonic() + 10
+    while f"/d/{NAMES[10]}" not in fetched:
+        assert time.monotonic() < deadline, fetched
+        time.sleep(0.001)
+    prefetcher.close()
+
+
+def test_looking_at_the_first_files_of_many_folders_stops_being_fetched_ahead(
+    record: Callable[..., Recorder],
+) -> None:
+    """`head */README`: each folder looks like the beginning of a walk."""
+    recorder = record([entry(name) for name in NAMES[:50]])
+    for number in range(200):
+        for name in NAMES[:3]:
+            recorder.prefetcher.opened(f"/d{number}/{name}")
+    time.sleep(0.1)
+    wasted = len(recorder.fetched)
+    assert wasted < 100 * FIRST_AHEAD, "it went on to the end"
+    for number in range(200, 250):
+        for name in NAMES[:3]:
+            recorder.prefetcher.opened(f"/d{number}/{name}")
+    time.sleep(0.1)
+    assert len(recorder.fetched) == wasted
+    for name in NAMES[:40]:
+        recorder.prefetcher.opened(f"/walk/{name}")
+    assert len(recorder.settled(wasted + 10)) > wasted, "who really goes on is believed, later"
+
+
 def test_an_open_waits_for_the_fetch_of_that_file_and_for_no_other(
     record: Callable[..., Recorder],
 ) -> None:
