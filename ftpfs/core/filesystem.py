@@ -36,6 +36,7 @@ from ftpfs.core.reader import Reader, StreamBudget
 from ftpfs.core.remote import Download, Remote, Space
 from ftpfs.core.status import CacheStatus
 from ftpfs.core.tree import Tree
+from ftpfs.core.walks import Walks
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.lister import HIDDEN_PREFIX
 from ftpfs.ftp.listing import Entry, Kind
@@ -75,7 +76,17 @@ class Filesystem:
         self._spool = spool
         self._read_only = read_only
         self._open_ttl = cache.open_ttl
-        self._tree = Tree(remote.list, remote.stat, ttl=cache.list_ttl, clock=clock)
+        self._tree = Tree(
+            remote.list,
+            remote.stat,
+            ttl=cache.list_ttl,
+            ahead=remote.ahead,
+            visited=self._looked_into,
+            clock=clock,
+        )
+        self._walks = Walks(
+            self._tree.subdirectories, self._tree.list_ahead, workers=prefetchers, clock=clock
+        )
         self._tier = tier
         self._blocks = BlockCache(cache.block_cache, tier)
         self._generations = Generations()
@@ -125,6 +136,7 @@ class Filesystem:
     def children(self, path: str) -> list[Entry]:
         """The entries of a directory, files that exist only here so far among them."""
         listed = {entry.name: entry for entry in self._tree.children(path)}
+        self._note_visit(path, read=True)
         with self._lock:
             here = [f for p, f in self._files.items() if posixpath.dirname(p) == path]
         for file in here:
@@ -410,6 +422,7 @@ class Filesystem:
 
     def close(self) -> None:
         """Upload what is dirty, end all streams. After it the file system is not used any more."""
+        self._walks.close()
         self._prefetcher.close()
         with self._lock:
             files = list(self._users)
@@ -422,6 +435,15 @@ class Filesystem:
         self._spool.remove()
         if self._tier is not None:
             self._tier.close()
+
+    # Inside: walks.
+
+    def _looked_into(self, path: str) -> None:
+        self._note_visit(path, read=False)
+
+    def _note_visit(self, path: str, *, read: bool) -> None:
+        if self._remote.round_trip() > LONG_LINK:
+            self._walks.visited(path, read=read)
 
     # Inside: open files.
 

@@ -7,9 +7,12 @@ raises is documented there. Paths are absolute inside the mount.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from ftpfs.ftp.listing import Entry
+
+ListPath = Callable[[str], list[Entry]]
 
 
 class Download(Protocol):
@@ -57,6 +60,8 @@ class Remote(Protocol):
     def round_trip(self) -> float: ...
 
     def list(self, path: str) -> list[Entry]: ...
+
+    def ahead(self) -> AbstractContextManager[ListPath]: ...
 
     def stat(self, path: str) -> Entry: ...
 

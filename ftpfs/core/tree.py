@@ -16,13 +16,16 @@ Threading: any. `_lock` guards everything; after a file's in the lock order; no 
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from ftpfs import errors
+from ftpfs.core.remote import ListPath
 from ftpfs.ftp.listing import Entry, Kind
 
 # A directory that is given up all the time while it is being listed would never settle.
@@ -37,7 +40,7 @@ ROOT = Entry(name="", kind=Kind.DIRECTORY, size=0, mtime=None, exact=False, mode
 class _Directory:
     """A listing: entries by name, and when it was asked for."""
 
-    __slots__ = ("changes", "entries", "looked_at", "since")
+    __slots__ = ("_subdirectories", "ahead", "changes", "entries", "looked_at", "since")
 
     def __init__(self, entries: Iterable[Entry], since: float) -> None:
         self.entries: dict[str, Entry] = {}
@@ -48,10 +51,22 @@ class _Directory:
         self.looked_at: dict[str, float] = {}
         # How many changes were made to it from here.
         self.changes = 0
+        self.ahead = False  # nobody has asked for it yet
+        self._subdirectories: list[str] | None = None
+
+    def subdirectories(self) -> list[str]:
+        if self._subdirectories is None:
+            self._subdirectories = [
+                e.name for e in self.entries.values() if e.kind is Kind.DIRECTORY
+            ]
+        return self._subdirectories
 
     def set(self, name: str, entry: Entry | None) -> None:
         """A change made from here; None: the name is gone."""
         self.changes += 1
+        known = self.entries.get(name)
+        if Kind.DIRECTORY in (known and known.kind, entry and entry.kind):
+            self._subdirectories = None
         if entry is None:
             self.entries.pop(name, None)
         else:
@@ -61,13 +76,14 @@ class _Directory:
 class _Fetch:
     """A listing under way, that others may wait for."""
 
-    __slots__ = ("changed", "done", "entries", "error", "spoiled")
+    __slots__ = ("ahead", "changed", "directory", "done", "error", "spoiled")
 
-    def __init__(self) -> None:
+    def __init__(self, *, ahead: bool = False) -> None:
+        self.ahead = ahead  # nobody had asked for it when it began
         self.done = False
         self.spoiled = False  # it cannot be believed, whatever it shows
         self.changed: dict[str, Entry | None] = {}  # from here, since it began
-        self.entries: dict[str, Entry] = {}
+        self.directory: _Directory  # once it is done without an error
         self.error: errors.FtpfsError | None = None
 
 
@@ -76,13 +92,19 @@ class Tree:
 
     def __init__(
         self,
-        fetch_list: Callable[[str], list[Entry]],
+        fetch_list: ListPath,
         fetch_entry: Callable[[str], Entry],
         *,
         ttl: float,
+        ahead: Callable[[], AbstractContextManager[ListPath]],
+        visited: Callable[[str], None] = lambda _path: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`ahead()` is a connection that nobody else needs now, and lists with it; `visited` is
+        told of each directory that is looked into for the first time."""
         self._fetch_list = fetch_list
+        self._ahead = ahead
+        self._visited = visited
         self._fetch_entry = fetch_entry
         self._ttl = ttl
         self._clock = clock
@@ -102,8 +124,13 @@ class Tree:
         if path == "/":
             return ROOT
         parent, name = _split(path)
+        with self._lock:
+            directory = self._directories.get(parent)
+            entries = directory.entries if directory and self._counts(directory) else None
         try:
-            entries = self._entries(parent)
+            if entries is None:
+                entries = self._entries(parent)
+                self._visited(parent)
         except errors.PermissionDenied:
             # A directory that may be entered but not listed (mode 711): ask for the name itself.
             return self._fetch_entry(path)
@@ -163,6 +190,31 @@ class Tree:
                 directory.entries[name] = _named(entry, name)
                 directory.looked_at[name] = since
         return entry
+
+    # Listings that nobody has asked for yet.
+
+    def list_ahead(self, choose: Callable[[], str | None]) -> None:
+        """List a directory before it is asked for: the one that `choose` names when there is a
+        connection for it, if any. Who asks meanwhile waits for this listing. Raises what listing
+        raises, to nobody else."""
+        with self._ahead() as fetch_list:
+            begun = self._begin_ahead(choose)
+            if begun is None:
+                return
+            path, fetch = begun
+            with self._ending(path, fetch):
+                fetch.directory, settled = self._list_once(path, fetch, fetch_list)
+                if not settled:
+                    raise errors.FtpfsError(f"{path}: changed while it was being listed ahead")
+
+    def subdirectories(self, path: str) -> Sequence[str] | None:
+        """Their names as listed; the same object while they are the same. None: no listing counts.
+        No I/O."""
+        with self._lock:
+            directory = self._directories.get(path)
+            if directory is None or not self._is_fresh(directory):
+                return None
+            return directory.subdirectories()
 
     # Changes made from here, in place, as the server just confirmed them.
 
@@ -233,19 +285,41 @@ class Tree:
     def _entries(self, path: str) -> dict[str, Entry]:
         """The fresh listing of `path`; fetched by one thread however many ask."""
         with self._lock:
-            directory = self._directories.get(path)
-            if directory is not None and self._is_fresh(directory):
-                return directory.entries
-            fetch = self._fetches.get(path)
-            if fetch is not None:
+            while True:
+                directory = self._directories.get(path)
+                if directory is not None and self._is_fresh(directory):
+                    directory.ahead = False
+                    return directory.entries
+                fetch = self._fetches.get(path)
+                if fetch is None:
+                    fetch = self._fetches[path] = _Fetch()
+                    break
                 while not fetch.done:
                     self._changed.wait()
-                if fetch.error is not None:
+                if fetch.error is None:
+                    fetch.directory.ahead = False
+                    return fetch.directory.entries
+                if not fetch.ahead:  # else nobody had asked for that one
                     raise errors.again(fetch.error) from fetch.error
-                return fetch.entries
-            fetch = self._fetches[path] = _Fetch()
+        with self._ending(path, fetch):
+            fetch.directory = self._list(path, fetch)
+        return fetch.directory.entries
+
+    def _begin_ahead(self, choose: Callable[[], str | None]) -> tuple[str, _Fetch] | None:
+        while (path := choose()) is not None:
+            with self._lock:
+                directory = self._directories.get(path)
+                known = directory is not None and self._is_fresh(directory)
+                if not known and path not in self._fetches:
+                    fetch = self._fetches[path] = _Fetch(ahead=True)
+                    return path, fetch
+        return None
+
+    @contextlib.contextmanager
+    def _ending(self, path: str, fetch: _Fetch) -> Iterator[None]:
+        """Whatever comes of it, those who wait for the fetch are told."""
         try:
-            fetch.entries = self._list(path, fetch)
+            yield
         except errors.FtpfsError as error:
             fetch.error = error
             raise
@@ -257,25 +331,35 @@ class Tree:
                 fetch.done = True
                 del self._fetches[path]
                 self._changed.notify_all()
-        return fetch.entries
+
+    def _counts(self, directory: _Directory) -> bool:
+        """Whether nothing is to be done before it is used."""
+        return self._is_fresh(directory) and not directory.ahead
 
     def _is_fresh(self, directory: _Directory) -> bool:
         return self._clock() - directory.since < self._ttl
 
-    def _list(self, path: str, fetch: _Fetch) -> dict[str, Entry]:
+    def _list(self, path: str, fetch: _Fetch) -> _Directory:
         for _ in range(FETCHES):
-            with self._lock:
-                fetch.spoiled = False
-                fetch.changed.clear()
-            since = self._clock()
-            directory = _Directory(self._fetch_list(path), since)
-            with self._lock:
-                for name, entry in fetch.changed.items():
-                    directory.set(name, entry)
-                if not fetch.spoiled:
-                    self._install_locked(path, directory)
-                    break
-        return directory.entries
+            directory, settled = self._list_once(path, fetch, self._fetch_list)
+            if settled:
+                break
+        return directory
+
+    def _list_once(self, path: str, fetch: _Fetch, fetch_list: ListPath) -> tuple[_Directory, bool]:
+        """A listing, and whether it could be believed, and so was filed."""
+        with self._lock:
+            fetch.spoiled = False
+            fetch.changed.clear()
+        since = self._clock()
+        directory = _Directory(fetch_list(path), since)
+        directory.ahead = fetch.ahead
+        with self._lock:
+            for name, entry in fetch.changed.items():
+                directory.set(name, entry)
+            if not fetch.spoiled:
+                self._install_locked(path, directory)
+            return directory, not fetch.spoiled
 
     def _install_locked(self, path: str, directory: _Directory) -> None:
         self._drop_locked(path)

@@ -10,7 +10,8 @@ A session is used under a *lease*. Rules that keep this free of deadlock:
   queue behind them. With a cap of one, metadata asks the transfer to give way.
 - A holder that can stop anywhere (a read stream) leases with `give_way`; it is called while others
   wait, and the holder returns the lease as soon as it can.
-- Metadata that waits goes before transfers that wait.
+- Metadata that waits goes before transfers that wait, and both before listings ahead, which leave
+  two places free, and one idle session to whoever comes.
 
 A session that comes back from a transfer is *groomed* where that pays (see `session`): by a thread
 of the pool's, so that whoever used it goes on at once. It counts as a connection all the while, and
@@ -72,6 +73,7 @@ class Use(enum.Enum):
     METADATA = "metadata"  # short commands: somebody's `ls` waits for it
     LISTING = "listing"  # likewise, with a data connection
     TRANSFER = "transfer"  # file contents: may take long
+    AHEAD = "ahead"  # listings that nobody waits for yet
 
 
 class Lease:
@@ -290,7 +292,7 @@ class Pool:
                     if self._closed:
                         raise errors.ConnectionLost("the mount is being closed")
                     if self._may_start_locked(use):
-                        if self._idle:
+                        if len(self._idle) > (use is Use.AHEAD):
                             return self._grant_locked(self._choose_locked(use), use, give_way)
                         room = self._total_locked() < self._cap_now_locked()
                         if room and sum(self._waiting.values()) > len(self._grooming):
@@ -304,6 +306,8 @@ class Pool:
                             spare = True
                     seen = self._version
                     holders = [lease.give_way for lease in self._leases if lease.give_way]
+                    if use is Use.AHEAD:
+                        holders = []
                 if spare:
                     self._set_to_work(None)
                 for ask in holders:
@@ -316,8 +320,8 @@ class Pool:
         finally:
             with self._changed:
                 self._waiting[use] -= 1
-                if use is not Use.TRANSFER and not self._metadata_waits_locked():
-                    self._notify_locked()  # transfers stood back
+                if use is not Use.AHEAD and not self._waiting[use]:
+                    self._notify_locked()  # others stood back
 
     @staticmethod
     def _is_fresh(lease: Lease) -> bool:
@@ -335,6 +339,10 @@ class Pool:
             self._changed.notify_all()
 
     def _may_start_locked(self, use: Use) -> bool:
+        if use is Use.AHEAD:
+            ahead = sum(1 for lease in self._leases if lease.use is Use.AHEAD)
+            others_wait = any(n for u, n in self._waiting.items() if u is not Use.AHEAD)
+            return not others_wait and ahead + self._connecting[use] < self._cap_now_locked() - 2
         if use is not Use.TRANSFER:
             return True
         if self._metadata_waits_locked() and self._total_locked() >= self._cap:
@@ -351,15 +359,16 @@ class Pool:
         return here + sum(self._connecting.values()) + self._spares
 
     def _choose_locked(self, use: Use) -> Session:
-        """Take the idle session that serves `use` best.
+        """Take the idle session that serves `use` best; for listing ahead the one after that.
 
         Of equals the one used last: its TCP window is open, others can grow old.
         """
         wants_armed = use is not Use.METADATA
-        best = max(
-            enumerate(self._idle), key=lambda n: (n[1].settled, n[1].armed is wants_armed, n[0])
+        ranked = sorted(
+            range(len(self._idle)),
+            key=lambda n: (self._idle[n].settled, self._idle[n].armed is wants_armed, n),
         )
-        return self._idle.pop(best[0])
+        return self._idle.pop(ranked[-2] if use is Use.AHEAD else ranked[-1])
 
     def _grant_locked(
         self, session: Session, use: Use, give_way: Callable[[], None] | None

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import posixpath
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -33,6 +33,7 @@ from ftpfs.ftp.upload import Content, FileContent, Uploads
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_ListPath = Callable[[str], list[Entry]]
 
 PUT_CHUNK = 256 << 10  # bytes of one copy
 
@@ -86,6 +87,14 @@ class Remote:
             lambda: self._why_not_listed(path),
             use=Use.LISTING,
         )
+
+    @contextlib.contextmanager
+    def ahead(self) -> Iterator[_ListPath]:
+        """A way to `list` on a connection that nobody else needs, as soon as there is one. Nothing
+        is tried twice, and no refusal settled."""
+        self._on_server("/")
+        with self._pool.leased(Use.AHEAD) as session:
+            yield lambda path: lister.list_directory(session, self._on_server(path))
 
     def stat(self, path: str) -> Entry:
         """One entry, looked at now. NotFound when it is not there."""

@@ -23,7 +23,7 @@ from typing import TypeVar
 import pytest
 
 from ftpfs import errors
-from ftpfs.core.remote import Content
+from ftpfs.core.remote import Content, ListPath
 from ftpfs.ftp.lister import HIDDEN_PREFIX
 from ftpfs.ftp.listing import Entry, Kind
 
@@ -221,6 +221,10 @@ class MemoryRemote:
             return [e for e in entries if not e.name.startswith(HIDDEN_PREFIX)]
 
         return self._call("list", work)
+
+    @contextlib.contextmanager
+    def ahead(self) -> Iterator[ListPath]:
+        yield self.list
 
     def stat(self, path: str) -> Entry:
         return self._call("stat", lambda: self._entry(path, self._get(path)))

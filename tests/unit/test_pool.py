@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -549,3 +550,82 @@ def test_what_has_begun_keeps_its_lease_until_it_ends(make_pool: MakePool) -> No
     assert pool.status().leased == 1
     release()
     assert pool.status().leased == 0
+
+
+# Listings ahead, which nobody waits for.
+
+
+def leased_or_closed(pool: Pool, use: Use) -> None:
+    with contextlib.suppress(errors.ConnectionLost):
+        pool.lease(use)
+
+
+def test_listings_ahead_leave_two_places_and_an_idle_session(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=4)
+    first = pool.lease(Use.METADATA)
+    ahead = [hold(pool, Use.AHEAD), hold(pool, Use.AHEAD)]
+    first.release()
+    assert server.connects == 3
+    third: list[Lease] = []
+    waiting = elsewhere(lambda: third.append(pool.lease(Use.AHEAD)))
+    time.sleep(0.05)
+    assert not third, "two of four may list ahead"
+    ahead.pop().release()
+    waiting.join(5)
+    # Of the two idle ones it took one; the other is there for who comes, at once.
+    assert server.connects == 3
+    pool.lease(Use.METADATA).release()
+    assert server.connects == 3
+
+
+def test_with_two_connections_nothing_is_listed_ahead(make_pool: MakePool) -> None:
+    pool = make_pool(cap=2)
+    waiting = elsewhere(lambda: leased_or_closed(pool, Use.AHEAD))
+    time.sleep(0.05)
+    pool.lease(Use.TRANSFER).release()
+    time.sleep(0.05)
+    assert pool.status().leased == 0
+    pool.close()
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_listings_ahead_stand_back_while_anybody_waits(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=3)
+    ahead = hold(pool, Use.AHEAD)
+    held = [hold(pool, Use.METADATA), hold(pool, Use.METADATA)]
+    got: list[str] = []
+    waiting = []
+    for use in (Use.AHEAD, Use.TRANSFER):
+
+        def take(use: Use = use) -> None:
+            lease = pool.lease(use)
+            got.append(use.value)
+            lease.release()
+
+        waiting.append(elsewhere(take))
+        time.sleep(0.05)
+    ahead.release()
+    waiting[1].join(5)
+    assert got[0] == "transfer"
+    for lease in held:
+        lease.release()
+    waiting[0].join(5)
+    assert got == ["transfer", "ahead"]
+    assert server.connects == 3
+
+
+def test_a_listing_ahead_asks_nobody_to_give_way(make_pool: MakePool) -> None:
+    pool = make_pool(cap=3)
+    asked: list[bool] = []
+    hold(pool, Use.TRANSFER, lambda: asked.append(True))
+    hold(pool, Use.AHEAD)
+    waiting = elsewhere(lambda: leased_or_closed(pool, Use.AHEAD))
+    time.sleep(0.05)
+    assert not asked
+    pool.close()
+    waiting.join(5)

@@ -39,7 +39,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def tree(remote: MemoryRemote, clock: Clock) -> Tree:
-    return Tree(remote.list, remote.stat, ttl=60, clock=clock)
+    return Tree(remote.list, remote.stat, ahead=remote.ahead, ttl=60, clock=clock)
 
 
 def file(name: str, size: int = 1) -> Entry:
@@ -82,7 +82,7 @@ def test_changes_of_others_show_when_the_listing_is_too_old(
 
 
 def test_no_listing_is_believed_with_a_ttl_of_nothing(remote: MemoryRemote, clock: Clock) -> None:
-    tree = Tree(remote.list, remote.stat, ttl=0, clock=clock)
+    tree = Tree(remote.list, remote.stat, ahead=remote.ahead, ttl=0, clock=clock)
     tree.lookup("/d/a")
     remote.outside_remove("/d/a")
     with pytest.raises(errors.NotFound):

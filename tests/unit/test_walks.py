@@ -1,0 +1,261 @@
+"""Walks foreseen: directories are there before a program asks for them, and little is wasted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ftpfs import errors
+from ftpfs.config import Cache
+from ftpfs.core import walks
+from ftpfs.core.filesystem import Filesystem
+from ftpfs.core.inode import inode
+from ftpfs.core.writer import Spool
+from ftpfs.ftp.listing import Kind
+from tests.support.memory_remote import MemoryRemote
+
+WORKERS = 3
+# In no order, with names that order differently for bytes, people and inode numbers.
+NAMES = ["m", "B", "a-c", "ab", "_z", "k1", "K0", "q", "f", "y", "d", "x"]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def remote() -> MemoryRemote:
+    remote = MemoryRemote()
+    for name in NAMES:
+        remote.outside_mkdir(f"/{name}")
+        remote.outside_write(f"/{name}/file", b"x")
+        for below in NAMES[:3]:
+            remote.outside_mkdir(f"/{name}/{below}")
+    return remote
+
+
+@pytest.fixture
+def filesystem(remote: MemoryRemote, clock: Clock, tmp_path: Path) -> Iterator[Filesystem]:
+    spool = Spool(tmp_path / "spool")
+    filesystem = Filesystem(remote, spool, Cache(), prefetchers=WORKERS, clock=clock)
+    yield filesystem
+    filesystem.close()
+    wait_for(lambda: not walkers())
+
+
+def walkers() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name == "ftpfs-walk"]
+
+
+def wait_for(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
+
+
+def settle(remote: MemoryRemote) -> int:
+    """Wait until nothing is listed any more; how many listings there were."""
+    last = -1
+    while last != (last := remote.calls["list"]):
+        time.sleep(0.015)
+    return last
+
+
+def join(directory: str, name: str) -> str:
+    return f"{directory.rstrip('/')}/{name}"
+
+
+def walk(
+    filesystem: Filesystem, path: str, order: Callable[[str, list[str]], list[str]]
+) -> Iterator[str]:
+    """Depth first; each directory's path once it was read."""
+    names = [e.name for e in filesystem.children(path) if e.kind is Kind.DIRECTORY]
+    yield path
+    for name in order(path, names):
+        yield from walk(filesystem, join(path, name), order)
+
+
+def look_into(filesystem: Filesystem, path: str) -> None:
+    """As the kernel does: each component on its own."""
+    filesystem.attributes(path)
+    filesystem.attributes(f"{path}/file")
+
+
+ORDERS: dict[str, Callable[[str, list[str]], list[str]]] = {
+    "as listed": lambda _path, names: names,
+    "by name": lambda _path, names: sorted(names),
+    "as people sort": lambda _path, names: sorted(names, key=lambda n: n.strip("_").casefold()),
+    "by inode": lambda path, names: sorted(names, key=lambda n: inode(join(path, n))),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_whatever_its_order_a_walk_waits_for_few_listings(
+    remote: MemoryRemote, filesystem: Filesystem, order: str
+) -> None:
+    waited = []
+    before = 0
+    for path in walk(filesystem, "/", ORDERS[order]):
+        if remote.calls["list"] != before:
+            waited.append(path)
+        before = settle(remote)
+    # The root, its first child, and a few while the order was being learned.
+    assert len(waited) <= 5, waited
+    assert remote.calls["list"] == 1 + len(NAMES) * 4, "each directory is listed once"
+
+
+def test_directories_looked_into_one_after_another_are_a_walk_too(
+    remote: MemoryRemote, filesystem: Filesystem
+) -> None:
+    """`git status` asks for the names of its index, and reads no directory for that."""
+    for name in sorted(NAMES)[:3]:
+        look_into(filesystem, f"/{name}")
+    before = settle(remote)
+    assert before > 4
+    list_as_before = remote.hold("list")
+    look_into(filesystem, f"/{sorted(NAMES)[3]}")  # would wait for the gate
+    list_as_before.open()
+
+
+def test_a_path_that_is_looked_up_is_no_walk(remote: MemoryRemote, filesystem: Filesystem) -> None:
+    path = ""
+    for name in "abcdefg":
+        path += f"/{name}"
+        remote.outside_mkdir(path)
+        remote.outside_mkdir(f"{path}/sibling")
+    for depth in range(2, len(path) + 1, 2):
+        filesystem.attributes(path[:depth])
+    assert settle(remote) == 7
+
+
+def test_who_browses_at_his_own_pace_is_not_run_ahead_of(
+    remote: MemoryRemote, filesystem: Filesystem, clock: Clock
+) -> None:
+    for count, path in enumerate(walk(filesystem, "/", ORDERS["by name"]), 1):
+        assert settle(remote) == count, path
+        clock.now += walks.PAUSE + 1
+
+
+def test_a_walk_that_stops_wastes_little_and_one_that_often_stops_next_to_nothing(
+    remote: MemoryRemote, filesystem: Filesystem, clock: Clock
+) -> None:
+    for number in range(200):
+        remote.outside_mkdir(f"/m/{number:03}")
+        remote.outside_mkdir(f"/q/{number:03}")
+    for path in ("/m", "/m/000", "/m/001"):
+        filesystem.children(path)
+    first = settle(remote)
+    assert first <= 4 + walks.CREDIT
+    clock.now += walks.PAUSE + 1
+    for path in ("/q", "/q/000", "/q/001"):
+        filesystem.children(path)
+    assert settle(remote) <= first + 3 + walks.PAUSE
+
+
+def test_the_walk_does_not_leave_the_folder_it_began_in(
+    remote: MemoryRemote, filesystem: Filesystem
+) -> None:
+    filesystem.attributes("/d")
+    for _ in walk(filesystem, "/d", ORDERS["by name"]):
+        settle(remote)
+    assert settle(remote) == 1 + 4
+
+
+def test_who_asks_for_a_directory_being_listed_ahead_waits_for_that_listing(
+    remote: MemoryRemote, filesystem: Filesystem
+) -> None:
+    filesystem.children("/")
+    gate = remote.hold("list", after=1)
+    filesystem.children(join("/", sorted(NAMES)[0]))
+    assert gate.reached.wait(5)
+    # It is below the one just read, or beside it: ask for each that may be under way.
+    before = remote.calls["list"]
+    with ThreadPoolExecutor(1) as threads:
+        path = join(join("/", sorted(NAMES)[0]), sorted(NAMES[:3])[0])
+        asked = threads.submit(filesystem.children, path)
+        time.sleep(0.05)
+        assert not asked.done()
+        gate.open()
+        assert asked.result(5) == []
+    settle(remote)
+    assert before <= remote.calls["list"] <= 1 + len(NAMES) * 4
+
+
+def test_a_listing_ahead_that_fails_is_nobodys_error(
+    remote: MemoryRemote, filesystem: Filesystem
+) -> None:
+    for number in range(2, 12):
+        remote.fail("list", errors.ConnectionLost("ahead"), after=number)
+    order = ORDERS["by name"]
+    seen = []
+    for path in walk(filesystem, "/", order):
+        seen.append(path)
+        settle(remote)
+        remote.calm()
+    assert len(seen) == 1 + len(NAMES) * 4
+
+
+def test_an_unlistable_directory_is_refused_to_who_asks_and_stops_no_walk(
+    remote: MemoryRemote, filesystem: Filesystem
+) -> None:
+    names = sorted(NAMES)
+    remote.unlistable.add(f"/{names[4]}")
+    filesystem.children("/")
+    for name in names:
+        settle(remote)
+        if name == names[4]:
+            with pytest.raises(errors.PermissionDenied):
+                filesystem.children(f"/{name}")
+        else:
+            filesystem.children(f"/{name}")
+    assert settle(remote) <= 2 + len(NAMES) * 4
+
+
+def test_a_change_made_while_its_directory_is_listed_ahead_is_seen(
+    remote: MemoryRemote, filesystem: Filesystem
+) -> None:
+    first, second = sorted(NAMES)[:2]
+    filesystem.children("/")
+    gates = [remote.hold("list", after=n, answered=True) for n in range(1, 1 + WORKERS)]
+    filesystem.children(f"/{first}")
+    for gate in gates:
+        assert gate.reached.wait(5)
+    below = sorted(NAMES[:3])
+    for name in below:
+        with ThreadPoolExecutor(1) as threads:
+            made = threads.submit(filesystem.mkdir, f"/{first}/{name}/new", 0o755)
+            time.sleep(0.02)
+            for gate in gates:
+                gate.open()
+            made.result(5)
+        assert "new" in {e.name for e in filesystem.children(f"/{first}/{name}")}
+    assert second
+
+
+def test_nothing_is_listed_ahead_once_it_is_closed(
+    remote: MemoryRemote, filesystem: Filesystem
+) -> None:
+    filesystem.children("/")
+    gate = remote.hold("list", after=1)
+    filesystem.children(f"/{sorted(NAMES)[0]}")
+    assert gate.reached.wait(5)
+    filesystem.close()
+    before = remote.calls["list"]
+    gate.open()
+    wait_for(lambda: not walkers())
+    assert remote.calls["list"] <= before + WORKERS
