@@ -549,6 +549,7 @@ class Filesystem:
             generation=generation,
             mode=mode,
             uploaded=self._uploaded,
+            outdated=lambda path: self._tree.forget(posixpath.dirname(path)),
         )
 
     def _add_handle_locked(self, file: OpenFile, flags: int) -> int:

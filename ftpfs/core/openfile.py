@@ -57,17 +57,20 @@ class OpenFile:
         generation: int = 0,
         mode: int | None = None,
         uploaded: Callable[[str, Entry], None],
+        outdated: Callable[[str], None] = lambda _path: None,
     ) -> None:
         """`entry` as the server has it; None for a new file, that exists only here so far.
 
         `uploaded(path, entry)` is called after each upload, with no lock held, while the file still
-        counts as dirty: it is never neither here nor in the tree.
+        counts as dirty: it is never neither here nor in the tree. `outdated(path)` is called, with
+        no lock held, when a read found that the server has another content than this.
         """
         self._remote = remote
         self._cache = cache
         self._budget = budget
         self._spool = spool
         self._uploaded = uploaded
+        self._outdated = outdated
         self._spool_lock = threading.Lock()
         self._changed = threading.Condition()
         # Guarded by _changed:
@@ -244,7 +247,9 @@ class OpenFile:
                 if file is None and reader is not None:
                     return reader.read(offset, end - offset)
                 return _join(file, reader, offset, end, gaps, base_end)
-            except errors.FtpfsError:
+            except errors.FtpfsError as error:
+                if isinstance(error, errors.Changed):
+                    self._outdated(self.path)
                 with self._changed:
                     # An upload, or a newer content on the server, took the base away under us.
                     if reader is None or self._reader is reader:

@@ -212,6 +212,27 @@ def test_an_open_file_that_is_only_read_shows_what_others_append(tmp_path: Path)
     bench.fs.close()
 
 
+def test_a_file_found_changed_while_it_is_read_fails_and_opens_anew_as_it_is(
+    tmp_path: Path,
+) -> None:
+    remote = MemoryRemote()
+    remote.outside_write("/a", b"old " * 200_000)
+    cache = Cache(list_ttl=1e6, open_ttl=1e6)
+    fs = Filesystem(remote, Spool(tmp_path / "spool"), cache)
+    handle = fs.open("/a", os.O_RDONLY)
+    assert fs.read(handle, 400_000, 4) == b"old "
+    remote.outside_write("/a", b"new " * 300_000)
+    remote.fail("open_read", errors.Changed("/a: was changed"))
+    for offset in (600_000, 400_000):
+        with pytest.raises(errors.Changed):
+            fs.read(handle, offset, 4)
+    again = fs.open("/a", os.O_RDONLY)
+    assert fs.read(again, 1_100_000, 4) == b"new "
+    fs.release(handle)
+    fs.release(again)
+    fs.close()
+
+
 def test_the_same_size_in_the_same_second_is_not_the_same_content(bench: Bench) -> None:
     for content in (b"one1", b"two2"):
         handle = bench.fs.open("/a", os.O_WRONLY | os.O_TRUNC)
