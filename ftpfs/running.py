@@ -123,11 +123,16 @@ class Running:
         not tell which it was; and they are gone when it calls `destroy`, so that a signal would
         kill the daemon in the middle of its last uploads. So SIGINT and SIGTERM are blocked, a
         thread takes them, and passes them on as SIGHUP as long as there is a loop to be ended.
+
+        SIGPIPE is blocked, too: at its end libfuse gives it back its default action, which Python
+        had taken away, and the first connection that a server closes while the last files are
+        uploaded would kill the daemon.
         """
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {*END_SIGNALS, signal.SIGPIPE})
         try:
             yield
         finally:
+            signal.signal(signal.SIGPIPE, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _hear_signals(self) -> None:
