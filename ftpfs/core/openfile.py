@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ftpfs import errors
-from ftpfs.core.blocks import BlockCache, Version
+from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Version
 from ftpfs.core.reader import Reader, StreamBudget
 from ftpfs.core.remote import Download, Remote
 from ftpfs.core.writer import Spool, SpoolFile
@@ -371,10 +371,15 @@ class OpenFile:
         return self._reader
 
     def _fetch(self, offset: int, give_way: Callable[[], None]) -> Download:
-        """How the reader gets bytes: from wherever the base lies by then."""
+        """How the reader gets bytes: from wherever the base lies by then.
+
+        A content that comes in more than one piece may have been read in part already, now or by an
+        earlier open: the pieces have to be of one content.
+        """
         with self._changed:
             path = self._read_path
-        return self._remote.open_read(path, offset, give_way=give_way)
+            expect = self._entry if self._version.size > BLOCK_SIZE else None
+        return self._remote.open_read(path, offset, give_way=give_way, expect=expect)
 
     def _upload(self) -> None:
         with self._spool_lock:

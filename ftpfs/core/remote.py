@@ -72,7 +72,12 @@ class Remote(Protocol):
     def space(self) -> Space | None: ...
 
     def open_read(
-        self, path: str, offset: int = 0, *, give_way: Callable[[], None] | None = None
+        self,
+        path: str,
+        offset: int = 0,
+        *,
+        give_way: Callable[[], None] | None = None,
+        expect: Entry | None = None,
     ) -> Download: ...
 
     def put(

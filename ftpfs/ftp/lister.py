@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 # Our own files: uploads under way and files deleted while open. Other clients see them, we do not.
 HIDDEN_PREFIX = ".ftpfs-"
 
-_ZONE_STEP = 15 * 60  # every time zone is a multiple of a quarter of an hour away from UTC
+ZONE_STEP = 15 * 60  # every time zone is a multiple of a quarter of an hour away from UTC
 
 
 def list_directory(session: Session, path: str, *, hidden: bool = False) -> list[Entry]:
@@ -218,7 +218,7 @@ def _learn_zone(session: Session, files: Sequence[Entry], exact: dict[str, int])
         true = exact.get(entry.name)
         if true is None or entry.mtime is None or true < recent:
             continue
-        shift = round((entry.mtime - true // 60 * 60) / _ZONE_STEP) * _ZONE_STEP
+        shift = round((entry.mtime - true // 60 * 60) / ZONE_STEP) * ZONE_STEP
         if abs(shift) <= 15 * 3600:
             session.profile.list_zone = (session.profile.list_zone or 0) + shift
             return shift

@@ -197,16 +197,25 @@ class Remote:
         *,
         text: bool = False,
         give_way: Callable[[], None] | None = None,
+        expect: Entry | None = None,
     ) -> Download:
         """Start reading at `offset`. The lease goes back when the download is closed.
 
-        `give_way` is called when others need the connection.
+        `give_way` is called when others need the connection. With `expect` the file has to be that
+        one still, by size and time, or errors.Changed is raised: the server is asked in the same
+        round trip. What it does not tell is not compared.
         """
-        return self._settled_transfer(
-            lambda s, done: s.download(self._on_server(path), offset, text=text, done=done),
-            lambda: self._why_not_read(path),
-            give_way,
-        )
+
+        def start(session: Session, done: Callable[[], None]) -> Download:
+            where = self._on_server(path)
+            before = upload.questions(self.profile, where) if expect else []
+            download = session.download(where, offset, text=text, before=before, done=done)
+            if expect and _is_another(expect, upload.seen_in(session, download.replies)):
+                download.close()
+                raise errors.Changed(f"{path}: it was changed on the server")
+            return download
+
+        return self._settled_transfer(start, lambda: self._why_not_read(path), give_way)
 
     def open_write(
         self, path: str, offset: int = 0, *, append: bool = False, text: bool = False
@@ -494,6 +503,19 @@ class Remote:
         if source.kind is Kind.DIRECTORY:
             return errors.NotADirectory(f"{new}: not a directory")
         return None
+
+
+def _is_another(known: Entry, seen: upload.Seen) -> bool:
+    """Whether what was `seen` now is another content than the `known` one.
+
+    Times that differ by a multiple of a quarter of an hour are taken for one time told in two
+    zones: MDTM, MLST and listings of one server need not agree about that.
+    """
+    if known.size is not None and seen.size is not None and known.size != seen.size:
+        return True
+    if not known.exact or known.mtime is None or seen.mtime is None:
+        return False
+    return (known.mtime - seen.mtime) % lister.ZONE_STEP != 0
 
 
 ROOT = Entry(name="", kind=Kind.DIRECTORY, size=0, mtime=None, exact=False, mode=None, target=None)

@@ -296,7 +296,7 @@ class Uploads:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """What the server says of a file. `there` is None where it does not say."""
 
     there: bool | None
@@ -323,26 +323,26 @@ def questions(profile: Profile, path: str) -> list[str]:
     return [f"SIZE {path}", f"MDTM {path}"]
 
 
-def seen_in(session: Session, replies: Sequence[Reply]) -> _Seen:
+def seen_in(session: Session, replies: Sequence[Reply]) -> Seen:
     """The answers to `questions`."""
     if len(replies) == 1:
         return _seen_in_mlst(session, replies[0])
     size, when = size_in(replies[0]), lister.time_in(replies[1])
     if size is not None:
-        return _Seen(True, size, when)
+        return Seen(True, size, when)
     if replies[0].code in _UNKNOWN:
-        return _Seen(True, None, when) if when is not None else _Seen(None)
+        return Seen(True, None, when) if when is not None else Seen(None)
     # 550: nothing there, a directory, or a folder that shows nothing.
-    return _Seen(False if replies[0].code == 550 else None)
+    return Seen(False if replies[0].code == 550 else None)
 
 
-def _seen_in_mlst(session: Session, reply: Reply) -> _Seen:
+def _seen_in_mlst(session: Session, reply: Reply) -> Seen:
     facts = [line for line in reply.lines[1:-1] if line.strip()] if reply.ok else []
     entry = listing.parse_mlst(facts[0].encode("latin-1"), session.decode_bytes) if facts else None
     if entry is None:
-        return _Seen(False if reply.code == 550 else None)
+        return Seen(False if reply.code == 550 else None)
     mtime = int(entry.mtime) if entry.mtime is not None else None
-    return _Seen(True, entry.size, mtime, entry.kind is Kind.DIRECTORY)
+    return Seen(True, entry.size, mtime, entry.kind is Kind.DIRECTORY)
 
 
 def size_in(reply: Reply) -> int | None:
@@ -407,7 +407,7 @@ class _Sender:
     def _questions(self) -> list[str]:
         return questions(self._profile, self._target)
 
-    def _look(self, session: Session) -> _Seen:
+    def _look(self, session: Session) -> Seen:
         return seen_in(session, session.exchange(self._questions()))
 
     def _settle(self, session: Session, size: int) -> Entry:
@@ -449,7 +449,7 @@ class _Sender:
             target=None,
         )
 
-    def _conflict(self, seen: _Seen) -> errors.Conflict:
+    def _conflict(self, seen: Seen) -> errors.Conflict:
         now = "a folder" if seen.directory else f"now {seen.size} bytes"
         return errors.Conflict(f"{self._target} was changed by somebody else ({now})")
 
@@ -475,7 +475,7 @@ class _Store(_Sender):
         self._in_place = False  # it is written to directly
         self._base: Entry | None = None
         self._check = True
-        self._seen = _Seen(None)  # at `_seen_at`
+        self._seen = Seen(None)  # at `_seen_at`
         self._seen_at = float("-inf")
 
     def expect(self, base: Entry | None, *, check: bool) -> None:
@@ -612,7 +612,7 @@ class _Store(_Sender):
     def _looked_lately(self) -> bool:
         return not self._check or time.monotonic() - self._seen_at < RECHECK_AFTER
 
-    def _expect_base(self, session: Session, seen: _Seen, upload: Upload | None = None) -> None:
+    def _expect_base(self, session: Session, seen: Seen, upload: Upload | None = None) -> None:
         """Raises Conflict when the file under the final name is not what it should be.
 
         `upload` is ended first, as the session is needed.
@@ -626,7 +626,7 @@ class _Store(_Sender):
             raise _OursAlready(seen.size or 0)
         raise self._conflict(seen)
 
-    def _is_ours(self, session: Session, seen: _Seen) -> bool:
+    def _is_ours(self, session: Session, seen: Seen) -> bool:
         """Whether it is this very content, renamed into place by a mount that was killed before it
         could note it: told by its time, and then by comparing every byte."""
         mtime, _ = self._content.attributes()
@@ -877,7 +877,7 @@ class _Patch(_Sender):
             raise errors.DataMismatch("an append broke off, and the server cannot go on with it")
         raise errors.NotSupported("the server does not keep what lies around a change")
 
-    def _expect_base(self, session: Session, seen: _Seen, upload: Upload | None = None) -> None:
+    def _expect_base(self, session: Session, seen: Seen, upload: Upload | None = None) -> None:
         gone = seen.there is False
         if not gone and not seen.is_other_than(self._base):
             return
@@ -895,7 +895,7 @@ class _Patch(_Sender):
         seen = self._look(session)
         if seen.size == 0 and self._base_size:
             session.command(f"DELE {self._target}")
-            seen = _Seen(False)
+            seen = Seen(False)
         self._expect_base(session, seen)
 
     def _pump(self, upload: Upload, position: int, end: int) -> None:

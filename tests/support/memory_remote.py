@@ -242,14 +242,22 @@ class MemoryRemote:
         return None
 
     def open_read(
-        self, path: str, offset: int = 0, *, give_way: Callable[[], None] | None = None
+        self,
+        path: str,
+        offset: int = 0,
+        *,
+        give_way: Callable[[], None] | None = None,
+        expect: Entry | None = None,
     ) -> MemoryDownload:
         def work() -> MemoryDownload:
-            content = self._get(path).content
+            node = self._get(path)
+            content = node.content
             if content is None:
                 raise errors.IsADirectory(path)
             if offset and not self.rest:
                 raise errors.NotSupported("no REST")
+            if expect is not None and not self._is(node, expect):
+                raise errors.Changed(path)
             content = content[: self._shortened.get(path, len(content))]
             self.open_downloads += 1
             self.most_downloads = max(self.most_downloads, self.open_downloads)

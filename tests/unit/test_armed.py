@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from ftpfs import errors
 from ftpfs.config import DataMode, Network, Server, Tls
 from ftpfs.credentials import Secret
 from ftpfs.ftp import session as session_module
+from ftpfs.ftp.listing import Entry
 from ftpfs.ftp.pool import Use
 from ftpfs.ftp.profile import Passive
 from ftpfs.ftp.remote import Remote
@@ -151,7 +153,7 @@ def test_a_missing_folder_is_no_empty_one(
             remote.list(f"{remote_dir.path}/missing")
         quiet(remote)
         assert [e.name for e in remote.list(f"{remote_dir.path}/folder")] == ["file"]
-    assert relay.count("USER") <= 2
+    assert relay.count("USER") <= NETWORK.max_connections
 
 
 def test_a_new_file_is_sent_in_one_round_trip(
@@ -633,3 +635,90 @@ def test_many_threads_and_many_faults_leave_pool_and_contents_whole(
     assert status.leased == 0
     for name, content in contents.items():
         assert fetch(remote, f"{remote_dir.path}/{name}") == content
+
+
+# One content.
+
+
+def test_a_read_that_expects_a_content_costs_no_round_trip_more(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    content = os.urandom(10_000)
+    remote_dir.write("file", content)
+    path = f"{remote_dir.path}/file"
+    (entry,) = remote.list(remote_dir.path)
+    arm(remote, path)
+    relay.latency = LATENCY
+    relay.reset()
+    download = remote.open_read(path, 5000, expect=entry)
+    assert download.read(10_000) == content[5000:]
+    download.close()
+    quiet(remote)
+    trips = round_trips(relay)
+    assert trips[0][-2:] == ["REST", "RETR"]
+    assert trips[0][:-2] in (["MLST"], ["SIZE", "MDTM"])
+    assert trips[1:] == [["EPSV"]]
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_file_that_was_changed_is_not_read_on(
+    remote: Remote,
+    relay: Relay,
+    remote_dir: RemoteDir,
+    monkeypatch: pytest.MonkeyPatch,
+    ahead: bool,
+) -> None:
+    monkeypatch.setattr(session_module, "ARMING_PAYS", 0.0 if ahead else 1.0)
+    content = os.urandom(10_000)
+    disk = remote_dir.write("file", content)
+    path = f"{remote_dir.path}/file"
+    os.utime(disk, (1_700_000_000, 1_700_000_000))
+
+    def read_on(entry: Entry) -> bytes:
+        download = remote.open_read(path, 5000, expect=entry)
+        try:
+            return download.read(10_000)
+        finally:
+            download.close()
+
+    (entry,) = remote.list(remote_dir.path)
+    assert read_on(entry) == content[5000:]
+    os.utime(disk, (1_700_000_007, 1_700_000_007))
+    for _ in range(3):
+        with pytest.raises(errors.Changed):
+            read_on(entry)
+        assert remote.command(f"SIZE {path}").text.strip() == "10000"
+    assert read_on(replace(entry, exact=False)) == content[5000:]
+    disk.write_bytes(content + b"x")
+    with pytest.raises(errors.Changed):
+        read_on(replace(entry, exact=False))
+    disk.unlink()
+    with pytest.raises(errors.NotFound):
+        read_on(entry)
+    assert relay.count("USER") <= NETWORK.max_connections
+
+
+def test_what_the_server_does_not_tell_is_not_compared(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"0123456789")
+    path = f"{remote_dir.path}/file"
+    (entry,) = remote.list(remote_dir.path)
+    for verb in ("MLST", "SIZE", "MDTM"):
+        relay.refuse(verb, "502 not here")
+    for _ in range(2):
+        download = remote.open_read(path, 5, expect=entry)
+        assert download.read(10) == b"56789"
+        download.close()
+        quiet(remote)
+
+
+def test_one_time_told_in_two_zones_is_no_change(remote: Remote, remote_dir: RemoteDir) -> None:
+    remote_dir.write("file", b"0123456789")
+    path = f"{remote_dir.path}/file"
+    (entry,) = remote.list(remote_dir.path)
+    assert entry.mtime is not None
+    elsewhere = replace(entry, mtime=entry.mtime + 5 * 3600 + 1800)
+    download = remote.open_read(path, expect=elsewhere)
+    assert download.read(10) == b"0123456789"
+    download.close()

@@ -84,6 +84,16 @@ def test_writes_lie_over_what_the_server_has(bench: Bench) -> None:
     assert bench.remote.content("/f") == whole(file) == wanted
 
 
+@pytest.mark.parametrize("how", ["time", "size"])
+def test_pieces_of_two_contents_are_never_joined(bench: Bench, how: str) -> None:
+    file = bench.open()
+    assert file.read(3 * BLOCK_SIZE, 4) == b"tail"
+    bench.remote.now += 1
+    bench.remote.outside_write("/f", bytes(len(BASE) + (how == "size")))
+    with pytest.raises(errors.Changed):
+        file.read(0, 10)
+
+
 def test_cut_and_grown_again_a_file_reads_as_zeros(bench: Bench) -> None:
     file = bench.open()
     file.write(BLOCK_SIZE - 2, b"abcd")
