@@ -36,6 +36,7 @@ class Tls(enum.Enum):
     """How the control connection is protected."""
 
     OFF = "off"
+    OPTIONAL = "optional"  # AUTH TLS where the server has it; else in clear, with a warning
     EXPLICIT = "explicit"  # AUTH TLS on the ordinary port, RFC 4217
     IMPLICIT = "implicit"  # TLS from the first byte, port 990
 
@@ -164,6 +165,13 @@ def _encoding(text: str) -> str:
     raise ValueError("no such character encoding, or none that contains ASCII")
 
 
+def _fingerprint(text: str) -> str:
+    digits = text.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise ValueError("must be the 64 hex digits of a SHA-256 (colons may stand between)")
+    return digits
+
+
 def _quirks(text: str) -> tuple[tuple[str, str], ...]:
     pairs = []
     for item in filter(None, text.split(":")):
@@ -216,7 +224,15 @@ class Server:
         default=21,
         metadata=_option("Port; 990 with implicit TLS.", Kind("PORT", _number(1, 65535))),
     )
-    tls: Tls = Tls.OFF
+    # Off by itself: a server that demands it says so. An address with ftpes:// or ftps:// is never
+    # weakened by this option.
+    tls: Tls = field(
+        default=Tls.OFF,
+        metadata=_option(
+            "Protect ftp:// by TLS; optional: where the server can, else warn.",
+            _choice("required", "optional", "off")._replace(show=lambda _tls: ""),
+        ),
+    )
     user: str = field(
         default=ANONYMOUS, metadata=_option("Name to log in with.", Kind("NAME", _user))
     )
@@ -240,6 +256,25 @@ class Server:
     # A PEM file with the authorities to trust instead of the system's.
     tls_ca: Path | None = field(
         default=None, metadata=_option("Trust the certificate authorities in this file.", _A_PATH)
+    )
+    # A client certificate, for servers that ask for one.
+    tls_cert: Path | None = field(
+        default=None, metadata=_option("Show this certificate to the server (PEM).", _A_PATH)
+    )
+    tls_key: Path | None = field(
+        default=None, metadata=_option("Its private key, if not in the same file.", _A_PATH)
+    )
+    # The pin stands in for authorities and host name: it says which certificate, to the bit.
+    tls_fingerprint: str = field(
+        default="",
+        metadata=_option(
+            "Trust the certificate with this SHA-256, and no other.",
+            Kind("HEX", _fingerprint),
+        ),
+    )
+    # For firewalls that must read along to open ports. Names are in clear then, contents are not.
+    tls_ccc: bool = field(
+        default=False, metadata=_option("Commands in clear after the login (CCC).")
     )
     # Said in the log each time.
     tls_insecure: bool = field(
@@ -267,7 +302,7 @@ class Server:
         """
         from urllib.parse import quote
 
-        scheme = {tls: scheme for scheme, tls in _SCHEMES.items()}[self.tls]
+        scheme = {tls: scheme for scheme, tls in _SCHEMES.items()}.get(self.tls, "ftp")
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == default_port(self.tls) else f":{self.port}"
         user = quote(self.user, safe="", errors="surrogateescape")
@@ -654,8 +689,8 @@ def build(source: Source, values: Mapping[str, object], around: Surroundings) ->
         "host": source.host,
         "path": path,
         "port": source.port or default_port(source.tls),
-        "tls": source.tls,
         **_values_of(Server, values),
+        "tls": _tls(source.tls, values.get("tls")),
         "user": user,
         "password": password,
     }
@@ -668,6 +703,15 @@ def build(source: Source, values: Mapping[str, object], around: Surroundings) ->
             kernel_flags=kernel_flags if isinstance(kernel_flags, tuple) else (),
         ),
     )
+
+
+def _tls(scheme: Tls, wanted: object) -> Tls:
+    """What the address and the option say together: the stronger of the two."""
+    if scheme is not Tls.OFF:
+        if wanted == "off":
+            raise InvalidArgument("the address asks for TLS and the option tls=off forbids it")
+        return scheme
+    return {"required": Tls.EXPLICIT, "optional": Tls.OPTIONAL}.get(str(wanted), Tls.OFF)
 
 
 def _values_of(part: type, values: Mapping[str, object]) -> dict[str, Any]:

@@ -300,7 +300,8 @@ class _Examination:
             f"{count} of {wanted}{refusal}",
             "ftpfs goes on with fewer" if refusal else "",
         )
-        if self._config.server.tls is Tls.OFF:
+        tls = self._config.server.tls
+        if tls is Tls.OFF or (tls is Tls.OPTIONAL and version is None):
             self._note(
                 "protected by TLS",
                 False,

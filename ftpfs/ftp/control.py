@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import ftplib
+import functools
+import hashlib
 import logging
 import re
 import socket
@@ -73,6 +75,8 @@ class Control(ftplib.FTP_TLS):
         if server.tls is not Tls.OFF:
             context = tls_context(server)
         super().__init__(context=context, encoding="latin-1")
+        self.protected = False  # data connections are to be wrapped, too
+        self._resumable: ssl.SSLSession | None = None  # of a control connection gone clear by CCC
         self._server = server
         self._network = network
         self._buffer = bytearray()
@@ -104,6 +108,7 @@ class Control(ftplib.FTP_TLS):
         self.own_address = sock.getsockname()[0]
         if self._server.tls is Tls.IMPLICIT:
             self.sock = self.context.wrap_socket(sock, server_hostname=self.host)
+            self._secured()
         greeting = self.reply(self._network.reply_timeout)
         if greeting.code == 421:
             raise errors.ServerBusy(f"server replied 421: {errors.printable(greeting.text)}")
@@ -112,15 +117,61 @@ class Control(ftplib.FTP_TLS):
         self.telnet = "proftpd" in self.welcome.lower()
 
     def secure(self) -> None:
-        """AUTH TLS. What a man in the middle sent ahead of the handshake is thrown away."""
+        """AUTH TLS. What a man in the middle sent ahead of the handshake is thrown away.
+
+        With `Tls.OPTIONAL` a server that does not know it is gone on with in clear, and a warning.
+        What fails after the server agreed is an error in any case.
+        """
         self.deadline = time.monotonic() + self._network.reply_timeout
         try:
             self.auth()
         except ftplib.error_perm as error:
-            raise errors.TlsError(
-                f"the server offers no TLS: {errors.printable(str(error))}"
-            ) from error
+            reason = errors.printable(str(error))
+            if self._server.tls is Tls.OPTIONAL:
+                log.warning("%s has no TLS: the password and all else go in clear", self.host)
+                return
+            raise errors.TlsError(f"the server offers no TLS: {reason}") from error
         self._buffer.clear()
+        self._secured()
+
+    def protect_data(self) -> None:
+        """PROT P; then, where that was asked for, CCC: the control connection goes on in clear.
+
+        A server that has no CCC is gone on with under TLS.
+        """
+        self.deadline = time.monotonic() + self._network.reply_timeout
+        self.prot_p()
+        control = self.sock
+        if not self._server.tls_ccc or not isinstance(control, ssl.SSLSocket):
+            return
+        self._resumable = control.session
+        try:
+            self.voidcmd("CCC")
+        except ftplib.error_perm as error:
+            log.warning("no CCC at %s: %s", self.host, errors.printable(str(error)))
+            return
+        self._resumable = control.session or self._resumable
+        control.settimeout(self._network.reply_timeout)
+        self.sock = control.unwrap()
+
+    def _secured(self) -> None:
+        """Checks the pin of the control connection, and says once more if nothing is verified."""
+        self.protected = True
+        if isinstance(self.sock, ssl.SSLSocket):
+            self._check_pin(self.sock)
+        if self._server.tls_insecure:
+            log.warning("TLS certificate of %s is NOT verified (tls_insecure)", self.host)
+
+    def _check_pin(self, channel: ssl.SSLSocket) -> None:
+        wanted = self._server.tls_fingerprint
+        if not wanted:
+            return
+        shown = hashlib.sha256(channel.getpeercert(binary_form=True) or b"").hexdigest()
+        if shown != wanted:
+            channel.close()
+            raise errors.TlsError(
+                f"the server's certificate is another than the pinned one: its SHA-256 is {shown}"
+            )
 
     def tls_version(self) -> str | None:
         return self.sock.version() if isinstance(self.sock, ssl.SSLSocket) else None
@@ -132,8 +183,10 @@ class Control(ftplib.FTP_TLS):
         session is taken each time: TLS 1.3 tickets are for one use.
         """
         control = self.sock
-        session = control.session if isinstance(control, ssl.SSLSocket) else None
-        return self.context.wrap_socket(channel, server_hostname=self.host, session=session)
+        session = control.session if isinstance(control, ssl.SSLSocket) else self._resumable
+        wrapped = self.context.wrap_socket(channel, server_hostname=self.host, session=session)
+        self._check_pin(wrapped)
+        return wrapped
 
     def send(self, wire: bytes) -> None:
         sock = self._socket()
@@ -236,11 +289,27 @@ class Control(ftplib.FTP_TLS):
         return self.sock
 
 
+@functools.lru_cache(maxsize=4)
 def tls_context(server: Server) -> ssl.SSLContext:
-    """Verifying by default, against the system's authorities or `tls_ca`."""
-    context = ssl.create_default_context(cafile=str(server.tls_ca) if server.tls_ca else None)
-    if server.tls_insecure:
-        log.warning("TLS certificate of %s is NOT verified (tls_insecure)", server.host)
+    """Verifying by default, against the system's authorities or `tls_ca`.
+
+    One for all sessions of a server: reading the authorities costs 20 ms, and a TLS session can be
+    resumed only in the context it was made in. Raises InvalidArgument for files that are no good.
+    """
+    try:
+        context = ssl.create_default_context(cafile=str(server.tls_ca) if server.tls_ca else None)
+    except OSError as error:  # SSLError is one
+        raise errors.InvalidArgument(f"tls_ca {server.tls_ca}: {reason_of(error)}") from error
+    if server.tls_cert:
+        try:
+            # An empty passphrase: OpenSSL would ask the terminal for one, in a daemon's place.
+            context.load_cert_chain(server.tls_cert, server.tls_key, password="")
+        except OSError as error:
+            raise errors.InvalidArgument(
+                f"tls_cert {server.tls_cert}: not a certificate with its private key, in clear: "
+                f"{reason_of(error)}"
+            ) from error
+    if server.tls_insecure or server.tls_fingerprint:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if server.tls_max == "1.2":

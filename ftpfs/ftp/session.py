@@ -399,7 +399,7 @@ class Session:
             raise
 
     def _login(self) -> None:
-        if self._server.tls is Tls.EXPLICIT:
+        if self._server.tls in (Tls.EXPLICIT, Tls.OPTIONAL):
             self._control.secure()
         user, password = self._server.user, self._server.password.reveal()
         if any(c in user + password for c in "\r\n\0"):
@@ -423,9 +423,8 @@ class Session:
                     f"the server demands TLS (use ftpes:// or ftps://): {errors.printable(reply)}"
                 ) from None
             raise login_error(reply) from None
-        if self._server.tls is not Tls.OFF:
-            self._control.deadline = time.monotonic() + self._network.reply_timeout
-            self._control.prot_p()
+        if self._control.protected:
+            self._control.protect_data()
 
     def _look_around(self) -> None:
         """Set the session up; the first one of a server also asks what the server can do."""
@@ -609,7 +608,7 @@ class Session:
     def _protect(self, channel: socket.socket, timeout: float | None = None) -> socket.socket:
         """TLS on a data connection, where it is wanted, within `timeout` (s; else as for data)."""
         channel.settimeout(self._network.data_timeout)
-        if self._server.tls is Tls.OFF:
+        if not self._control.protected:
             return channel
         channel.settimeout(timeout or self._network.data_timeout)
         with self._conversation(), mapped("the TLS handshake of a data connection"):

@@ -26,6 +26,8 @@ class Certificates:
     wrong_host: Path  # for elsewhere.test, signed by `ca`
     expired: Path  # for localhost, signed by `ca`, out of date
     self_signed: Path  # for localhost, signed by nobody else
+    client: Path  # a client's, signed by `ca`
+    client_locked: Path  # the same with its key under a passphrase
 
 
 def make(folder: Path) -> Certificates:
@@ -33,6 +35,7 @@ def make(folder: Path) -> Certificates:
     folder.mkdir(parents=True, exist_ok=True)
     ca_key, ca = _authority()
     (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+    client = _issue(ca_key, ca, host="client.test")
     return Certificates(
         ca=folder / "ca.pem",
         server=_write(folder / "server.pem", *_issue(ca_key, ca), ca),
@@ -41,6 +44,8 @@ def make(folder: Path) -> Certificates:
         ),
         expired=_write(folder / "expired.pem", *_issue(ca_key, ca, expired=True), ca),
         self_signed=_write(folder / "self-signed.pem", *_issue(None, None)),
+        client=_write(folder / "client.pem", *client),
+        client_locked=_write(folder / "client-locked.pem", *client, passphrase=b"locked"),
     )
 
 
@@ -120,11 +125,15 @@ def _issue(
     return key, builder.sign(ca_key or key, hashes.SHA256())
 
 
-def _write(path: Path, key: rsa.RSAPrivateKey, *chain: x509.Certificate) -> Path:
+def _write(
+    path: Path, key: rsa.RSAPrivateKey, *chain: x509.Certificate, passphrase: bytes = b""
+) -> Path:
     private = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.BestAvailableEncryption(passphrase)
+        if passphrase
+        else serialization.NoEncryption(),
     )
     pem = [certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain]
     path.write_bytes(b"".join([private, *pem]))

@@ -541,7 +541,9 @@ def _proftpd(plan: _Plan) -> _Start:
             lines.append("TLSOptions " + " ".join(flags))
     config = plan.workdir / "proftpd.conf"
     # Of two equal directives proftpd takes the first: those of the test.
-    config.write_text("\n".join([*options.extra, *lines]) + "\n")
+    loading = [line for line in lines if line.startswith(("ModulePath", "LoadModule"))]
+    rest = [line for line in lines if line not in loading]
+    config.write_text("\n".join([*loading, *options.extra, *rest]) + "\n")
     # Every session closes all descriptors up to the limit: 90 ms of a login where that is 20,000.
     script = 'ulimit -n 1024; exec "$@"'
     argv = [str(_program("proftpd")), "--nodaemon", "--config", str(config)]

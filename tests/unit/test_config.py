@@ -96,7 +96,7 @@ class TestSource:
         user=st.text(min_size=1),
         path=st.text(),
         port=st.integers(1, 65535),
-        tls=st.sampled_from(Tls),
+        tls=st.sampled_from([Tls.OFF, Tls.EXPLICIT, Tls.IMPLICIT]),
         host=st.sampled_from(["host", "::1", "fe80::1%eth0", "bücher.example"]),
     )
     def test_server_as_text_reads_back(
@@ -372,6 +372,33 @@ class TestBuild:
         assert self.build("ftps://host").server.port == 990
         assert self.build("ftps://host:2121").server.port == 2121
         assert self.build("ftps://host:2121", port=4711).server.port == 4711
+
+    @pytest.mark.parametrize(
+        ("source", "option", "expected"),
+        [
+            ("ftp://h", {}, Tls.OFF),
+            ("ftp://h", {"tls": "required"}, Tls.EXPLICIT),
+            ("ftp://h", {"tls": "optional"}, Tls.OPTIONAL),
+            ("ftp://h", {"tls": "off"}, Tls.OFF),
+            ("ftpes://h", {"tls": "optional"}, Tls.EXPLICIT),
+            ("ftps://h", {"tls": "required"}, Tls.IMPLICIT),
+        ],
+    )
+    def test_an_option_never_weakens_what_the_address_asks_for(
+        self, source: str, option: dict[str, object], expected: Tls
+    ) -> None:
+        assert self.build(source, **option).server.tls is expected
+
+    @pytest.mark.parametrize("source", ["ftpes://h", "ftps://h"])
+    def test_tls_by_the_address_and_off_by_the_option_contradict(self, source: str) -> None:
+        with pytest.raises(InvalidArgument, match="forbids"):
+            self.build(source, tls="off")
+
+    def test_a_fingerprint_is_read_as_openssl_prints_it(self) -> None:
+        read = config.OPTIONS["tls_fingerprint"].read
+        assert read(":".join(["AB"] * 32)) == "ab" * 32
+        with pytest.raises(InvalidArgument, match="64 hex digits"):
+            read("ab" * 20)
 
     @pytest.mark.parametrize(
         ("source", "path"),

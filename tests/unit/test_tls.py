@@ -1,0 +1,232 @@
+"""TLS against the real servers, each demanding that data connections resume the session."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import ssl
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftpfs import config, errors
+from ftpfs.config import Network
+from ftpfs.credentials import Secret
+from ftpfs.ftp.control import tls_context
+from ftpfs.ftp.remote import Remote
+from ftpfs.ftp.upload import FileContent
+from tests.conftest import StartServer
+from tests.support import odd_server, servers
+from tests.support.certificates import Certificates
+from tests.support.odd_server import Script
+from tests.support.servers import FtpServer, Kind, Options, Tls
+
+WAYS: list[tuple[Kind, Tls]] = [
+    (kind, tls)
+    for kind in servers.KINDS
+    for tls in ("explicit", "implicit")
+    if servers.can_tls(kind, tls)
+]
+
+
+@contextlib.contextmanager
+def connected(server: Any, tls: config.Tls, **settings: Any) -> Iterator[Remote]:
+    remote = Remote(
+        config.Server(
+            "localhost" if server.host == "127.0.0.1" else server.host,
+            server.port,
+            tls=tls,
+            user=server.user,
+            password=Secret(server.password),
+            **settings,
+        ),
+        Network(reply_timeout=5, data_timeout=5, connect_timeout=5, max_connections=3),
+    )
+    try:
+        remote.connect()
+        yield remote
+    finally:
+        remote.close()
+
+
+def use(remote: Remote, times: int = 4) -> None:
+    """Data connections in a row: uploads, listings, downloads, one of them left early."""
+    for number in range(times):
+        data = b"%d" % number * 50_000
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            content = FileContent(file.fileno(), len(data), None, None)
+            remote.store(f"/f{number}", content, base=None, check=False)
+        assert f"f{number}" in [entry.name for entry in remote.list("/")]
+        with remote.open_read(f"/f{number}") as download:
+            assert download.read(10) == data[:10]
+        with remote.open_read(f"/f{number}", 7) as download:
+            assert download.read(1 << 20) == data[7:]
+
+
+def fingerprint(pem: Path) -> str:
+    text = pem.read_text()
+    start = text.index("-----BEGIN CERTIFICATE")
+    end = text.index("-----END CERTIFICATE-----", start) + len("-----END CERTIFICATE-----")
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text[start:end])).hexdigest()
+
+
+def start(start_server: StartServer, kind: Kind, **arguments: Any) -> FtpServer:
+    if reason := servers.why_unavailable(kind):
+        pytest.skip(reason)
+    return start_server(kind, **arguments)
+
+
+@pytest.mark.parametrize("newest", ["1.2", "1.3"])
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way[0]}-{way[1]}")
+def test_many_data_connections_in_a_row_resume_the_session(
+    start_server: StartServer, way: tuple[Kind, Tls], newest: str
+) -> None:
+    kind, tls = way
+    server = start(start_server, kind, tls=tls, require_tls=True, require_ssl_reuse=True)
+    mode = config.Tls.EXPLICIT if tls == "explicit" else config.Tls.IMPLICIT
+    with connected(server, mode, tls_ca=server.ca, tls_max=newest) as remote:
+        use(remote)
+
+
+# Trust.
+
+
+def test_a_pinned_certificate_is_trusted_whoever_signed_it_and_no_other_is(
+    start_server: StartServer, certificates: Certificates
+) -> None:
+    server = start(start_server, "proftpd", tls="explicit", certificate=certificates.self_signed)
+    right = fingerprint(certificates.self_signed)
+    with connected(server, config.Tls.EXPLICIT, tls_fingerprint=right) as remote:
+        use(remote, 2)
+    before = server.log_text()
+    wrong = fingerprint(certificates.server)
+    with (
+        pytest.raises(errors.TlsError, match=right),
+        connected(server, config.Tls.EXPLICIT, tls_fingerprint=wrong, tls_ca=server.ca),
+    ):
+        pass
+    assert "Login successful" not in server.log_text()[len(before) :]
+
+
+def test_no_verification_is_said_in_the_log_at_each_connection(
+    start_server: StartServer, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start(start_server, "pyftpdlib", tls="explicit", certificate=certificates.expired)
+    for _ in range(2):
+        with connected(server, config.Tls.EXPLICIT, tls_insecure=True) as remote:
+            use(remote, 1)
+    warnings = [r for r in caplog.records if "NOT verified" in r.getMessage()]
+    assert len(warnings) >= 2
+
+
+# Proftpd reads its authorities when it starts, vsftpd at each session.
+_ASKS_FOR_CLIENTS: dict[Kind, str] = {
+    "vsftpd": "require_cert=YES\nvalidate_cert=YES\nca_certs_file={ca}",
+    "proftpd": "TLSVerifyClient on\nTLSCACertificateFile {ca}",
+}
+
+
+@pytest.mark.parametrize("kind", _ASKS_FOR_CLIENTS)
+def test_a_client_certificate_is_shown_where_the_server_asks_for_one(
+    start_server: StartServer, certificates: Certificates, kind: Kind
+) -> None:
+    lines = _ASKS_FOR_CLIENTS[kind].format(ca=certificates.ca).split("\n")
+    options = Options(extra=tuple(lines))
+    server = start(start_server, kind, tls="explicit", require_tls=True, options=options)
+    with connected(
+        server, config.Tls.EXPLICIT, tls_ca=server.ca, tls_cert=certificates.client
+    ) as remote:
+        use(remote, 2)
+    with (
+        pytest.raises((errors.TlsError, errors.ConnectionLost, errors.LoginFailed)),
+        connected(server, config.Tls.EXPLICIT, tls_ca=server.ca),
+    ):
+        pass
+
+
+def test_files_that_are_no_certificates_are_named_and_nothing_is_asked(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    (tmp_path / "junk").write_text("junk")
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"tls_ca": tmp_path / "junk"}, "tls_ca .*junk"),
+        ({"tls_ca": tmp_path / "missing"}, "tls_ca .*missing"),
+        ({"tls_cert": tmp_path / "junk"}, "tls_cert .*junk"),
+        ({"tls_cert": certificates.ca}, "tls_cert .*private key"),
+        ({"tls_cert": certificates.client_locked}, "in clear"),
+    ]
+    for settings, words in cases:
+        with pytest.raises(errors.InvalidArgument, match=words):
+            tls_context(config.Server("host", **settings))
+
+
+# Optional, and in clear where asked for.
+
+
+def test_optional_tls_is_used_where_it_is_there(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start(start_server, "vsftpd", tls="explicit", require_tls=True)
+    with connected(server, config.Tls.OPTIONAL, tls_ca=server.ca) as remote:
+        use(remote, 1)
+    assert "in clear" not in caplog.text
+
+
+def test_optional_tls_warns_where_it_is_not_there(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    server = start(start_server, "vsftpd")
+    with connected(server, config.Tls.OPTIONAL) as remote:
+        use(remote, 1)
+    assert "all else go in clear" in caplog.text
+
+
+def test_optional_tls_that_fails_after_it_was_agreed_on_is_no_plain_text(
+    start_server: StartServer, certificates: Certificates
+) -> None:
+    server = start(start_server, "vsftpd", tls="explicit", certificate=certificates.self_signed)
+    with (
+        pytest.raises(errors.TlsError, match="certificate"),
+        connected(server, config.Tls.OPTIONAL, tls_ca=server.ca),
+    ):
+        pass
+    assert "LOGIN" not in server.log_text()
+
+
+@pytest.mark.parametrize("reply", ["431 try later", "421 busy", "234 go on"])
+def test_optional_tls_falls_back_only_where_the_server_knows_none(
+    tmp_path: Path, reply: str
+) -> None:
+    """A server that is busy, or breaks off in the handshake, is not a server without TLS."""
+    script = Script(replies={"AUTH": reply}, idle_timeout=1)
+    with odd_server.start(tmp_path, script) as odd:
+        with pytest.raises(errors.FtpfsError), connected(odd, config.Tls.OPTIONAL):
+            pass
+        assert "PASS" not in odd.verbs()
+
+
+@pytest.mark.parametrize("kind", ["proftpd", "pure-ftpd"])
+def test_commands_go_on_in_clear_after_ccc_and_data_stays_protected(
+    start_server: StartServer, kind: Kind
+) -> None:
+    server = start(start_server, kind, tls="explicit", require_tls=True)
+    with connected(
+        server, config.Tls.EXPLICIT, tls_ca=server.ca, tls_ccc=True, tls_max="1.2"
+    ) as remote:
+        use(remote, 2)
+
+
+def test_a_server_without_ccc_stays_protected(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start(start_server, "vsftpd", tls="explicit", require_tls=True)
+    with connected(server, config.Tls.EXPLICIT, tls_ca=server.ca, tls_ccc=True) as remote:
+        use(remote, 1)
+    assert "no CCC" in caplog.text
