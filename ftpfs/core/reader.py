@@ -51,6 +51,8 @@ FIRST_WINDOW = 2
 # The kernel asks for up to 12 (with max_background=64: more) requests at once, in any order: a
 # request so many blocks ahead of a stream still belongs to it.
 NEAR = 64
+# A block so close behind a stream is fetched alone where the cache has lost it already.
+JUST_PASSED = 8
 # A stream keeps its connection for so long (s) at least while others wait: reopening costs three
 # round trips, so a turn should carry many times that.
 TURN = 0.25
@@ -622,8 +624,12 @@ class Stream:
         return index < max(self._limit, self.position) + NEAR
 
     def just_passed_locked(self, index: int) -> bool:
-        """Whether it brought that block so lately that it should be in the cache still."""
-        return not self._stop and self.position - self._window <= index < self.position
+        """Whether it brought that block so lately that it should be in the cache still.
+
+        What was lost further behind is a stream's work again: one block at a time would take some
+        round trips each.
+        """
+        return not self._stop and 0 < self.position - index <= min(self._window, JUST_PASSED)
 
     def is_guess_locked(self) -> bool:
         """Whether nobody has read on from where it began."""

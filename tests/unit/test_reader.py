@@ -407,6 +407,19 @@ def test_twenty_streams_in_a_cache_of_three_blocks_all_arrive(tiny: Bench) -> No
     assert tiny.cache.used <= 3 * BLOCK_SIZE
 
 
+def test_blocks_lost_before_they_were_read_come_by_a_stream_again(bench: Bench) -> None:
+    content = random.Random(5).randbytes(LONG * BLOCK_SIZE)
+    reader = bench.reader(content)
+    half = LONG // 2 * BLOCK_SIZE
+    got = b"".join(reader.read(n, BLOCK_SIZE) for n in range(0, half, BLOCK_SIZE))
+    wait_until(lambda: parked(reader))
+    bench.cache._blocks.clear()
+    got += b"".join(reader.read(n, BLOCK_SIZE) for n in range(half, len(content), BLOCK_SIZE))
+    assert got == content
+    # Those close behind the stream one by one: for these it is not worth another.
+    assert bench.remote.calls["open_read"] <= 2 + reader_module.JUST_PASSED
+
+
 def test_a_cache_smaller_than_a_block_only_costs_transfers() -> None:
     for bench in benched(Bench(cache=10)):
         assert read_all(bench.reader()) == CONTENT
