@@ -108,10 +108,10 @@ def mount_server(tmp_path: Path) -> Iterator[MountServer]:
                 unmount(here)
         if os.path.ismount(here):
             subprocess.run(["umount", "-l", str(here)], check=False)
-    _wait_fordaemons(tmp_path)
+    _wait_for_daemons(tmp_path)
 
 
-def _wait_fordaemons(tmp_path: Path) -> None:
+def _wait_for_daemons(tmp_path: Path) -> None:
     """No process of ours is left: a daemon that does not end has leaked a thread or a wait."""
     deadline = time.monotonic() + 10
     while left := _daemons(str(tmp_path)):
