@@ -81,6 +81,7 @@ class Filesystem:
             remote.stat,
             ttl=cache.list_ttl,
             ahead=remote.ahead,
+            peek=self._peek,
             visited=self._looked_into,
             clock=clock,
         )
@@ -436,7 +437,14 @@ class Filesystem:
         if self._tier is not None:
             self._tier.close()
 
-    # Inside: walks.
+    # Inside: looking ahead, and no further than needed.
+
+    def _peek(self, path: str) -> Entry | None:
+        # On a short link a listing costs hardly more, and tells of all names.
+        hidden = posixpath.basename(path).startswith(HIDDEN_PREFIX)
+        if hidden or self._remote.round_trip() <= LONG_LINK:
+            return None
+        return self._remote.peek(path)
 
     def _looked_into(self, path: str) -> None:
         self._note_visit(path, read=False)

@@ -34,6 +34,9 @@ FETCHES = 4
 # Entries kept at most (about 200 bytes each); the listings fetched first go first.
 MAX_ENTRIES = 500_000
 
+# Directories of which a single name is remembered.
+MOST_SINGLES = 1024
+
 ROOT = Entry(name="", kind=Kind.DIRECTORY, size=0, mtime=None, exact=False, mode=None, target=None)
 
 
@@ -73,6 +76,17 @@ class _Directory:
             self.entries[name] = entry
 
 
+class _Single:
+    """The one name that was asked for in a directory that is not listed."""
+
+    __slots__ = ("entry", "name", "since")
+
+    def __init__(self, name: str, since: float) -> None:
+        self.name = name
+        self.since = since
+        self.entry: Entry | None = None  # None: not known (yet), the listing has to tell
+
+
 class _Fetch:
     """A listing under way, that others may wait for."""
 
@@ -97,13 +111,16 @@ class Tree:
         *,
         ttl: float,
         ahead: Callable[[], AbstractContextManager[ListPath]],
+        peek: Callable[[str], Entry | None] = lambda _path: None,
         visited: Callable[[str], None] = lambda _path: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`ahead()` is a connection that nobody else needs now, and lists with it; `visited` is
-        told of each directory that is looked into for the first time."""
+        """`ahead()` is a connection that nobody else needs now, and lists with it; `peek(path)`
+        asks for one name, where that is cheaper than its directory (None: it cannot tell);
+        `visited` is told of each directory that is looked into for the first time."""
         self._fetch_list = fetch_list
         self._ahead = ahead
+        self._peek = peek
         self._visited = visited
         self._fetch_entry = fetch_entry
         self._ttl = ttl
@@ -113,6 +130,7 @@ class Tree:
         # Guarded by _lock:
         self._directories: dict[str, _Directory] = {}  # in the order they were fetched
         self._fetches: dict[str, _Fetch] = {}
+        self._singles: dict[str, _Single] = {}  # by directory
         self._held = 0  # entries in all of them when they were fetched
 
     def lookup(self, path: str) -> Entry:
@@ -129,6 +147,9 @@ class Tree:
             entries = directory.entries if directory and self._counts(directory) else None
         try:
             if entries is None:
+                single = self._single(path, parent, name)
+                if single is not None:
+                    return single
                 entries = self._entries(parent)
                 self._visited(parent)
         except errors.PermissionDenied:
@@ -138,6 +159,28 @@ class Tree:
         if entry is None:
             raise errors.NotFound(f"{path}: no such file or directory")
         return entry
+
+    def _single(self, path: str, parent: str, name: str) -> Entry | None:
+        """The first name that is asked for in a directory, asked for by itself: a path costs a
+        round trip for each of its names then, however big the directories are. With the second name
+        it looks as if more came, and the directory is listed (None)."""
+        with self._lock:
+            known = self._singles.get(parent)
+            if known is not None and self._clock() - known.since < self._ttl:
+                return known.entry if known.name == name else None
+            if parent in self._fetches or parent in self._directories:
+                return None
+            single = self._singles[parent] = _Single(name, self._clock())
+            while len(self._singles) > MOST_SINGLES:
+                del self._singles[next(iter(self._singles))]
+        entry = self._peek(path)
+        if entry is None:
+            return None
+        with self._lock:
+            if self._singles.get(parent) is single:  # else it was changed from here meanwhile
+                single.entry = _named(entry, name)
+        self._visited(parent)
+        return _named(entry, name)
 
     def children(self, path: str) -> list[Entry]:
         """All entries of a directory, as listed."""
@@ -163,6 +206,9 @@ class Tree:
         parent, name = _split(path)
         with self._lock:
             directory = self._directories.get(parent)
+            single = self._singles.get(parent)
+            if single is not None and single.name == name and single.entry is not None:
+                return self._clock() - single.since
             if directory is None:
                 return float("inf")
             return self._clock() - directory.looked_at.get(name, directory.since)
@@ -363,6 +409,7 @@ class Tree:
 
     def _install_locked(self, path: str, directory: _Directory) -> None:
         self._drop_locked(path)
+        self._singles.pop(path, None)
         self._directories[path] = directory
         self._held += len(directory.entries)
         while self._held > MAX_ENTRIES and len(self._directories) > 1:
@@ -377,6 +424,7 @@ class Tree:
         parent, name = _split(path)
         if entry is not None:
             entry = _named(entry, name)
+        self._singles.pop(parent, None)
         fetch = self._fetches.get(parent)
         if fetch is not None:
             fetch.changed[name] = entry
@@ -401,12 +449,15 @@ class Tree:
         fetch = self._fetches.get(path)
         if fetch is not None:
             fetch.spoiled = True
+        self._singles.pop(path, None)
         self._drop_locked(path)
 
     def _forget_below_locked(self, path: str) -> None:
         below = path.rstrip("/") + "/"
         for known in [p for p in self._directories if p == path or p.startswith(below)]:
             self._drop_locked(known)
+        for asked in [p for p in self._singles if p == path or p.startswith(below)]:
+            del self._singles[asked]
         for fetched, fetch in self._fetches.items():
             if fetched == path or fetched.startswith(below):
                 fetch.spoiled = True

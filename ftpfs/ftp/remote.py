@@ -109,6 +109,24 @@ class Remote:
         found = self._pool.run(look)
         return found if found is not None else self._find_in_parent(path)
 
+    def peek(self, path: str) -> Entry | None:
+        """What a listing would say of one name, in one round trip and without one; None: only the
+        listing can tell.
+
+        That is so for what is refused, and for links of proftpd: its MLST mixes what it finds at
+        their end with their own size and mode, which is always 0777.
+        """
+
+        def look(session: Session) -> Entry | None:
+            with contextlib.suppress(errors.Refused):
+                return lister.look_at(session, self._on_server(path))
+            return None
+
+        if self.profile.mlst is False:
+            return None
+        entry = self._pool.run(look)
+        return None if entry is None or entry.mode == 0o777 else entry
+
     def look_again(self, path: str, entry: Entry) -> Entry:
         """`entry` of a file, brought up to date as cheaply as this server allows.
 

@@ -128,6 +128,7 @@ class MemoryRemote:
         self.most_downloads = 0
         self.now = 1_700_000_000  # the server's clock; whole seconds
         self.tells_size = True
+        self.tells_singles = False  # by `peek`, as servers with MLST do
         self.rest = True  # it can start in the middle of a file
         self.unlistable: set[str] = set()
         self.stall: Gate | None = None  # every piece of every download waits here
@@ -225,6 +226,16 @@ class MemoryRemote:
     @contextlib.contextmanager
     def ahead(self) -> Iterator[ListPath]:
         yield self.list
+
+    def peek(self, path: str) -> Entry | None:
+        if not self.tells_singles:
+            return None
+
+        def work() -> Entry | None:
+            node = self._nodes.get(path)
+            return None if node is None else self._entry(path, node)
+
+        return self._call("peek", work)
 
     def stat(self, path: str) -> Entry:
         return self._call("stat", lambda: self._entry(path, self._get(path)))

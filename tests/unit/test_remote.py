@@ -83,6 +83,24 @@ def names(remote: Remote, path: str = "/") -> list[str]:
     return sorted(entry.name for entry in remote.list(path))
 
 
+def test_a_single_name_is_told_as_the_listing_tells_it_or_not_at_all(
+    remote: Remote, remote_dir: RemoteDir
+) -> None:
+    """proftpd's MLST follows links, in part, and its MLSD does not."""
+    remote_dir.write("file", b"123").chmod(0o640)
+    remote_dir.write("folder/inside", b"")
+    for name, target in (("to-file", "file"), ("to-folder", "folder"), ("to-nothing", "none")):
+        (remote_dir.disk / name).symlink_to(target)
+    listed = {entry.name: entry for entry in remote.list("/")}
+    told = {name: remote.peek(f"/{name}") for name in listed}
+    for name, entry in told.items():
+        assert entry is None or entry == listed[name], name
+    by_mlst = remote_dir.server.kind != "vsftpd"
+    assert (told["file"] is not None) is by_mlst
+    assert (told["folder"] is not None) is by_mlst
+    assert remote.peek("/missing") is None
+
+
 def on_disk(folder: Path) -> list[bytes]:
     return sorted(os.listdir(os.fsencode(folder)))
 

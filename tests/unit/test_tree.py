@@ -298,3 +298,87 @@ def test_a_look_that_finds_nothing_makes_the_listing_doubtful(
     with pytest.raises(errors.NotFound):
         tree.look_again("/d/a", lambda: remote.stat("/d/a"))
     assert names(tree, "/d") == {"e"}
+
+
+# Single names.
+
+
+@pytest.fixture
+def peeking(remote: MemoryRemote, clock: Clock) -> Tree:
+    remote.tells_singles = True
+    return Tree(remote.list, remote.stat, ahead=remote.ahead, peek=remote.peek, ttl=60, clock=clock)
+
+
+def test_a_path_costs_one_question_for_each_of_its_names(
+    peeking: Tree, remote: MemoryRemote
+) -> None:
+    for _ in range(2):
+        for path in ("/d", "/d/e", "/d/e/x"):
+            assert peeking.lookup(path).name == path[-1]
+    assert remote.calls == {"peek": 3}
+    assert peeking.age("/d/e/x") == 0
+
+
+def test_the_second_name_of_a_directory_has_it_listed(peeking: Tree, remote: MemoryRemote) -> None:
+    peeking.lookup("/d/a")
+    peeking.lookup("/d/e")
+    peeking.lookup("/d/a")
+    assert remote.calls == {"peek": 1, "list": 1}
+
+
+def test_a_name_that_is_not_there_is_found_missing_by_the_listing(
+    peeking: Tree, remote: MemoryRemote
+) -> None:
+    for _ in range(2):
+        with pytest.raises(errors.NotFound):
+            peeking.lookup("/d/none")
+    assert remote.calls == {"peek": 1, "list": 1}
+
+
+def test_a_single_name_is_believed_no_longer_than_a_listing(
+    peeking: Tree, remote: MemoryRemote, clock: Clock
+) -> None:
+    assert peeking.lookup("/d/a").size == 5
+    remote.outside_write("/d/a", b"123")
+    clock.now += 61
+    assert peeking.lookup("/d/a").size == 3
+
+
+@pytest.mark.parametrize("change", ["put", "remove", "forget", "update", "rename", "above"])
+def test_a_single_name_is_not_believed_after_a_change_from_here(
+    peeking: Tree, remote: MemoryRemote, change: str
+) -> None:
+    peeking.lookup("/d/e/x")
+    remote.outside_write("/d/e/x", b"1234567")
+    {
+        "put": lambda: peeking.put("/d/e/x", file("x", 7)),
+        "remove": lambda: peeking.remove("/d/e/x"),
+        "forget": lambda: peeking.forget("/d/e"),
+        "update": lambda: peeking.update("/d/e/x", mtime=1),
+        "rename": lambda: peeking.rename("/d/e/x", "/d/e/y"),
+        "above": lambda: peeking.remove("/d/e"),
+    }[change]()
+    assert peeking.lookup("/d/e/x").size == 7
+
+
+def test_a_change_made_while_a_single_name_is_asked_for_wins(
+    peeking: Tree, remote: MemoryRemote
+) -> None:
+    gate = remote.hold("peek", answered=True)
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(peeking.lookup, "/d/a")
+        assert gate.reached.wait(5)
+        remote.outside_write("/d/a", b"1234567")
+        peeking.put("/d/a", file("a", 7))
+        gate.open()
+        asked.result(5)
+    assert peeking.lookup("/d/a").size == 7
+
+
+def test_a_network_that_fails_over_a_single_name_is_no_missing_name(
+    peeking: Tree, remote: MemoryRemote
+) -> None:
+    remote.fail("peek", errors.ConnectionLost("gone"))
+    with pytest.raises(errors.ConnectionLost):
+        peeking.lookup("/d/a")
+    assert peeking.lookup("/d/a").size == 5
