@@ -59,24 +59,35 @@ class Sizes:
     random: int  # reads of 4 KiB
     probes: int  # files of which one byte is read
     source: int  # files in the source tree of tar and git
+    names: int = 100  # folders made, two levels each; at most so many of the small files moved
 
 
 # A peer that pays several round trips an entry sets the sizes of the long link: rclone over vsftpd
 # lists 46 entries and writes 4 files a second at 20 ms. Within a run all peers do the same work.
 _QUICK_NEAR = Sizes(
-    big=64, patched=16, small=100, tree=200, wide=2000, random=50, probes=5, source=60
+    big=64, patched=16, small=100, tree=200, wide=2000, random=50, probes=5, source=60, names=20
 )
-_QUICK_FAR = Sizes(big=16, patched=8, small=8, tree=40, wide=60, random=6, probes=2, source=6)
+_QUICK_FAR = Sizes(
+    big=16, patched=8, small=8, tree=40, wide=60, random=6, probes=2, source=6, names=4
+)
 _FULL_NEAR = Sizes(
     big=512, patched=64, small=1000, tree=2000, wide=10_000, random=500, probes=20, source=500
 )
 _FULL_FAR = Sizes(
-    big=128, patched=32, small=100, tree=400, wide=10_000, random=100, probes=10, source=100
+    big=128,
+    patched=32,
+    small=100,
+    tree=400,
+    wide=10_000,
+    random=100,
+    probes=10,
+    source=100,
+    names=50,
 )
 # Beyond this, 10,000 entries take rclone a quarter of an hour.
 _VERY_FAR = 50.0  # ms
 _FULL_VERY_FAR = Sizes(
-    big=64, patched=16, small=50, tree=200, wide=1000, random=50, probes=5, source=40
+    big=64, patched=16, small=50, tree=200, wide=1000, random=50, probes=5, source=40, names=20
 )
 
 

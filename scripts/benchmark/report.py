@@ -233,7 +233,8 @@ def describe(sizes: Sizes) -> str:
         f"Amounts: big file {sizes.big} MiB, patched file {sizes.patched} MiB, "
         f"{sizes.small} small files, {sizes.tree} files in the tree, "
         f"{sizes.wide:,} entries in the wide folder, {sizes.random} random reads, "
-        f"{sizes.probes} files probed at each end, {sizes.source} files in the source tree."
+        f"{sizes.probes} files probed at each end, {sizes.source} files in the source tree, "
+        f"{sizes.names} folders made and files moved."
     )
 
 

@@ -24,7 +24,7 @@ from scripts.benchmark.data import (
 )
 from scripts.benchmark.trial import Trial
 
-Unit = Literal["MB/s", "files/s", "entries/s", "reads/s", "ms", "s"]
+Unit = Literal["MB/s", "files/s", "entries/s", "reads/s", "names/s", "ms", "s"]
 READERS = 4
 _PARALLEL = "8"  # transfers curl has under way at once; ftpfs opens no more connections than that
 
@@ -309,6 +309,39 @@ def _rsync(trial: Trial) -> None:
         trial.settle(clock, lambda: compare_trees(source, trial.disk))
 
 
+def _names(trial: Trial) -> None:
+    """Nothing but names: folders made, files moved into one of them, all of it removed."""
+    files = sorted(os.listdir(trial.disk))
+    moved = files[: trial.sizes.names]
+    made = [f"folder{number:04}/inside" for number in range(trial.sizes.names)]
+
+    def expect(inside: set[str], outside: set[str]) -> None:
+        target = trial.disk / made[0]
+        if set(os.listdir(target)) != inside:
+            raise Wrong(f"{made[0]}: not the names that are to be there")
+        if {name for name in os.listdir(trial.disk) if name in files} != outside:
+            raise Wrong("files: not those that are to be left")
+
+    def check_made() -> None:
+        for name in made:
+            if not (trial.disk / name).is_dir():
+                raise Wrong(f"{name}: missing")
+
+    def check_removed() -> None:
+        if left := os.listdir(trial.disk):
+            raise Wrong(f"{left[0]}: still there")
+
+    with trial.timed("mkdir", 2 * len(made)) as clock:
+        trial.run(["mkdir", "-p", *made], cwd=trial.here)
+        trial.settle(clock, check_made)
+    with trial.timed("mv", len(moved)) as clock:
+        trial.run(["mv", "-t", made[0], *moved], cwd=trial.here)
+        trial.settle(clock, lambda: expect(set(moved), set(files) - set(moved)))
+    with trial.timed("rm", len(files) + 2 * len(made)) as clock:
+        trial.run(["rm", "-rf", *sorted(os.listdir(trial.here))], cwd=trial.here)
+        trial.settle(clock, check_removed)
+
+
 # curl.
 
 
@@ -415,6 +448,17 @@ CASES: tuple[Case, ...] = (
         (Row("rsync", "entries/s", "`rsync -a` of an unchanged tree"),),
         _rsync,
         "tree",
+        changes=True,
+    ),
+    Case(
+        "names",
+        (
+            Row("mkdir", "names/s", "folders made, `mkdir -p`", settles=True),
+            Row("mv", "names/s", "files moved, `mv`", settles=True),
+            Row("rm", "names/s", "all of it removed, `rm -rf`", settles=True),
+        ),
+        _names,
+        "small",
         changes=True,
     ),
 )
