@@ -1,0 +1,104 @@
+"""How listing grows: time and memory an entry, up to 100,000 in one folder and 1,000,000 in a tree.
+
+    python -m scripts.scale              takes a minute or two
+
+A generated server (no disk), LIST and MDTM, loopback. CPU is this process's, which is the client.
+Memory is what the tree still holds of it (tracemalloc), taken in a run of its own, as it slows
+everything down.
+"""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import time
+import tracemalloc
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+from ftpfs.config import Network, Server
+from ftpfs.core import tree as tree_module
+from ftpfs.core.tree import Tree
+from ftpfs.credentials import Secret
+from ftpfs.ftp.remote import Remote
+from tests.support import generated_server
+
+REPO = Path(__file__).resolve().parents[1]
+SHAPES = ((1_000, 1), (10_000, 1), (100_000, 1), (1_000, 100), (1_000, 1_000))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """For one shape, an entry: CPU and wall-clock time in microseconds, memory in bytes."""
+
+    cpu: float
+    wall: float
+    memory: float
+
+
+def measure(port: int, entries: int, folders: int) -> Figure:
+    cpu, wall = _list(port, entries, folders)
+    tracemalloc.start()
+    try:
+        # Memory needs no thousand folders to be measured.
+        few = min(folders, 20)
+        before = _traced()
+        tree = _tree(port)
+        for number in range(few):
+            tree.children(f"/{number}/d{entries}")
+        memory = (_traced() - before) / (entries * few)
+    finally:
+        tracemalloc.stop()
+    total = entries * folders
+    return Figure(cpu / total * 1e6, wall / total * 1e6, memory)
+
+
+def _list(port: int, entries: int, folders: int) -> tuple[float, float]:
+    tree = _tree(port)
+    tree.children("/d1")  # logged in, and the server's ways are known
+    gc.collect()
+    cpu, wall = time.process_time(), time.perf_counter()
+    for number in range(folders):
+        tree.children(f"/{number}/d{entries}")
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def _tree(port: int) -> Tree:
+    server = Server("127.0.0.1", port, user="u", password=Secret("p"))
+    remote = Remote(server, Network())
+    return Tree(remote.list, remote.stat, ahead=remote.ahead, ttl=float("inf"))
+
+
+def _traced() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+def main() -> None:
+    if sys.argv[1:] == ["serve"]:
+        with generated_server.running() as port:
+            print(port, flush=True)
+            sys.stdin.read()
+        return
+    command = [sys.executable, "-m", "scripts.scale", "serve"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=REPO, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout
+        port = int(process.stdout.readline())
+        print("| entries | in one folder | CPU us an entry | wall us an entry | bytes an entry |")
+        print("|---|---|---|---|---|")
+        with mock.patch.object(tree_module, "MAX_ENTRIES", 2_000_000):
+            for entries, folders in SHAPES:
+                figure = measure(port, entries, folders)
+                print(
+                    f"| {entries * folders:,} | {entries:,} | {figure.cpu:.1f} |"
+                    f" {figure.wall:.1f} | {figure.memory:.0f} |",
+                    flush=True,
+                )
+        process.communicate("")
+
+
+if __name__ == "__main__":
+    main()
