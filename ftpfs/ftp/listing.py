@@ -364,6 +364,7 @@ class _Context:
     latest: float  # the newest time, by the server's clock, that a line without a year can mean
     latest_year: int
     times: dict[bytes, tuple[int | None, bool]] = field(default_factory=dict)  # date text -> mtime
+    begun: bytes = b""  # a name whose facts are on the next line (VMS)
 
     def name(self, raw: bytes) -> str:
         return _decoded(self.decode, raw)
@@ -760,4 +761,130 @@ def _eplf(line: bytes, context: _Context) -> _Parsed:
     return Entry(context.name(name), kind, size, mtime, mtime is not None, mode)
 
 
-_FORMATS: tuple[_Format, ...] = (_unix, _dos, _eplf)
+# LIST of systems that are no Unix and no DOS. Names, kinds and sizes in bytes are read; what is
+# told in blocks, tracks or records is no size (SIZE is asked for it). Dates that have no one order
+# of day, month and year, or no time of day, are left out: MDTM is asked.
+
+_NETWARE = re.compile(
+    rb"([-d])[ \t]?\[[-RWCEMFAS ]{8}\][ \t]{1,20}\S{1,64}[ \t]{1,40}(\d{1,19})[ \t]{1,20}"
+    rb"([A-Za-z]{3}[ \t]{1,4}\d{1,2}[ \t]{1,4}(?:\d{1,2}:\d\d|\d{4}))(?:[ \t]{4}|[ \t])"
+)
+
+
+def _netware(line: bytes, context: _Context) -> _Parsed:
+    """`d [RWCEAFMS] owner   512 Jan 16 18:53    name`; the date is followed by four blanks."""
+    found = _NETWARE.match(line)
+    if found is None:
+        return None
+    kind = Kind.DIRECTORY if found[1] == b"d" else Kind.FILE
+    mtime, exact = _unix_time(found[3], context)
+    return Entry(context.name(line[found.end() :]), kind, _size(found[2]), mtime, exact)
+
+
+_OS2 = re.compile(
+    rb"[ \t]{0,20}(\d{1,19})[ \t]{1,20}((?:[RHSA]{1,4}[ \t]{1,10})?)((?:DIR[ \t]{1,10})?)"
+    rb"(\d\d)-(\d\d)-(\d{2,4})[ \t]{1,8}(\d{1,2}:\d\d)[ \t]{1,2}"
+)
+
+
+def _os2(line: bytes, context: _Context) -> _Parsed:
+    """`    612      A          07-28-95   16:45  name`; a folder has DIR behind its attributes."""
+    found = _OS2.match(line)
+    if found is None:
+        return None
+    year = int(found[6])
+    if year < 100 or len(found[6]) == 3:  # 3: programs that print years since 1900
+        year += 1900 if year >= _CENTURY_PIVOT else 2000
+    try:
+        mtime = _midnight(year, int(found[4]), int(found[5])) + _clock(found[7]) - context.zone
+    except ValueError:
+        mtime = None
+    name = context.name(line[found.end() :])
+    if found[3]:
+        return Entry(name, Kind.DIRECTORY, None, mtime)
+    return Entry(name, Kind.FILE, _size(found[1]), mtime)
+
+
+_AS400 = re.compile(
+    rb"\S{1,10}[ \t]{1,40}"
+    rb"(?:(\d{1,19})[ \t]{1,20}[\d/.-]{6,10}[ \t]{1,8}\d\d:\d\d:\d\d[ \t]{1,20})?"
+    rb"\*([A-Z]{1,10})[ \t]{1,20}(\S.*)"
+)
+# Objects that hold others: libraries, folders, and files, whose members are what can be read.
+_AS400_FOLDERS = {b"DIR", b"DDIR", b"LIB", b"FLR", b"FILE"}
+
+
+def _as400(line: bytes, context: _Context) -> _Parsed:
+    """`QSYS   77824 02/23/00 15:09:55 *DIR   folder/`; `QSYS   *MEM   FILE.MEMBER`."""
+    found = _AS400.fullmatch(line)
+    if found is None:
+        return None
+    kind = Kind.DIRECTORY if found[2] in _AS400_FOLDERS else Kind.FILE
+    name = context.name(found[3].rstrip(b"/").rpartition(b"/")[2])
+    size = _size(found[1]) if found[1] and kind is Kind.FILE else None
+    return Entry(name, kind, size)
+
+
+_MVS_HEADER = re.compile(
+    rb" ?(?:Volume {1,9}Unit {1,9}Referred|Name {1,9}VV\.MM|Name {1,9}Size {1,9}TTR) .{0,200}"
+)
+_MVS_DATASET = re.compile(
+    rb"(?:\S{1,6} {1,9}\S{1,8} {1,9}(?:\d{4}/\d\d/\d\d|\*\*NONE\*\*)(?: {1,9}\d{1,9}){2}"
+    rb" {1,9}[A-Z]{1,4}(?: {1,9}\d{1,9}){2} {1,9}(PS|PO|PO-E|PS-E|VS|DA|IS)"
+    rb"|Migrated|MIGRAT|ARCIVE\b.{0,60}?) {1,80}'?([A-Z0-9@#$.-]{1,44})'?"
+)
+_MVS_MEMBER = re.compile(
+    rb" ?([A-Z@#$][A-Z0-9@#$]{0,7}) {1,9}\d\d\.\d\d(?: {1,9}\d{4}/\d\d/\d\d){2} {1,9}\d\d:\d\d"
+    rb"(?: {1,9}\d{1,9}){3} {1,9}\S{1,8} {0,8}"
+)
+
+
+def _mvs(line: bytes, context: _Context) -> _Parsed:
+    """Data sets (`B1 3390 2006/03/20 2 31 F 80 80 PS A.B`; PO holds members), and members."""
+    if _MVS_HEADER.fullmatch(line):
+        return _SKIP
+    if dataset := _MVS_DATASET.fullmatch(line):
+        folder = (dataset[1] or b"").startswith(b"PO")
+        return Entry(context.name(dataset[2]), Kind.DIRECTORY if folder else Kind.FILE)
+    if member := _MVS_MEMBER.fullmatch(line):
+        return Entry(context.name(member[1]), Kind.FILE)
+    return None
+
+
+_VMS_FRAME = re.compile(
+    rb"Directory \S{1,250}:?\[.{0,250}\] ?|Total of \d.{0,200}|Grand total.{0,200}"
+)
+_VMS_NAME = re.compile(rb"([^\s;]{1,250});\d{1,5}")
+_VMS_FACTS = re.compile(
+    rb"[ \t]{1,60}\d{1,12}(?:/\d{1,12})?[ \t]{1,20}(\d{1,2})-([A-Za-z]{3})-(\d{4})[ \t]{1,8}"
+    rb"(\d{1,2}:\d\d(?::\d\d(?:\.\d\d)?)?).{0,200}"
+)
+
+
+def _vms(line: bytes, context: _Context) -> _Parsed:
+    """`NAME.TXT;1   5/6  8-SEP-1999 22:08 [OWNER] (RWED,RE,,)`; a long name has a line of its own.
+
+    The newest version is listed first and stands for the file; sizes are in blocks.
+    """
+    if _VMS_FRAME.fullmatch(line):
+        return _SKIP
+    named = _VMS_NAME.match(line)
+    begun, context.begun = context.begun, b""
+    if named and not line[named.end() :].strip():
+        context.begun = named[1]
+        return _SKIP
+    name, rest = (named[1], line[named.end() :]) if named else (begun, line)
+    facts = _VMS_FACTS.fullmatch(rest) if name else None
+    if facts is None:
+        return None
+    try:
+        day = _midnight(int(facts[3]), _month(facts[2]), int(facts[1]))
+        mtime = day + _clock(facts[4]) - context.zone
+    except ValueError:
+        mtime = None
+    if name.upper().endswith(b".DIR"):
+        return Entry(context.name(name[:-4]), Kind.DIRECTORY, None, mtime)
+    return Entry(context.name(name), Kind.FILE, None, mtime)
+
+
+_FORMATS: tuple[_Format, ...] = (_unix, _dos, _eplf, _netware, _os2, _as400, _mvs, _vms)

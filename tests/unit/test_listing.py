@@ -678,6 +678,108 @@ def test_eplf_lines() -> None:
     ]
 
 
+# LIST: systems that are no Unix and no DOS.
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (  # NetWare
+            "d [R----F--] supervisor            512       Jan 16 18:53    login",
+            Entry("login", DIR, 512, at(2024, 1, 16, 18, 53)),
+        ),
+        (
+            "- [RWCEAFMS] rhesus             214059       Oct 20  2019    cx two.exe",
+            Entry("cx two.exe", FILE, 214059, at(2019, 10, 20)),
+        ),
+        (  # OS/2
+            "                 0           DIR   04-11-95   16:26  ADDRESS",
+            Entry("ADDRESS", DIR, None, at(1995, 4, 11, 16, 26)),
+        ),
+        (
+            "               612      A          07-28-95   16:45  air tra1.bag",
+            Entry("air tra1.bag", FILE, 612, at(1995, 7, 28, 16, 45)),
+        ),
+        (
+            "             77777      RA         07-28-104  16:45  x",
+            Entry("x", FILE, 77777, at(2004, 7, 28, 16, 45)),
+        ),
+        ("0 A DIR 13-31-95 16:45 x", Entry("x", DIR)),
+        (  # AS/400
+            "QSYS            77824 02/23/00 15:09:55 *DIR       folder/",
+            Entry("folder", DIR),
+        ),
+        ("ANNA            3486 23/02/24 15:09:55 *STMF      a b.txt", Entry("a b.txt", FILE, 3486)),
+        ("QSECOFR                              *MEM       QCLSRC.MAIN", Entry("QCLSRC.MAIN", FILE)),
+        (
+            "ANNA            12288 23.02.24 15:09:55 *FILE      QCLSRC.FILE",
+            Entry("QCLSRC.FILE", DIR),
+        ),
+        # MVS
+        (
+            "B10142 3390   2006/03/20  2   31  F       80    80  PS   MDI.OKL.WORK",
+            Entry("MDI.OKL.WORK", FILE),
+        ),
+        (
+            "B10142 3390   **NONE**    1   15  VB    2000 27998  PO-E 'ANNA.JCL'",
+            Entry("ANNA.JCL", DIR),
+        ),
+        (
+            "Migrated                                                AB.OLD.DATA",
+            Entry("AB.OLD.DATA", FILE),
+        ),
+        (
+            " TBSHELF   01.03 2002/09/12 2002/10/11 09:37    11    11     0 KIL001 ",
+            Entry("TBSHELF", FILE),
+        ),
+        # VMS
+        (
+            "CORE.DIR;1          1  8-SEP-1999 22:08 [SOBOL] (RWE,RWED,RE,)",
+            Entry("CORE", DIR, None, at(1999, 9, 8, 22, 8)),
+        ),
+        (
+            "CII-MANUAL.TEX;213  29/123  22-JAN-1996 16:46:12.09 [ANONYMOUS] (RWED,RWED,,)",
+            Entry("CII-MANUAL.TEX", FILE, None, at(1996, 1, 22, 16, 46, 12)),
+        ),
+    ],
+)
+def test_lines_of_other_systems(line: str, expected: Entry) -> None:
+    assert one(line + "\r\n") == expected
+
+
+def test_frames_and_headers_of_other_systems_are_no_entries() -> None:
+    found = read_list(
+        "Directory DISK$USER:[ANNA.SRC]",
+        "",
+        "A_LONG_NAME_THAT_FILLS_THE_LINE.TXT;2",
+        "                    5/6   8-SEP-1999 22:08 [ANNA] (RWED,RE,,)",
+        "A_LONG_NAME_THAT_FILLS_THE_LINE.TXT;1",
+        "                    4/6   7-SEP-1999 22:08 [ANNA] (RWED,RE,,)",
+        "LAST.C;1            1/3   8-SEP-1999 22:08 [ANNA] (RWED,RE,,)",
+        "",
+        "Total of 3 files, 10/15 blocks.",
+    )
+    assert [e.name for e in found.entries] == ["A_LONG_NAME_THAT_FILLS_THE_LINE.TXT", "LAST.C"]
+    assert found.entries[0].mtime == at(1999, 9, 8, 22, 8)
+    assert found.rejected == []
+    found = read_list(
+        "Volume Unit    Referred Ext Used Recfm Lrecl BlkSz Dsorg Dsname",
+        " Name     VV.MM   Created       Changed      Size  Init   Mod   Id",
+        " MAIN      01.03 2002/09/12 2002/10/11 09:37    11    11     0 ANNA",
+    )
+    assert ([e.name for e in found.entries], found.rejected) == (["MAIN"], [])
+
+
+def test_a_long_name_without_its_second_line_takes_nobody_elses() -> None:
+    found = read_list(
+        "LOST.TXT;1",
+        "FOUND.TXT;1         1/3   8-SEP-1999 22:08 [ANNA] (RWED,RE,,)",
+        "                    5/6   8-SEP-1999 22:08 [ANNA] (RWED,RE,,)",
+    )
+    assert [entry.name for entry in found.entries] == ["FOUND.TXT"]
+    assert len(found.rejected) == 1
+
+
 def test_formats_may_change_within_a_listing() -> None:
     found = read_list(
         "01-31-24  12:00PM       <DIR>          dos",
