@@ -117,7 +117,7 @@ def _by_list(session: Session, path: str) -> Listing:
         if isinstance(refusal, errors.Unavailable):
             return _empty_or_denied(refusal)
         raise
-    if not data and profile.list_all:
+    if not data and profile.list_all and profile.list_shows_itself:
         raise _nothing(command, said)
     found = listing.parse_list_data(data, session.decode_bytes, time.time(), profile.list_zone or 0)
     if found.rejected and not found.entries:
@@ -126,6 +126,7 @@ def _by_list(session: Session, path: str) -> Listing:
     if profile.list_all is None:
         if data:
             profile.list_all = True
+            profile.list_shows_itself = found.self_entry is not None
         else:
             # With -a even an empty folder shows `.` and `..`; nothing at all may mean that the
             # server looked for a file called "-a".

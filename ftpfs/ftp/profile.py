@@ -67,6 +67,7 @@ class Profile:
         self.mlsd_shows_itself = False  # `type=cdir` is in its listings, so none is ever empty
         self.mlst: bool | None = None
         self.list_all: bool | None = None  # LIST -a is taken for an option, not for a name
+        self.list_shows_itself = False  # `.` is in its listings, so none is ever empty
         self.mdtm: bool | None = None
         self.chmod: bool | None = None
         self.set_time: SetTime | None = None  # the command to try; None: not thought about yet

@@ -568,7 +568,8 @@ class Session:
             )
         except OSError as error:
             raise errors.DataConnectionFailed(
-                f"no data connection to port {port}: {reason_of(error)}"
+                f"no data connection to port {port}: {reason_of(error)} (where a firewall closes "
+                "the server's passive ports, the option active lets the server connect to us)"
             ) from error
         self.profile.saw_handshake(time.monotonic() - began)
         return channel

@@ -41,6 +41,8 @@ class Script:
     after: Mapping[str, str] = field(default_factory=dict)
     # Codes changed on their way out: {"226": "250"}.
     recode: Mapping[str, str] = field(default_factory=dict)
+    # Replies of these codes are sent twice.
+    twice: frozenset[str] | set[str] = frozenset()
     # What LIST sends for a folder on the server's disk.
     listing: Callable[[Path], bytes] | None = None
     # What MLSD sends for it.
@@ -57,6 +59,8 @@ class Script:
     pasv_address: str = ""
     # The ports in replies to EPSV and PASV lead nowhere.
     dead_passive: bool = False
+    # The reply to an RNTO onto a file that is there.
+    refuses_to_replace: str = ""
     host: str = "127.0.0.1"
 
 
@@ -72,7 +76,8 @@ class OddServer:
         listener = socket.create_server((script.host, 0), family=family, backlog=64)
         self.host, self.port = listener.getsockname()[:2]
         self._server = FTPServer(listener, _handler(self), ioloop=IOLoop())
-        self._server.max_cons = script.max_clients or 512
+        # Per address: the other limit counts data connections, too.
+        self._server.max_cons_per_ip = script.max_clients
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="odd-server", daemon=True)
         self._thread.start()
@@ -149,7 +154,8 @@ def _handler(server: OddServer) -> Any:
 
         def push(self, data: str) -> None:
             code = script.recode.get(data[:3])
-            super().push(code + data[3:] if code else data)
+            data = code + data[3:] if code else data
+            super().push(data * 2 if data[:3] in script.twice else data)
 
         def _make_epasv(self, extmode: bool = False) -> None:
             if not script.dead_passive:
@@ -162,6 +168,13 @@ def _handler(server: OddServer) -> Any:
                 self.respond(f"229 Entering extended passive mode (|||{port}|).")
             else:
                 self.respond(f"227 Entering passive mode (127,0,0,1,{port >> 8},{port & 255}).")
+
+        def ftp_RNTO(self, path: str) -> Any:
+            if script.refuses_to_replace and Path(path).exists():
+                self._rnfr = None
+                self.push_raw(script.refuses_to_replace)
+                return None
+            return super().ftp_RNTO(path)
 
         def ftp_LIST(self, path: str) -> Any:
             if script.listing is None:

@@ -1,0 +1,124 @@
+"""What a mount makes of odd servers; how the connection copes: tests/unit/test_odd_servers.py."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.mount.conftest import Mounted, MountServer
+from tests.support import odd_server
+from tests.support.odd_server import OddServer, Script
+
+pytestmark = pytest.mark.mount
+
+MountOdd = Callable[..., Path]
+
+
+@pytest.fixture
+def mount_odd(mount_server: MountServer, fuse_binding: str) -> MountOdd:
+    """`mount_odd(server, options="")`: where it is mounted."""
+
+    def mount(odd: OddServer, options: str = "") -> Path:
+        return mount_server(odd, odd.root, binding=fuse_binding, options=options).path
+
+    return mount
+
+
+def test_links_that_loop_end_somewhere(mounted: Mounted) -> None:
+    (mounted.disk / "sub").mkdir()
+    (mounted.disk / "sub" / "file").write_text("content")
+    os.symlink(".", mounted.disk / "self")
+    os.symlink("../sub", mounted.disk / "sub" / "up")
+    os.symlink("nowhere/to/be/found", mounted.disk / "dangling")
+    os.symlink("b", mounted.disk / "a")
+    os.symlink("a", mounted.disk / "b")
+    for path in (mounted.disk / "sub", mounted.disk / "sub" / "file"):
+        os.chown(path, mounted.server.uid, mounted.server.gid)
+    # -P and -L: as links, and through them; find itself may complain of the loops.
+    for how in ("-P", "-L"):
+        done = subprocess.run(
+            ["find", how, ".", "-maxdepth", "6"],
+            cwd=mounted.path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert "./sub/file" in done.stdout.split("\n")
+    assert (mounted.path / "sub" / "file").read_text() == "content"
+    for name in ("a", "dangling"):
+        with pytest.raises(OSError, match=r"symbolic links|No such file"):
+            (mounted.path / name).read_text()
+    mounted.unmount()
+
+
+def test_a_server_that_takes_one_connection_serves_a_mount(
+    tmp_path: Path, mount_odd: MountOdd
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    for number in range(20):
+        (root / f"f{number}").write_bytes(b"x" * 300_000)
+    with odd_server.start(root, Script(max_clients=1)) as odd:
+        here = mount_odd(odd)
+        done = subprocess.run(
+            f"cat {here}/* | wc -c; cp -r {here}/f1 {here}/copy; ls {here} | wc -l",
+            shell=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        assert done.stdout.split() == ["6000000", "21"]
+        assert (root / "copy").read_bytes() == b"x" * 300_000
+
+
+def test_names_in_another_encoding_are_readable_here_and_right_there(
+    tmp_path: Path, mount_odd: MountOdd
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / os.fsdecode("grün".encode("latin-1"))).write_bytes(b"content")
+    with odd_server.start(root) as odd:
+        here = mount_odd(odd, "encoding=latin-1")
+        assert os.listdir(here) == ["grün"]
+        assert (here / "grün").read_bytes() == b"content"
+        (here / "größer").write_bytes(b"new")
+        with pytest.raises(OSError, match="Invalid argument"):
+            (here / "日本").write_bytes(b"cannot be said in latin-1")
+        assert "größer".encode("latin-1") in os.listdir(os.fsencode(root))
+
+
+def test_a_server_with_nothing_but_rfc_959_carries_everyday_work(
+    tmp_path: Path, mount_odd: MountOdd
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    script = Script(
+        unknown={
+            *("SIZE", "MLSD", "MLST", "MDTM", "MFMT", "EPSV", "EPRT", "FEAT", "OPTS", "SITE"),
+            *("SITE CHMOD", "REST"),
+        }
+    )
+    big = os.urandom(2_000_000)
+    (root / "big").write_bytes(big)
+    with odd_server.start(root, script) as odd:
+        here = mount_odd(odd)
+        subprocess.run(
+            "mkdir d && echo one > d/f && echo two >> d/f && mv d/f d/g && cp d/g h"
+            " && sed -i s/one/1/ h && cmp <(cat h) <(printf '1\\ntwo\\n') && rm d/g && rmdir d",
+            shell=True,
+            executable="/bin/bash",
+            cwd=here,
+            timeout=60,
+            check=True,
+        )
+        assert (root / "h").read_text() == "1\ntwo\n"
+        assert (here / "big").read_bytes() == big
+        with open(here / "big", "rb") as file:
+            file.seek(1_500_000)
+            assert file.read(1000) == big[1_500_000:1_501_000]
