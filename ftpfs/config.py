@@ -377,6 +377,34 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class Write:
+    """How what is written reaches the server."""
+
+    # More than the disk of a small server likes at a time; and metadata has to flow beside them.
+    uploads: int = field(
+        default=4,
+        metadata=_option("Files to upload at a time.", Kind("NUMBER", _number(1, 1000))),
+    )
+    sync: bool = field(
+        default=False,
+        metadata=_option("Let every close wait until the server has the file."),
+    )
+    spool_dir: Path | None = field(
+        default=None, metadata=_option("Where writes wait until the server has them.", _A_PATH)
+    )
+    # 0: half of what is free on that disk at the time of mounting, so that uploads which cannot
+    # keep up never fill it.
+    spool_size: int = field(
+        default=0,
+        metadata=_option("How much may wait there; 0: half of the disk's free space.", _A_SIZE),
+    )
+    spool_sync: bool = field(
+        default=False,
+        metadata=_option("Sync what waits there to the disk at each close (power loss)."),
+    )
+
+
+@dataclass(frozen=True)
 class Mount:
     """How the tree looks here, and how the daemon behaves."""
 
@@ -419,9 +447,6 @@ class Mount:
         default="auto",
         metadata=_option("FUSE binding to use.", _choice("auto", "fusepy", "mfusepy")),
     )
-    spool_dir: Path | None = field(
-        default=None, metadata=_option("Where writes wait until the server has them.", _A_PATH)
-    )
     # systemd kills 90 s after SIGTERM, a shutdown or `docker stop` 10 s: then the journal has it.
     grace: float = field(
         default=20.0,
@@ -446,6 +471,7 @@ class Config:
     server: Server
     network: Network = Network()
     cache: Cache = Cache()
+    write: Write = Write()
     mount: Mount = field(default_factory=Mount)
 
 
@@ -493,7 +519,9 @@ def _options_of(part: type) -> Iterable[Option]:
 
 
 OPTIONS: Mapping[str, Option] = {
-    option.name: option for part in (Server, Network, Cache, Mount) for option in _options_of(part)
+    option.name: option
+    for part in (Server, Network, Cache, Write, Mount)
+    for option in _options_of(part)
 }
 
 # What fstab lines carry for mount(8), systemd and desktops; they are not ours to act on. `user`
@@ -698,6 +726,7 @@ def build(source: Source, values: Mapping[str, object], around: Surroundings) ->
         server=Server(**server),
         network=Network(**_values_of(Network, values)),
         cache=Cache(**_values_of(Cache, values)),
+        write=Write(**_values_of(Write, values)),
         mount=Mount(
             **_values_of(Mount, values),
             kernel_flags=kernel_flags if isinstance(kernel_flags, tuple) else (),

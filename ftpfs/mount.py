@@ -194,11 +194,12 @@ def _mount(
     started: Callable[[], None],
 ) -> None:
     mount = config.mount
-    spool = mount.spool_dir or default_spool(config.server)
+    spool = open_spool(config)
     filesystem = Filesystem(
         remote,
-        Spool(spool),
+        spool,
         config.cache,
+        write=config.write,
         read_only=mount.ro,
         # One connection is left for metadata, and one for who reads what was not foreseen.
         prefetchers=max(0, config.network.max_connections - 2),
@@ -210,7 +211,7 @@ def _mount(
         source=str(config.server),
         mountpoint=mountpoint,
         binding=f"{chosen.module} ({chosen.library})",
-        spool=spool,
+        spool=spool.folder,
         grace=mount.grace,
     )
 
@@ -218,6 +219,7 @@ def _mount(
 
         def on_start() -> None:
             captured.end()
+            filesystem.recover()
             running.start()
             log.info(
                 "mounted %s on %s with %s (%s)",
@@ -255,10 +257,20 @@ def _mount(
             raise errors.FtpfsError(f"{error}: {said}" if said else str(error)) from error
 
 
-def default_spool(server: Server) -> Path:
-    """The folder for what is written to `server`: the same for each mount of it."""
+def open_spool(config: Config) -> Spool:
+    """The spool of a mount, locked for this process."""
+    write = config.write
+    folder = spool_folder(config.server, write.spool_dir)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    limit = write.spool_size or shutil.disk_usage(folder).free // 2
+    return Spool(folder, sync=write.spool_sync, limit=limit)
+
+
+def spool_folder(server: Server, chosen: Path | None = None) -> Path:
+    """The folder for what is written to `server`: the same for each mount of it. `chosen`: the
+    folder for all servers."""
     name = hashlib.sha256(str(server).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return platformdirs.user_state_path("ftpfs") / "spool" / name
+    return (chosen or platformdirs.user_state_path("ftpfs") / "spool") / name
 
 
 def _disk_tier(config: Config) -> DiskTier | None:

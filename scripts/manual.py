@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from ftpfs import __version__, cli
-from ftpfs.config import OPTIONS, Cache, Mount, Network, Server
+from ftpfs.config import OPTIONS, Cache, Mount, Network, Server, Write
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "ftpfs.1"
 
@@ -23,6 +23,7 @@ _TITLES = {
     Server: "Server",
     Network: "Network",
     Cache: "Caches",
+    Write: "Writing",
     Mount: "Mount",
 }
 _FILES = [

@@ -5,8 +5,12 @@ open files, in that order: the server first, and what is cached only after it ag
 not, or its word was lost, the listings concerned are given up: nobody knows what they would show.
 Owns neither errnos nor the kernel's types (`fuse.operations`), nor bytes on the wire (`ftp`).
 
+A file whose content is not on the server yet stays in the tables after its last handle is closed:
+it *lingers*, and everything is answered from it, until it was uploaded or deleted.
+
 Threading: any number of threads. `_lock` guards the tables of open files and handles; it is held
-for table look-ups only, and taken before any other (filesystem < file < tree < blocks < pool).
+for table look-ups only, and taken before any other (filesystem < uploads < file < tree < blocks <
+pool; `_lock` is never held while the queue of uploads is called).
 Changes of one open file's name, attributes and content on the server take turns
 (`OpenFile.exclusive`). Namespace changes of paths that are not open are ordered by the kernel,
 which locks the parent directory.
@@ -27,15 +31,16 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ftpfs import errors
-from ftpfs.config import Cache
+from ftpfs.config import Cache, Write
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Generations
 from ftpfs.core.disktier import DiskTier
 from ftpfs.core.openfile import OpenFile, version_of
 from ftpfs.core.prefetch import Prefetcher
 from ftpfs.core.reader import Reader, StreamBudget
 from ftpfs.core.remote import Download, Remote, Space
-from ftpfs.core.status import CacheStatus
+from ftpfs.core.status import CacheStatus, UploadStatus
 from ftpfs.core.tree import Tree
+from ftpfs.core.uploads import NO_ROOM, Uploads
 from ftpfs.core.walks import Walks
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.lister import HIDDEN_PREFIX
@@ -54,6 +59,11 @@ LONG_LINK = 0.002
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # renameat2(2)
 
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
+
+# How often an upload may find something else on the server than it knew before it fails.
+SETTLEMENTS = 3
+
 
 class Filesystem:
     """One mount's files and directories. Paths are absolute inside the mount."""
@@ -64,14 +74,18 @@ class Filesystem:
         spool: Spool,
         cache: Cache,
         *,
+        write: Write | None = None,
         read_only: bool = False,
         prefetchers: int = 0,
         tier: DiskTier | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`prefetchers`: how many connections may fetch what was not asked for yet: small files, or
-        a long one further on. `tier`:
-        contents on disk, closed with the file system."""
+        a long one further on. `tier`: contents on disk, closed with the file system.
+
+        Nothing is sent of what earlier mounts left in the spool before `recover` is called.
+        """
+        write = write or Write()
         self._remote = remote
         self._spool = spool
         self._read_only = read_only
@@ -105,12 +119,16 @@ class Filesystem:
             workers=prefetchers,
             budget=cache.block_cache // 4,
         )
+        self._waits_for_uploads = write.sync
+        self._uploads: Uploads[OpenFile] = Uploads(self._upload, workers=write.uploads)
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         # Guarded by _lock:
         self._files: dict[str, OpenFile] = {}
         self._handles: dict[int, _Handle] = {}
-        self._users: dict[OpenFile, int] = {}
+        self._users: dict[OpenFile, int] = {}  # handles; 0: it lingers
+        self._taking: set[str] = set()  # directories known to take files
+        self._closed = False
 
     # Looking.
 
@@ -180,7 +198,7 @@ class Filesystem:
 
     def open(self, path: str, flags: int) -> int:
         """A handle on an existing file. O_TRUNC and O_APPEND are honoured here."""
-        if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
+        if flags & _WRITING:
             self.check_writable()
         elif self._remote.round_trip() > LONG_LINK:
             self._prefetcher.opened(path)
@@ -191,12 +209,18 @@ class Filesystem:
             # What only the server has is looked at, again if need be, at each open.
             entry = None if file and not file.follows_server else self._entry_to_open(path)
             handle = self._attach(path, entry, generation, flags)
-        if flags & os.O_TRUNC:
-            self._file(handle).truncate(0)
+        try:
+            if flags & _WRITING:
+                self._file(handle).tell_failure()
+            if flags & os.O_TRUNC:
+                self._file(handle).truncate(0)
+        except errors.FtpfsError:
+            self.release(handle)
+            raise
         return handle
 
     def create(self, path: str, mode: int, flags: int) -> int:
-        """A handle on a new, empty file. It reaches the server when it is flushed."""
+        """A handle on a new, empty file. It reaches the server some time after it is closed."""
         self.check_writable()
         _check_name(path)
         if self._existing(path) is not None:  # it appeared after the kernel had looked
@@ -211,27 +235,20 @@ class Filesystem:
             return self._add_handle_locked(file, flags)
 
     def release(self, handle: int) -> None:
-        """Close a handle; with the last one the open file goes, too."""
+        """Close a handle. With the last one the open file goes, too, unless it has to linger."""
         with self._lock:
             known = self._handles.pop(handle, None)
             if known is None:
                 raise _bad_handle(handle)
             file = known.file
-            if self._users[file] > 1:
-                self._users[file] -= 1
-                return
-        # Still counted as a user, so that nobody makes another file of this name meanwhile.
-        file.flush_quietly()
-        with self._lock:
-            if file not in self._users:
-                return  # the whole file system was closed meanwhile
             self._users[file] -= 1
-            if self._users[file]:
-                return  # opened again meanwhile
-            del self._users[file]
-            if self._files.get(file.path) is file:
-                del self._files[file.path]
-        self._discard(file)
+            last = not self._users[file]
+        if last:
+            # What was written through a memory map after the last close was told to nobody yet.
+            with _logged(file):
+                if file.commit():
+                    self._uploads.add(file)
+            self._retire(file)
 
     # Content.
 
@@ -240,23 +257,74 @@ class Filesystem:
 
     def write(self, handle: int, offset: int, data: bytes) -> int:
         """The count: less than all of `data` when the spool's disk became full on the way."""
-        with self._lock:
-            known = self._handles.get(handle)
-        if known is None:
-            raise _bad_handle(handle)
+        known = self._handle(handle)
         # The kernel's idea of where a file ends may be a second old, and others append to it, too.
-        return known.file.write(None if known.appends else offset, data)
+        count, stream = known.file.write(None if known.appends else offset, data)
+        if stream:
+            self._uploads.stream(known.file)
+        return count
 
     def flush(self, handle: int) -> None:
-        """Called at each close(): what was written is on the server when it returns."""
-        self._file(handle).flush()
+        """Called at each close(): what was written survives this process when it returns.
+
+        It is on the server, too, when the mount is a synchronous one, or nothing is known yet of
+        whether its directory takes files. Raises what made an earlier upload fail for good, once.
+        """
+        known = self._handle(handle)
+        if not known.writes:
+            return
+        file = known.file
+        file.tell_failure()
+        with self._lock:
+            takes = posixpath.dirname(file.path) in self._taking
+        wait = self._waits_for_uploads or not takes
+        try:
+            self._save(file, wait=wait)
+        except errors.FtpfsError as error:
+            if not isinstance(error, (errors.NetworkError, *NO_ROOM)):
+                self._drop_if_empty(file)
+            raise
+
+    def fsync(self, handle: int) -> None:
+        """What was written is on the server when this returns.
+
+        Raises what an attempt made meanwhile raises, or the one that failed for good; the content
+        stays where it is, and its upload is tried again where that makes sense.
+        """
+        file = self._file(handle)
+        file.tell_failure(again=True)
+        self._save(file, wait=True)
+
+    def _save(self, file: OpenFile, *, wait: bool) -> None:
+        """Journal what was written, and have it uploaded."""
+        try:
+            new = file.commit()
+        except errors.FtpfsError:
+            self._uploads.add(file)
+            raise
+        if new:
+            self._uploads.add(file)
+        if wait and file.waits:
+            self._uploads.hurry(file)
+            file.wait_until_sent()
+
+    def _drop_if_empty(self, file: OpenFile) -> None:
+        """A new and empty file that the server refused, to the face of who made it: with it goes
+        nothing, and left in the tables it would show what is not there."""
+        if file.on_server or file.attributes().size:
+            return
+        self._uploads.forget(file)
+        file.deleted(None)
+        with self._lock:
+            if self._files.get(file.path) is file:
+                del self._files[file.path]
 
     def truncate_handle(self, handle: int, size: int) -> None:
-        """The new size is on the server with the next flush."""
+        """The new size is for the next flush."""
         self._file(handle).truncate(size)
 
     def truncate(self, path: str, size: int) -> None:
-        """The new size is on the server when this returns."""
+        """As if by a program of its own: opened, truncated, closed."""
         handle = self.open(path, os.O_WRONLY)
         try:
             self.truncate_handle(handle, size)
@@ -271,6 +339,8 @@ class Filesystem:
         _check_name(path)
         with self._changing(path):
             self._remote.mkdir(path)
+        self._takes_files(path)
+        self._takes_files(posixpath.dirname(path))
         wanted = mode & 0o7777
         if wanted not in ORDINARY_FOLDER_MODES:
             try:
@@ -299,8 +369,11 @@ class Filesystem:
         self._removed(path)
 
     def unlink(self, path: str) -> None:
-        """Delete a name. Handles on the file go on, as POSIX has it."""
+        """Delete a name. Handles on the file go on, as POSIX has it. What was not uploaded yet
+        never is."""
         self.check_writable()
+        if (waiting := self._open_at(path)) is not None:
+            waiting.cancel()
         with self._turns(path) as (file,):
             if file is not None and file.is_deleted:
                 with self._lock:
@@ -320,7 +393,13 @@ class Filesystem:
                 if self._files.get(path) is file:
                     del self._files[path]
             self._removed(path)
-            file.deleted(hidden)
+            self._lost_its_name(file, hidden)
+
+    def _lost_its_name(self, file: OpenFile, hidden: str | None) -> None:
+        """A file was deleted or replaced: it lives on in its handles, if there are any."""
+        file.deleted(hidden)
+        self._uploads.forget(file)
+        self._retire(file)
 
     def hide(self, path: str, hidden: str) -> None:
         """Delete a name, but let `hidden` stand for the file while handles have it open.
@@ -342,6 +421,10 @@ class Filesystem:
         _check_name(new)
         if flags & ~RENAME_NOREPLACE:
             raise errors.InvalidArgument("FTP cannot exchange two names")
+        for path in (old, new):
+            if (waiting := self._open_at(path)) is not None:
+                # One that waits for its writer would make us wait as well.
+                waiting.cancel(only_streams=path == old)
         with self._turns(old, new, below=True) as (moving, victim):
             source = self.attributes(old)
             target = self._existing(new)
@@ -353,27 +436,58 @@ class Filesystem:
                     raise errors.NotEmpty(f"{new}: has files that are open here")
             if old == new:
                 return
-            unsaved = moving is not None and not moving.on_server
-            if moving and unsaved and (target is not None or moving.may_be_on_server):
-                # Only what the server has can take the place of another file there; and a part of
-                # it that the server has must not stay behind.
-                moving.flush_exclusively()
+            if moving is not None and not moving.on_server:
+                if self._moves_here(moving, new, victim, target):
+                    self._rename_unsent(moving, old, new, victim, target)
+                    return
+                self._upload_exclusively(moving)
             hidden = self._hide_base(victim, new) if victim else None
+            # Killed between the two, the next mount looks whether the server did it.
+            self._spool.journal.intend(old, new)
             try:
-                if moving is None or moving.on_server:
-                    replaced = target is not None and target.kind is not Kind.DIRECTORY
-                    if hidden or (victim and not victim.may_be_on_server):
-                        replaced = False
-                    with self._changing(old, new):
-                        self._remote.rename(old, new, replace=replaced)
-                    self._renamed(old, new)
+                replaced = target is not None and target.kind is not Kind.DIRECTORY
+                if hidden or (victim and not victim.may_be_on_server):
+                    replaced = False
+                with self._changing(old, new):
+                    self._remote.rename(old, new, replace=replaced)
             except errors.FtpfsError:
+                self._spool.journal.withdraw(old)
                 if hidden:
                     self._unhide(hidden, new)
                 raise
+            self._renamed(old, new)
             self._rename_here(old, new)
             if victim:
-                victim.deleted(hidden)
+                self._lost_its_name(victim, hidden)
+
+    def _moves_here(
+        self, moving: OpenFile, new: str, victim: OpenFile | None, target: Entry | None
+    ) -> bool:
+        """Whether a file that only exists here can be renamed here, and be uploaded under its new
+        name. Not into a directory that may refuse it: then the server is asked now."""
+        with self._lock:
+            takes = posixpath.dirname(new) in self._taking
+        plain = target is None or target.kind is Kind.FILE
+        unknown = victim is not None and victim.may_be_on_server and not victim.on_server
+        return takes and plain and not moving.may_be_on_server and not unknown
+
+    def _rename_unsent(
+        self,
+        moving: OpenFile,
+        old: str,
+        new: str,
+        victim: OpenFile | None,
+        target: Entry | None,
+    ) -> None:
+        """Written, closed, renamed: the old name is never uploaded, and what the server has under
+        the new one is replaced by the upload."""
+        hidden = self._hide_base(victim, new) if victim else None
+        if victim is not None:
+            target = None if hidden else victim.entry
+        self._rename_here(old, new)
+        moving.replace_target(target)
+        if victim:
+            self._lost_its_name(victim, hidden)
 
     # Attributes.
 
@@ -381,6 +495,8 @@ class Filesystem:
         """SITE CHMOD, or with the upload that is due. NotSupported where the server has none."""
         self.check_writable()
         mode &= 0o7777
+        if self._set_for_upload(path, mode=mode):
+            return
         with self._turns(path) as (file,):
             if file and file.set_for_upload(mode=mode):
                 return
@@ -392,6 +508,8 @@ class Filesystem:
     def set_mtime(self, path: str, seconds: int) -> None:
         """Set the modification time, or have the upload that is due set it."""
         self.check_writable()
+        if self._set_for_upload(path, mtime=seconds):
+            return
         with self._turns(path) as (file,):
             if file and file.set_for_upload(mtime=seconds):
                 return
@@ -400,6 +518,13 @@ class Filesystem:
             self._tree.update(path, mtime=seconds)
             if file:
                 file.has_on_server(mtime=seconds)
+
+    def _set_for_upload(
+        self, path: str, *, mtime: int | None = None, mode: int | None = None
+    ) -> bool:
+        """Without a turn: an upload under way takes it along, or it is set right after it."""
+        file = self._open_at(path)
+        return file is not None and file.set_for_upload(mtime=mtime, mode=mode)
 
     def check_writable(self) -> None:
         """Raises ReadOnly on a mount that is."""
@@ -419,23 +544,121 @@ class Filesystem:
         self._tree.forget_below(path)
         self._tree.forget(posixpath.dirname(path))
 
+    # Uploads, seen from outside.
+
+    def state(self, path: str) -> str:
+        """How far the file at `path` is on its way: "clean", "dirty", "uploading" or "failed"; of a
+        directory, the worst of what is below it."""
+        if self._open_at(path) is None and self.attributes(path).kind is Kind.FILE:
+            return "clean"
+        concerned = _below(path)
+        with self._lock:
+            files = list(self._users)
+        states = {
+            self._uploads.state_of(file) or "dirty"
+            for file in files
+            if file.dirty and concerned(file)
+        }
+        return next((s for s in ("failed", "uploading", "dirty") if s in states), "clean")
+
+    def upload_status(self) -> UploadStatus:
+        return self._uploads.status(self._spool.used, self._spool.limit)
+
+    def sync(self, path: str = "/", timeout: float | None = None) -> None:
+        """Return when nothing at and below `path` is unsent. Raises the first failure that is for
+        good, or DeadlineExceeded after `timeout` seconds."""
+        inside = _below(path)
+        with self._lock:
+            files = list(self._users)
+        for file in files:
+            if inside(file) and file.commit():
+                self._uploads.add(file)
+        if not self._uploads.drain(timeout, inside):
+            raise errors.DeadlineExceeded(f"not everything was uploaded within {timeout:g} s")
+        for _, error in self._uploads.failures(inside):
+            raise errors.again(error) from error
+
+    def retry(self) -> None:
+        """Try again now what failed, or waits because the server is away."""
+        self._uploads.retry()
+
+    def recover(self) -> int:
+        """Take over what earlier mounts left in the spool, and have it uploaded; how many files.
+
+        To be called once, before anything else is done.
+        """
+        journal = self._spool.journal
+        self._spool.recover()
+        for old, new in journal.intents():
+            if self._was_renamed(old):
+                journal.rename(old, new)
+            else:
+                journal.withdraw(old)
+        records = journal.records()
+        for record in records:
+            try:
+                spool_file = self._spool.reopen(record)
+            except errors.FtpfsError as error:
+                log.error("what was written to %s is lost: %s", record.path, error)
+                journal.remove(record.spool)
+                continue
+            if record.path in self._files:
+                # Two mounts of the server wrote it, and both ended before they had sent it.
+                record = replace(record, path=_conflict_name(record.path))
+            file = self._new_file(record.path, record.base, 0)
+            file.restore(record, spool_file)
+            with self._lock:
+                self._files[record.path] = file
+                self._users[file] = 0
+            self._uploads.add(file, record.since)
+        if records:
+            log.warning("%d files of an earlier mount are uploaded now", len(records))
+        return len(records)
+
+    def _was_renamed(self, old: str) -> bool:
+        """Whether a rename that was asked for in another life was carried out."""
+        try:
+            self._remote.stat(old)
+        except errors.NotFound:
+            return True
+        except errors.FtpfsError as error:
+            log.warning("nobody knows whether %s was renamed: %s", old, error)
+        return False
+
     # The end.
 
-    def close(self) -> None:
-        """Upload what is dirty, end all streams. After it the file system is not used any more."""
+    def close(self, grace: float | None = None) -> int:
+        """Upload what is left, for `grace` seconds at most (None: as long as it takes, or until
+        `stop_waiting`), and end all streams; how many files are left to the next mount.
+
+        After it the file system is not used any more.
+        """
         self._walks.close()
         self._prefetcher.close()
+        with self._lock:
+            files = list(self._users)
+        for file in files:
+            with _logged(file):
+                if file.commit():
+                    self._uploads.add(file)
+        self._uploads.drain(grace, lambda _: True)
+        self._uploads.stop(OpenFile.cancel)
         with self._lock:
             files = list(self._users)
             self._users.clear()
             self._handles.clear()
             self._files.clear()
-        for file in files:
-            file.flush_quietly()
-            self._discard(file)
+        left = sum(self._discard(file) for file in files)
+        if left:
+            log.error("%d files are not on the server; the next mount goes on with them", left)
         self._spool.remove()
         if self._tier is not None:
             self._tier.close()
+        return left
+
+    def stop_waiting(self) -> None:
+        """Let a `close` or `sync` that waits for uploads return soon. Nothing is begun any more."""
+        self._uploads.give_up_waiting()
 
     # Inside: looking ahead, and no further than needed.
 
@@ -460,11 +683,14 @@ class Filesystem:
             return self._files.get(path)
 
     def _file(self, handle: int) -> OpenFile:
+        return self._handle(handle).file
+
+    def _handle(self, handle: int) -> _Handle:
         with self._lock:
             known = self._handles.get(handle)
         if known is None:
             raise _bad_handle(handle)
-        return known.file
+        return known
 
     def _entry_to_open(self, path: str) -> Entry:
         """The entry of a file about to be opened, looked at again unless it is very fresh."""
@@ -562,19 +788,113 @@ class Filesystem:
 
     def _add_handle_locked(self, file: OpenFile, flags: int) -> int:
         number = next(self._numbers)
-        self._handles[number] = _Handle(file, bool(flags & os.O_APPEND))
+        self._handles[number] = _Handle(file, bool(flags & os.O_APPEND), bool(flags & _WRITING))
         self._users[file] = self._users.get(file, 0) + 1
         return number
 
-    def _discard(self, file: OpenFile) -> None:
-        """The end of a file that no handle is left of."""
-        if file.dirty:
-            # Its upload failed: whether the server has it after all, only a look can tell.
-            self._generations.bump(file.path)
-            self._tree.forget(posixpath.dirname(file.path))
-        file.close()
+    def _retire(self, file: OpenFile) -> None:
+        """Let a file go that nobody has open any more, unless it has to linger."""
+        with self._lock:
+            if self._users.get(file) != 0 or file.dirty:
+                return
+            del self._users[file]
+            if self._files.get(file.path) is file:
+                del self._files[file.path]
+        self._discard(file)
+
+    def _discard(self, file: OpenFile) -> bool:
+        """The end of a file in this process; whether unsent content of it stays in the spool."""
+        left = file.close()
         if file.hidden_as:
             self._remove_hidden(file.hidden_as)
+        return left
+
+    # Inside: uploads.
+
+    def _upload(self, file: OpenFile) -> None:
+        """On one of the queue's threads."""
+        try:
+            with file.exclusive():
+                self._upload_exclusively(file, streamed=True)
+        finally:
+            self._retire(file)
+
+    def _upload_exclusively(self, file: OpenFile, *, streamed: bool = False) -> None:
+        """Bring the file to the server, settling what can be settled about where it goes."""
+        try:
+            for _ in range(SETTLEMENTS):
+                try:
+                    file.upload(streamed=streamed)
+                except (errors.Conflict, errors.Changed) as conflict:
+                    self._settle_conflict(file, conflict)
+                except errors.NotFound:
+                    if not self._make_folders(file.path):
+                        raise
+                else:
+                    return
+            file.upload()
+        except errors.Superseded:
+            raise
+        except errors.FtpfsError as error:
+            if not isinstance(error, errors.NetworkError):
+                with self._lock:
+                    self._taking.discard(posixpath.dirname(file.path))
+            file.failed(error)
+            raise
+
+    def _settle_conflict(self, file: OpenFile, conflict: errors.FtpfsError) -> None:
+        """The server has something else under the file's name than we knew of.
+
+        If that is this very content (an upload was done, but its answer was lost, or we were killed
+        before we could note it), it is what the next upload replaces. Else both are kept.
+        """
+        path = file.path
+        generation = self._generations.of(path)
+        self._tree.forget(posixpath.dirname(path))
+        try:
+            seen = self._remote.stat(path)
+        except errors.NotFound:
+            if file.needs_base:
+                raise errors.FtpfsError(
+                    f"{path} is gone from the server, and only what was written to it is here"
+                ) from conflict
+            file.rebase(None, generation)
+            return
+        ours = file.shows(seen)
+        if ours or (seen.kind is Kind.FILE and file.needs_base):
+            file.rebase(seen, generation)
+        if ours:
+            return
+        aside = _conflict_name(path)
+        log.warning(
+            "%s was changed on the server and here; what was written here is uploaded as %s",
+            path,
+            aside,
+        )
+        file.become_new(aside)
+        with self._lock:
+            if self._files.get(path) is file:
+                del self._files[path]
+                self._files[aside] = file
+        self._generations.bump(path)
+
+    def _make_folders(self, path: str) -> bool:
+        """Make the folders above `path` that are not there (any more); whether one was made."""
+        made = False
+        parent = posixpath.dirname(path)
+        parts = parent.strip("/").split("/") if parent != "/" else []
+        for count in range(1, len(parts) + 1):
+            folder = "/" + "/".join(parts[:count])
+            with contextlib.suppress(errors.Exists):
+                self._remote.mkdir(folder)
+                log.warning("%s was gone, and was made again for %s", folder, path)
+                self._tree.forget(posixpath.dirname(folder))
+                made = True
+        return made
+
+    def _takes_files(self, folder: str) -> None:
+        with self._lock:
+            self._taking.add(folder)
 
     # Inside: names.
 
@@ -610,11 +930,15 @@ class Filesystem:
                 self._tree.forget(posixpath.dirname(path))
             raise
 
-    def _uploaded(self, path: str, entry: Entry) -> None:
+    def _uploaded(self, path: str, entry: Entry) -> int:
         self._generations.bump(path)
         self._tree.put(path, entry)
+        self._takes_files(posixpath.dirname(path))
+        return self._generations.of(path)
 
     def _removed(self, path: str) -> None:
+        with self._lock:
+            self._taking.discard(path)
         self._generations.bump(path)
         self._tree.remove(path)
 
@@ -644,7 +968,9 @@ class Filesystem:
 
         The hidden name, deleted with the last handle; None where that was not needed.
         """
-        if not file.on_server or not file.needs_base:
+        with self._lock:
+            used = self._users.get(file)
+        if not used or not file.on_server or not file.needs_base:
             return None
         hidden = posixpath.join(
             posixpath.dirname(path), f"{HIDDEN_PREFIX}deleted-{secrets.token_hex(6)}"
@@ -674,14 +1000,28 @@ class Filesystem:
 
     def _rename_here(self, old: str, new: str) -> None:
         """Open files at and below the old name are at and below the new one now."""
+        try:
+            self._spool.journal.rename(old, new)
+        except errors.FtpfsError as error:
+            log.error("after a crash, %s will be uploaded under its old name: %s", new, error)
+        inside = old + "/"
         with self._lock:
             self._files.pop(new, None)
-            for path in [p for p in self._files if p == old or p.startswith(old + "/")]:
-                file = self._files.pop(path)
-                self._files[new + path[len(old) :]] = file
-                file.moved(new + path[len(old) :])
-            for file in self._users:
-                file.directory_moved(old, new)
+            if (file := self._files.pop(old, None)) is not None:
+                moved = {new: file}  # below a file there is nothing
+            else:
+                moved = {
+                    new + path[len(old) :]: self._files.pop(path)
+                    for path in [p for p in self._files if p.startswith(inside)]
+                }
+                for each in self._users:
+                    each.directory_moved(old, new)
+                self._taking = {f for f in self._taking if f != old and not f.startswith(inside)}
+            for path, file in moved.items():
+                self._files[path] = file
+                file.moved(path)
+        for file in moved.values():
+            file.record_again()
 
     def _remove_hidden(self, path: str) -> None:
         try:
@@ -693,6 +1033,35 @@ class Filesystem:
 class _Handle(NamedTuple):
     file: OpenFile
     appends: bool
+    writes: bool
+
+
+@contextlib.contextmanager
+def _logged(file: OpenFile) -> Iterator[None]:
+    """Where nobody is left to be told."""
+    try:
+        yield
+    except errors.FtpfsError as error:
+        log.error("%s: %s", file.path, error)
+
+
+def _below(path: str) -> Callable[[OpenFile], bool]:
+    """Whether a file is at or below `path`."""
+    inside = path.rstrip("/") + "/"
+    return lambda file: file.path == path or file.path.startswith(inside)
+
+
+def _conflict_name(path: str) -> str:
+    """A name beside `path` that says what it is; nothing else is likely to have it."""
+    folder, name = posixpath.split(path)
+    stem, dot, ending = name.rpartition(".")
+    if not stem:  # none, or a hidden file's
+        stem, dot, ending = name, "", ""
+    words = time.strftime(" (conflict copy %Y-%m-%d %H%M%S)")
+    ending = dot + ending
+    room = NAME_MAX - len(os.fsencode(words + ending))
+    stem = os.fsdecode(os.fsencode(stem)[: max(1, room)])
+    return posixpath.join(folder, stem + words + ending)
 
 
 def _bad_handle(handle: int) -> errors.FtpfsError:

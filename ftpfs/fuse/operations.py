@@ -39,6 +39,9 @@ R = TypeVar("R")
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
 
+# The one extended attribute: "clean", "dirty", "uploading" or "failed".
+STATE_ATTRIBUTE = "user.ftpfs.state"
+
 # libfuse renames a file that is deleted while open to this, and deletes that later.
 LIBFUSE_HIDDEN = ".fuse_hidden"
 
@@ -92,6 +95,10 @@ class Look:
     ignore_attribute_errors: bool
 
 
+# No attribute of that name: answers, not troubles.
+_ORDINARY = (errno.ENODATA, errno.EOPNOTSUPP)
+
+
 def _answered(
     method: Callable[Concatenate[Operations, P], R],
 ) -> Callable[Concatenate[Operations, P], R]:
@@ -109,7 +116,8 @@ def _answered(
             log.debug("%s: %s", method.__name__, error)
             raise OSError(error.errno, str(error)) from error
         except OSError as error:
-            log.warning("%s: %s", method.__name__, error)
+            if error.errno not in _ORDINARY:
+                log.warning("%s: %s", method.__name__, error)
             raise OSError(errors.errno_of(error), str(error)) from error
         except Exception as error:
             log.exception("%s failed in a way nobody foresaw", method.__name__)
@@ -270,7 +278,7 @@ class Operations:
 
     @_answered
     def fsync(self, _path: str | None, _datasync: int, info: Any) -> int:
-        self._fs.flush(info.fh)
+        self._fs.fsync(info.fh)
         return 0
 
     @_answered
@@ -336,6 +344,22 @@ class Operations:
         if modified == UTIME_NOW:
             modified = time.time_ns()
         return self._attempt(lambda: self._fs.set_mtime(path, modified // 10**9))
+
+    @_answered
+    def getxattr(self, path: str, name: str, _position: int = 0) -> bytes:
+        """How far a file, or everything in a folder, is on its way to the server.
+
+        EOPNOTSUPP for the rest, and not "no such attribute": `ls` then stops asking for ACLs.
+        """
+        if name != STATE_ATTRIBUTE:
+            if name.startswith("user."):
+                raise OSError(errno.ENODATA, f"no attribute {name}")
+            raise OSError(errno.EOPNOTSUPP, "no attributes but one")
+        return self._fs.state(path).encode()
+
+    @_answered
+    def listxattr(self, _path: str) -> list[str]:
+        return [STATE_ATTRIBUTE]
 
     # Inside.
 

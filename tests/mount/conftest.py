@@ -24,15 +24,36 @@ class Mounted:
     """A folder of a server, mounted."""
 
     path: Path  # here
-    disk: Path  # on the server's own disk
+    disk_now: Path  # on the server's own disk, whatever it has by now
     log: Path
     server: FtpServer
+
+    @property
+    def disk(self) -> Path:
+        """The same, when the mount says that everything that was closed is there (or failed)."""
+        wait_until_sent(self.path)
+        return self.disk_now
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
 
     def unmount(self) -> None:
         unmount(self.path)
+
+
+def wait_until_sent(path: Path, timeout: float = 30) -> None:
+    """Return when nothing at or below `path` (in a mount, or where one was) is on its way."""
+    deadline = time.monotonic() + timeout
+    while (state := _state(path)) not in (b"clean", b"failed"):
+        assert time.monotonic() < deadline, f"{path} is still {state!r}"
+        time.sleep(0.01)
+
+
+def _state(path: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        return os.getxattr(path, "user.ftpfs.state")
+    # Unmounted: the daemon ends when it has sent everything.
+    return b"left" if _daemons(str(path)) else b"clean"
 
 
 def unmount(path: Path) -> None:

@@ -254,17 +254,17 @@ def test_a_mapped_file_is_written_back(mounted: Mounted) -> None:
 
 
 def test_rename_of_files_and_folders_over_existing_ones(mounted: Mounted) -> None:
-    here, there = mounted.path, mounted.disk
+    here = mounted.path
     (here / "a").write_text("a")
     (here / "b").write_text("b")
     os.rename(here / "a", here / "b")
-    assert (there / "b").read_text() == "a"
-    assert not (there / "a").exists()
+    assert (mounted.disk / "b").read_text() == "a"
+    assert not (mounted.disk / "a").exists()
     (here / "full").mkdir()
     (here / "full" / "inside").write_text("x")
     (here / "target").mkdir()
     os.rename(here / "full", here / "target")
-    assert (there / "target" / "inside").read_text() == "x"
+    assert (mounted.disk / "target" / "inside").read_text() == "x"
     assert (here / "target" / "inside").read_text() == "x"
     with pytest.raises(IsADirectoryError):
         os.rename(here / "b", here / "target")
@@ -275,7 +275,7 @@ def test_rename_of_files_and_folders_over_existing_ones(mounted: Mounted) -> Non
     with pytest.raises(OSError) as caught:
         os.rename(here / "target", here / "other")
     assert caught.value.errno == errno.ENOTEMPTY
-    assert sorted(p.name for p in there.iterdir()) == ["b", "other", "target"]
+    assert sorted(p.name for p in mounted.disk.iterdir()) == ["b", "other", "target"]
 
 
 def test_mv_between_folders_and_rm_of_a_tree(mounted: Mounted, tmp_path: Path) -> None:
@@ -305,39 +305,46 @@ def test_odd_names_reach_the_disk_as_they_are(mounted: Mounted) -> None:
 
 
 def check_file_name(mounted: Mounted, name: bytes) -> None:
-    here, there = os.fsencode(mounted.path), os.fsencode(mounted.disk)
+    here = os.fsencode(mounted.path)
+
+    def there() -> bytes:
+        return os.fsencode(mounted.disk)
+
     data = name * 3
-    with open(here + b"/" + name, "wb") as file:
-        file.write(data)
-    assert os.listdir(there) == [name]
+    Path(os.fsdecode(here + b"/" + name)).write_bytes(data)
+    assert os.listdir(there()) == [name]
     assert os.listdir(here) == [name]
-    with open(there + b"/" + name, "rb") as file:
+    with open(there() + b"/" + name, "rb") as file:
         assert file.read() == data
     with open(here + b"/" + name, "rb") as file:
         assert file.read() == data
     assert os.stat(here + b"/" + name).st_size == len(data)
     os.utime(here + b"/" + name, (1_000_000_000, 1_000_000_000))
-    assert int(os.stat(there + b"/" + name).st_mtime) == 1_000_000_000
+    assert int(os.stat(there() + b"/" + name).st_mtime) == 1_000_000_000
     os.chmod(here + b"/" + name, 0o600)
-    assert stat.S_IMODE(os.stat(there + b"/" + name).st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(there() + b"/" + name).st_mode) == 0o600
     os.rename(here + b"/" + name, here + b"/plain")
-    assert os.listdir(there) == [b"plain"]
+    assert os.listdir(there()) == [b"plain"]
     os.rename(here + b"/plain", here + b"/" + name)
     os.unlink(here + b"/" + name)
-    assert os.listdir(there) == []
+    assert os.listdir(there()) == []
 
 
 def check_folder_name(mounted: Mounted, name: bytes) -> None:
-    here, there = os.fsencode(mounted.path), os.fsencode(mounted.disk)
+    here = os.fsencode(mounted.path)
+
+    def there() -> bytes:
+        return os.fsencode(mounted.disk)
+
     os.mkdir(here + b"/" + name)
-    assert os.listdir(there) == [name]
+    assert os.listdir(there()) == [name]
     with open(here + b"/" + name + b"/" + name, "wb") as file:
         file.write(b"inside")
-    assert os.listdir(there + b"/" + name) == [name]
+    assert os.listdir(there() + b"/" + name) == [name]
     assert os.listdir(here + b"/" + name) == [name]
     os.unlink(here + b"/" + name + b"/" + name)
     os.rmdir(here + b"/" + name)
-    assert os.listdir(there) == []
+    assert os.listdir(there()) == []
 
 
 def test_a_name_that_ftp_cannot_carry_is_refused_and_nothing_is_sent(mounted: Mounted) -> None:

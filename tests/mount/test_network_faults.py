@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RemoteDir, StartServer
-from tests.mount.conftest import Mounted, MountServer
+from tests.mount.conftest import Mounted, MountServer, wait_until_sent
 from tests.mount.test_everyday import make_tree, run, snapshot
 from tests.support import servers
 from tests.support.relay import How, Relay, When
@@ -145,7 +145,7 @@ class Sequence:
     def __init__(self, place: RemoteDir, mounted: Mounted, number: int) -> None:
         self.place = place
         self.here = mounted.path
-        self.disk = mounted.disk
+        self.disk = mounted.disk_now
         self.name = f"n{number}"
         self.data = blob(50_000 + number, number)
 
@@ -162,6 +162,7 @@ class Sequence:
 class CopyIn(Sequence):
     def do(self) -> None:
         (self.here / self.name).write_bytes(self.data)
+        wait_until_sent(self.here)
 
     def done(self) -> bool:
         return (self.disk / self.name).read_bytes() == self.data

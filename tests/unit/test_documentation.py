@@ -7,12 +7,12 @@ import re
 import subprocess
 from pathlib import Path
 
-from ftpfs.config import OPTIONS, Cache, Mount, Network, Server
+from ftpfs.config import OPTIONS, Cache, Mount, Network, Server, Write
 from scripts import manual
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- options: begin -->\n", "<!-- options: end -->\n"
-TITLES = {Server: "server", Network: "network", Cache: "caches", Mount: "mount"}
+TITLES = {Server: "server", Network: "network", Cache: "caches", Write: "writing", Mount: "mount"}
 
 
 def options_table() -> str:

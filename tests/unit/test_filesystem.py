@@ -14,7 +14,7 @@ import pytest
 from ftpfs import errors
 from ftpfs.config import Cache
 from ftpfs.core.filesystem import RENAME_EXCHANGE, RENAME_NOREPLACE, Filesystem
-from ftpfs.core.writer import KEPT, Spool
+from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Entry, Kind
 from tests.support.memory_remote import MemoryRemote
 
@@ -103,6 +103,7 @@ def test_an_appender_writes_at_the_end_whatever_offset_the_kernel_believes_in(
     handle = bench.fs.open("/a", os.O_WRONLY | os.O_APPEND)
     bench.fs.write(handle, 4, b"!")
     bench.fs.release(handle)
+    bench.fs.sync()
     assert bench.remote.content("/a") == b"grown meanwhile!"
 
 
@@ -177,6 +178,8 @@ def test_a_new_file_shows_in_its_directory_before_the_server_has_it(bench: Bench
     assert bench.fs.attributes("/d/new").size == 5
     assert "/d/new" not in bench.remote.files()
     bench.fs.release(handle)
+    assert bench.names("/d") == {"new"}
+    bench.fs.sync()
     assert bench.remote.content("/d/new") == b"12345"
 
 
@@ -187,7 +190,8 @@ def test_handles_of_one_file_see_each_others_writes(bench: Bench) -> None:
     assert bench.fs.read(reader, 0, 10) == b"aaXX"
     bench.fs.release(writer)
     bench.fs.release(reader)
-    assert bench.remote.calls["put"] == 1
+    bench.fs.sync()
+    assert bench.remote.calls["store"] == 1
 
 
 def test_what_others_wrote_is_seen_at_every_open(bench: Bench) -> None:
@@ -277,12 +281,12 @@ def test_a_new_file_deleted_before_its_upload_never_reaches_the_server(bench: Be
     bench.fs.unlink("/new")
     bench.fs.flush(handle)
     bench.fs.release(handle)
-    assert bench.remote.calls["put"] == 0
+    assert bench.remote.calls["store"] == 0
 
 
 def test_what_a_failed_upload_left_is_deleted_with_the_name(bench: Bench) -> None:
     handle = bench.new("/new", b"x")
-    bench.remote.fail("put", errors.ConnectionLost("answer lost"), too_late=True)
+    bench.remote.fail("store", errors.ConnectionLost("answer lost"), too_late=True)
     with pytest.raises(errors.ConnectionLost):
         bench.fs.flush(handle)
     bench.fs.unlink("/new")
@@ -292,7 +296,7 @@ def test_what_a_failed_upload_left_is_deleted_with_the_name(bench: Bench) -> Non
 
 def test_deleting_during_an_upload_leaves_nothing(bench: Bench) -> None:
     handle = bench.new("/new", b"x")
-    gate = bench.remote.hold("put")
+    gate = bench.remote.hold("store")
     with ThreadPoolExecutor(2) as pool:
         flushing = pool.submit(bench.fs.flush, handle)
         assert gate.reached.wait(5)
@@ -374,6 +378,7 @@ def test_renaming_an_open_written_file_over_an_open_one(
     assert bench.fs.attributes("/b").size == 5
     bench.fs.release(victim)
     bench.fs.release(moving)
+    bench.fs.sync()
     assert bench.remote.files() == {"/b": b"MOVED"}
 
 
@@ -406,6 +411,7 @@ def test_a_directory_takes_its_open_files_along(bench: Bench) -> None:
     assert bench.names("/moved") == {"x", "new"}
     bench.fs.release(written)
     bench.fs.release(new)
+    bench.fs.sync()
     assert bench.remote.content("/moved/x") == b"OLD"
     assert bench.remote.content("/moved/new") == b"new"
 
@@ -428,7 +434,7 @@ def test_a_directory_takes_along_what_was_deleted_in_it_while_open(
 
 def test_a_directory_waits_for_an_upload_into_it_before_it_moves(bench: Bench) -> None:
     handle = bench.new("/d/new", b"new")
-    gate = bench.remote.hold("put")
+    gate = bench.remote.hold("store")
     with ThreadPoolExecutor(2) as pool:
         flushing = pool.submit(bench.fs.flush, handle)
         assert gate.reached.wait(5)
@@ -504,6 +510,7 @@ def test_the_time_of_a_file_being_written_costs_no_command_of_its_own(bench: Ben
     handle = bench.new("/new", b"x")
     bench.fs.set_mtime("/new", 12345)
     bench.fs.release(handle)
+    bench.fs.sync()
     assert bench.remote.node("/new").mtime == 12345
     assert bench.fs.attributes("/new").mtime == 12345
     assert bench.remote.calls["set_mtime"] == 0
@@ -539,28 +546,37 @@ def test_a_late_call_after_closing_is_refused_and_harms_nothing(tmp_path: Path) 
             attempt(handle)
 
 
-def test_what_cannot_be_uploaded_at_the_last_close_is_kept(bench: Bench) -> None:
+def test_what_the_server_refuses_is_told_and_stays_in_the_spool_until_it_is_dropped(
+    bench: Bench,
+) -> None:
     handle = bench.new("/new", b"precious")
-    for after in (0, 1):
-        bench.remote.fail("put", errors.QuotaExceeded("full"), after=after)
-    with pytest.raises(errors.QuotaExceeded):
+    bench.remote.fail("store", errors.PermissionDenied("no"))
+    with pytest.raises(errors.PermissionDenied):
         bench.fs.flush(handle)
     bench.fs.release(handle)
-    (kept,) = (bench.spool / KEPT).iterdir()
-    assert kept.read_bytes() == b"precious"
+    assert bench.fs.state("/new") == "failed"
+    assert bench.read("/new") == b"precious"
+    (pending,) = bench.fs.upload_status().pending
+    assert (pending.path, pending.state, pending.error) == ("/new", "failed", "no")
+    bench.fs.unlink("/new")
     assert not bench.exists("/new")
+    assert bench.fs.upload_status().files == 0
+    assert not list(bench.spool.glob("*.spool"))
 
 
 def test_the_last_two_handles_going_at_once_still_save_the_file(bench: Bench) -> None:
     handles = [bench.new("/new", b"x"), bench.fs.open("/new", os.O_RDWR)]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(bench.fs.release, handles))
+    bench.fs.sync()
     assert bench.remote.content("/new") == b"x"
 
 
-def test_a_file_opened_while_its_last_handle_goes_is_the_same_file(bench: Bench) -> None:
+def test_a_file_opened_while_it_is_uploaded_after_its_last_close_is_the_same_file(
+    bench: Bench,
+) -> None:
     first = bench.new("/new", b"x")
-    gate = bench.remote.hold("put")
+    gate = bench.remote.hold("store")
     with ThreadPoolExecutor(1) as pool:
         releasing = pool.submit(bench.fs.release, first)
         assert gate.reached.wait(5)
@@ -570,4 +586,5 @@ def test_a_file_opened_while_its_last_handle_goes_is_the_same_file(bench: Bench)
         releasing.result(5)
     assert bench.fs.read(second, 0, 10) == b"xy"
     bench.fs.release(second)
+    bench.fs.sync()
     assert bench.remote.content("/new") == b"xy"

@@ -35,7 +35,7 @@ HIDDEN = "/.ftpfs-deleted-"
 
 # Around the limits: nothing, a little, a block and one more, several blocks.
 SIZES = [0, 1, 10, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, 3 * BLOCK_SIZE + 5]
-FAULTS = ["open_read", "put", "rename", "remove", "mkdir", "rmdir", "list", "look_again"]
+FAULTS = ["open_read", "store", "rename", "remove", "mkdir", "rmdir", "list", "look_again"]
 
 paths = st.sampled_from(PATHS)
 sizes = st.sampled_from(SIZES)
@@ -123,7 +123,7 @@ class Model(RuleBasedStateMachine):
         self.remote.fail(method, errors.DeadlineExceeded("ordered"), after=after)
 
     @precondition(lambda self: self.faulty)
-    @rule(method=st.sampled_from(["put", "mkdir", "rmdir", "list"]))
+    @rule(method=st.sampled_from(["store", "mkdir", "rmdir", "list"]))
     def an_answer_will_be_lost(self, method: str) -> None:
         self.remote.fail(method, errors.DeadlineExceeded("ordered"), too_late=True)
 

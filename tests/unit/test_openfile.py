@@ -12,9 +12,10 @@ import pytest
 
 from ftpfs import errors
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache
+from ftpfs.core.journal import Record
 from ftpfs.core.openfile import OpenFile
 from ftpfs.core.reader import StreamBudget
-from ftpfs.core.writer import KEPT, Spool
+from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Entry
 from tests.support.memory_remote import MemoryRemote, disk_full_after
 
@@ -44,27 +45,36 @@ class Bench:
             budget=StreamBudget(8 << 20, 1 << 20),
             spool=self.spool,
             mode=mode,
-            uploaded=lambda path, entry: self.uploads.append((path, entry)),
+            uploaded=self.note,
         )
         self.files.append(file)
         return file
 
-    def kept(self) -> list[bytes]:
-        folder = self.folder / KEPT
-        return [p.read_bytes() for p in folder.iterdir()] if folder.exists() else []
+    def note(self, path: str, entry: Entry) -> int:
+        self.uploads.append((path, entry))
+        return len(self.uploads)
+
+    def rows(self) -> list[Record]:
+        return self.spool.journal.records()
+
+
+def save(file: OpenFile) -> None:
+    """Commit, and upload at once in this thread: what a close and its upload do."""
+    file.commit()
+    with file.exclusive():
+        file.upload()
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path / "spool")
     yield bench
-    for file in bench.files:
-        file.close()
+    left = sum(file.close() for file in bench.files)
     deadline = time.monotonic() + 10
     while any(t.name == "ftpfs-stream" for t in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    assert not list(bench.folder.glob("*.spool")), "no spool file is left behind"
+    assert len(list(bench.folder.glob("*.spool"))) <= left, "no spool file is left behind"
 
 
 def whole(file: OpenFile) -> bytes:
@@ -80,7 +90,7 @@ def test_writes_lie_over_what_the_server_has(bench: Bench) -> None:
     file.write(len(BASE), b" and more")
     wanted = BASE[:10] + b"patched" + BASE[17:] + b" and more"
     assert whole(file) == wanted
-    file.flush()
+    save(file)
     assert bench.remote.content("/f") == whole(file) == wanted
 
 
@@ -101,7 +111,7 @@ def test_cut_and_grown_again_a_file_reads_as_zeros(bench: Bench) -> None:
     file.truncate(len(BASE) + 10)
     wanted = (BASE[: BLOCK_SIZE - 2] + b"ab").ljust(len(BASE) + 10, b"\0")
     assert whole(file) == wanted
-    file.flush()
+    save(file)
     assert bench.remote.content("/f") == wanted
 
 
@@ -109,7 +119,7 @@ def test_a_hole_reads_and_arrives_as_zeros(bench: Bench) -> None:
     file = bench.open(None)
     file.write(1000, b"x")
     assert whole(file) == bytes(1000) + b"x"
-    file.flush()
+    save(file)
     assert bench.remote.content("/f") == bytes(1000) + b"x"
 
 
@@ -122,18 +132,18 @@ def test_appending_goes_to_the_end_as_it_is_by_then(bench: Bench) -> None:
 
 def test_an_empty_new_file_is_uploaded_once(bench: Bench) -> None:
     file = bench.open(None)
-    file.flush()
-    file.flush()
+    save(file)
+    save(file)
     assert bench.remote.content("/f") == b""
-    assert bench.remote.calls["put"] == 1
+    assert bench.remote.calls["store"] == 1
 
 
 def test_only_reading_uploads_nothing(bench: Bench) -> None:
     file = bench.open()
     whole(file)
     file.truncate(len(BASE))  # to the size it has
-    file.flush()
-    assert bench.remote.calls["put"] == 0
+    save(file)
+    assert bench.remote.calls["store"] == 0
 
 
 # Full disks.
@@ -145,7 +155,7 @@ def test_a_full_disk_changes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPat
     with disk_full_after(monkeypatch, 0), pytest.raises(errors.NoSpace):
         file.write(len(BASE) + 100, b"too much")
     assert whole(file) == b"before" + BASE[6:]
-    file.flush()
+    save(file)
     assert bench.remote.content("/f") == b"before" + BASE[6:]
 
 
@@ -154,25 +164,26 @@ def test_what_a_full_disk_let_in_is_there_and_nothing_else(
 ) -> None:
     file = bench.open(None)
     with disk_full_after(monkeypatch, 4):
-        assert file.write(2, b"abcdefgh") == 4
+        assert file.write(2, b"abcdefgh")[0] == 4
     file.truncate(5)
     file.write(10, b"z")
-    file.flush()
+    save(file)
     assert bench.remote.content("/f") == b"\0\0abc" + bytes(5) + b"z"
 
 
 def test_a_disk_too_full_to_complete_the_file_fails_the_flush_and_loses_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    bench.remote.patches_nothing = True
     file = bench.open()
     file.write(10, b"patched")
     with disk_full_after(monkeypatch, 1000), pytest.raises(errors.NoSpace):
-        file.flush()
+        save(file)
     wanted = BASE[:10] + b"patched" + BASE[17:]
     assert file.dirty
     assert bench.remote.content("/f") == BASE
     assert whole(file) == wanted
-    file.flush()
+    save(file)
     assert bench.remote.content("/f") == wanted
 
 
@@ -182,15 +193,15 @@ def test_a_disk_too_full_to_complete_the_file_fails_the_flush_and_loses_nothing(
 def test_a_write_during_the_upload_leaves_it_dirty_for_the_next(bench: Bench) -> None:
     file = bench.open()
     file.write(0, b"first")
-    gate = bench.remote.hold("put")
+    gate = bench.remote.hold("store")
     with ThreadPoolExecutor(1) as pool:
-        flushing = pool.submit(file.flush)
+        flushing = pool.submit(save, file)
         assert gate.reached.wait(5)
         file.write(100, b"second")
         gate.open()
         flushing.result(5)
     assert file.dirty
-    file.flush()
+    save(file)
     assert not file.dirty
     assert bench.remote.content("/f") == b"first" + BASE[5:100] + b"second" + BASE[106:]
 
@@ -200,7 +211,7 @@ def test_a_write_while_the_base_is_copied_is_not_copied_over(bench: Bench) -> No
     file.write(0, b"first")
     gate = bench.remote.hold("open_read")
     with ThreadPoolExecutor(1) as pool:
-        flushing = pool.submit(file.flush)
+        flushing = pool.submit(save, file)
         assert gate.reached.wait(5)
         file.write(100, b"second")
         file.truncate(BLOCK_SIZE + 7)
@@ -208,7 +219,7 @@ def test_a_write_while_the_base_is_copied_is_not_copied_over(bench: Bench) -> No
         flushing.result(5)
     wanted = (b"first" + BASE[5:100] + b"second" + BASE[106:])[: BLOCK_SIZE + 7]
     assert whole(file) == wanted
-    file.flush()
+    save(file)
     assert bench.remote.content("/f") == wanted
 
 
@@ -219,7 +230,7 @@ def test_a_read_that_waits_while_an_upload_replaces_the_base_gets_its_bytes(benc
         reading = pool.submit(file.read, 2 * BLOCK_SIZE, 100)
         assert gate.reached.wait(5)
         file.write(0, b"first")
-        file.flush()
+        save(file)
         bench.remote.outside_remove("/f")  # so that the old content can come from nowhere
         gate.open()
         assert reading.result(5) == BASE[2 * BLOCK_SIZE :][:100]
@@ -228,45 +239,55 @@ def test_a_read_that_waits_while_an_upload_replaces_the_base_gets_its_bytes(benc
 def test_two_flushes_at_once_are_one_upload(bench: Bench) -> None:
     file = bench.open(None)
     file.write(0, b"x")
-    gate = bench.remote.hold("put")
+    gate = bench.remote.hold("store")
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(file.flush)
+        first = pool.submit(save, file)
         assert gate.reached.wait(5)
-        second = pool.submit(file.flush)
+        second = pool.submit(save, file)
         time.sleep(0.02)
         assert not second.done(), "a flush returns when the server has it, not before"
         gate.open()
         first.result(5)
         second.result(5)
-    assert bench.remote.calls["put"] == 1
+    assert bench.remote.calls["store"] == 1
 
 
 def test_a_failed_upload_keeps_the_bytes_and_is_tried_again(bench: Bench) -> None:
     file = bench.open()
     file.write(0, b"precious")
-    bench.remote.fail("put", errors.QuotaExceeded("full"))
+    bench.remote.fail("store", errors.QuotaExceeded("full"))
     with pytest.raises(errors.QuotaExceeded):
-        file.flush()
+        save(file)
     assert file.dirty
     assert whole(file) == b"precious" + BASE[8:]
-    file.flush()
+    save(file)
     assert bench.remote.content("/f") == b"precious" + BASE[8:]
 
 
-def test_what_could_not_be_uploaded_is_set_aside_when_the_file_is_closed(bench: Bench) -> None:
+def test_what_could_not_be_uploaded_stays_in_the_spool_and_in_the_journal(bench: Bench) -> None:
     file = bench.open(None)
     file.write(0, b"precious")
-    bench.remote.fail("put", errors.PermissionDenied("no"))
-    file.flush_quietly()
-    file.close()
-    assert bench.kept() == [b"precious"]
+    bench.remote.fail("store", errors.PermissionDenied("no"))
+    with pytest.raises(errors.PermissionDenied):
+        save(file)
+    assert file.close()
+    (row,) = bench.rows()
+    assert (row.path, row.size, row.present, row.base) == ("/f", 8, ((0, 8),), None)
+    spool_file = bench.folder / row.spool
+    assert spool_file.read_bytes() == b"precious"
+    spool_file.unlink()
 
 
 def test_the_tree_is_told_before_the_file_counts_as_clean(bench: Bench) -> None:
     seen: list[bool] = []
     file = bench.open(None)
-    file._uploaded = lambda _path, _entry: seen.append(file.dirty)
-    file.flush()
+
+    def note(path: str, entry: Entry) -> int:
+        seen.append(file.dirty)
+        return 1
+
+    file._uploaded = note
+    save(file)
     assert seen == [True]
 
 
@@ -276,9 +297,8 @@ def test_the_tree_is_told_before_the_file_counts_as_clean(bench: Bench) -> None:
 def test_times_and_modes_that_were_set_go_with_the_upload(bench: Bench) -> None:
     file = bench.open(None, mode=0o755)
     file.write(0, b"x")
-    with file.exclusive():
-        assert file.set_for_upload(mtime=12345, mode=0o700)
-    file.flush()
+    assert file.set_for_upload(mtime=12345, mode=0o700)
+    save(file)
     node = bench.remote.node("/f")
     assert (node.mtime, node.mode) == (12345, 0o700)
     assert file.attributes().mtime == 12345
@@ -287,8 +307,7 @@ def test_times_and_modes_that_were_set_go_with_the_upload(bench: Bench) -> None:
 def test_a_clean_file_shows_no_time_that_the_server_did_not_agree_to(bench: Bench) -> None:
     file = bench.open()
     before = file.attributes()
-    with file.exclusive():
-        assert not file.set_for_upload(mtime=12345, mode=0o700)
+    assert not file.set_for_upload(mtime=12345, mode=0o700)
     assert file.attributes() == before
 
 
@@ -302,11 +321,11 @@ def test_a_script_that_is_edited_stays_executable(bench: Bench) -> None:
         cache=bench.cache,
         budget=StreamBudget(8 << 20, 1 << 20),
         spool=bench.spool,
-        uploaded=lambda _path, _entry: None,
+        uploaded=bench.note,
     )
     bench.files.append(file)
     file.write(0, b"#!")
-    file.flush()
+    save(file)
     assert bench.remote.node("/f").mode == 0o755
 
 
@@ -373,7 +392,7 @@ def test_a_file_renamed_while_open_does_not_find_the_blocks_of_its_new_names_las
         cache=bench.cache,
         budget=StreamBudget(8 << 20, 1 << 20),
         spool=bench.spool,
-        uploaded=lambda _path, _entry: None,
+        uploaded=bench.note,
     )
     bench.files.append(other)
     assert whole(other) == b"OTHER"

@@ -1,0 +1,249 @@
+"""The journal: which spool files hold content that was closed and that the server has not got yet.
+
+Owns: one SQLite file in the spool folder, and what a row says. Does not know what a spool file
+holds, nor who sends it.
+
+What `close()` returned for is in here, so it outlives the daemon. One row per file, by the name of
+its spool file; a row goes when the server has the content. Writes are not synced to the disk: the
+kernel keeps what a killed process wrote. With `sync` they are, and power loss is outlived, too.
+
+A rename on the server is announced before it is asked for (`intent`): killed in between, the next
+mount looks which of the two names is there, and the rows follow.
+
+Threading: any. `_lock` guards the connection. It is a leaf: taken under a file's `_spool_lock`,
+never under a lock of the state.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftpfs import errors
+from ftpfs.ftp.listing import Entry, Kind
+
+log = logging.getLogger(__name__)
+
+NAME = "journal.sqlite"
+
+_SCHEMA = """
+create table if not exists unsent (
+    spool text primary key,
+    path blob not null,
+    size integer not null,
+    present text not null,
+    base text,
+    base_size integer not null,
+    mode integer,
+    mtime integer not null,
+    since real not null,
+    error text,
+    patching integer not null
+) without rowid;
+create index if not exists unsent_by_path on unsent (path);
+create table if not exists intent (old blob primary key, new blob not null) without rowid;
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row: content that is to become the file at `path`."""
+
+    spool: str  # the spool file's name
+    path: str
+    size: int
+    present: tuple[tuple[int, int], ...]  # the ranges of it that lie in the spool file
+    base: Entry | None  # what the server is known to have at `path`
+    base_size: int  # before it, what is not present is the base's; the rest is zeros
+    mode: int | None  # to be set
+    mtime: int
+    since: float  # when it was closed; seconds since the epoch
+    error: str | None = None  # why it failed for good
+    patching: bool = False  # the file on the server was being changed in place
+
+
+class Journal:
+    """The rows of one spool folder. Methods raise NoSpace, or FtpfsError when SQLite fails."""
+
+    def __init__(self, folder: Path, *, sync: bool = False) -> None:
+        """A journal that cannot be read (a disk gone bad) is set aside, and a new one begun."""
+        self._path = folder / NAME
+        self._lock = threading.Lock()
+        try:
+            self._connection = self._open(sync)
+        except sqlite3.DatabaseError as error:
+            aside = self._path.with_name(f"{NAME}.unreadable-{time.time_ns()}")
+            log.error("the journal cannot be read (%s); it is left in %s", error, aside)
+            self._path.rename(aside)
+            self._remove_side_files()
+            self._connection = self._open(sync)
+
+    def _open(self, sync: bool) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("pragma journal_mode = wal")
+            connection.execute(f"pragma synchronous = {'full' if sync else 'off'}")
+            connection.executescript(_SCHEMA)
+            connection.execute("select count(*) from unsent").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def put(self, record: Record) -> None:
+        """Write a row, or write it anew. 25 us without `sync`."""
+        with self._working() as connection:
+            connection.execute(
+                "insert or replace into unsent values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    record.spool,
+                    os.fsencode(record.path),
+                    record.size,
+                    json.dumps(record.present),
+                    _pack(record.base),
+                    record.base_size,
+                    record.mode,
+                    record.mtime,
+                    record.since,
+                    record.error,
+                    record.patching,
+                ),
+            )
+
+    def remove(self, spool: str) -> None:
+        with self._working() as connection:
+            connection.execute("delete from unsent where spool = ?", (spool,))
+
+    def note_error(self, spool: str, error: str | None) -> None:
+        with self._working() as connection:
+            connection.execute("update unsent set error = ? where spool = ?", (error, spool))
+
+    def intend(self, old: str, new: str) -> None:
+        """A rename on the server is about to be asked for. Nothing is noted when no row is at or
+        below `old`."""
+        with self._working() as connection:
+            query = f"select 1 from unsent where {_BELOW}"  # noqa: S608 (a constant)
+            if connection.execute(query, _below(old)).fetchone():
+                connection.execute(
+                    "insert or replace into intent values (?, ?)",
+                    (os.fsencode(old), os.fsencode(new)),
+                )
+
+    def rename(self, old: str, new: str) -> None:
+        """A file or directory has another name; what was at the new one is gone."""
+        with self._working() as connection:
+            connection.execute("begin immediate")
+            try:
+                delete = f"delete from unsent where {_BELOW}"  # noqa: S608 (a constant)
+                connection.execute(delete, _below(new))
+                move = f"{_MOVE} where {_BELOW}"
+                connection.execute(
+                    move,
+                    (os.fsencode(new), len(os.fsencode(old)) + 1, *_below(old)),
+                )
+                connection.execute("delete from intent where old = ?", (os.fsencode(old),))
+            except BaseException:
+                connection.execute("rollback")
+                raise
+            connection.execute("commit")
+
+    def withdraw(self, old: str) -> None:
+        """The rename that was intended was not done."""
+        with self._working() as connection:
+            connection.execute("delete from intent where old = ?", (os.fsencode(old),))
+
+    def intents(self) -> list[tuple[str, str]]:
+        """Renames of which nobody knows whether they were done."""
+        with self._working() as connection:
+            rows = connection.execute("select old, new from intent").fetchall()
+        return [(os.fsdecode(old), os.fsdecode(new)) for old, new in rows]
+
+    def records(self) -> list[Record]:
+        """All rows, the oldest first."""
+        with self._working() as connection:
+            rows = connection.execute(
+                "select spool, path, size, present, base, base_size, mode, mtime, since, error,"
+                " patching from unsent order by since, spool"
+            ).fetchall()
+        return [
+            Record(
+                spool=row[0],
+                path=os.fsdecode(row[1]),
+                size=row[2],
+                present=tuple((start, end) for start, end in json.loads(row[3])),
+                base=_unpack(os.fsdecode(row[1]), row[4]),
+                base_size=row[5],
+                mode=row[6],
+                mtime=row[7],
+                since=row[8],
+                error=row[9],
+                patching=bool(row[10]),
+            )
+            for row in rows
+        ]
+
+    def close(self) -> None:
+        """End it; with no rows left the file goes, too."""
+        with self._lock:
+            try:
+                (left,) = self._connection.execute(
+                    "select (select count(*) from unsent) + (select count(*) from intent)"
+                ).fetchone()
+            finally:
+                self._connection.close()
+            if not left:
+                self._path.unlink(missing_ok=True)
+                self._remove_side_files()
+
+    def _remove_side_files(self) -> None:
+        for suffix in ("-wal", "-shm"):
+            self._path.with_name(NAME + suffix).unlink(missing_ok=True)
+
+    @contextmanager
+    def _working(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                if "full" in str(error):
+                    raise errors.NoSpace("the disk that holds the spool is full") from error
+                raise errors.FtpfsError(f"the journal of unsent files failed: {error}") from error
+
+
+# A path, and what lies below it: all that sorts between "path/" and "path0" ("0" follows "/").
+_MOVE = "update unsent set path = cast(? || substr(path, ?) as blob)"
+_BELOW = "(path = ? or (path > ? and path < ?))"
+
+
+def _below(path: str) -> tuple[bytes, bytes, bytes]:
+    name = os.fsencode(path)
+    return name, name + b"/", name + b"0"
+
+
+def _pack(base: Entry | None) -> str | None:
+    if base is None:
+        return None
+    return json.dumps([base.size, base.mtime, base.exact, base.mode])
+
+
+def _unpack(path: str, text: str | None) -> Entry | None:
+    if text is None:
+        return None
+    size, mtime, exact, mode = json.loads(text)
+    return Entry(
+        name=path.rpartition("/")[2],
+        kind=Kind.FILE,
+        size=size,
+        mtime=mtime,
+        exact=exact,
+        mode=mode,
+        target=None,
+    )
