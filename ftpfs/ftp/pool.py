@@ -295,7 +295,7 @@ class Pool:
                         if len(self._idle) > (use is Use.AHEAD):
                             return self._grant_locked(self._choose_locked(use), use, give_way)
                         room = self._total_locked() < self._cap_now_locked()
-                        if room and sum(self._waiting.values()) > len(self._grooming):
+                        if room and self._in_line_locked(use) > len(self._grooming):
                             self._check_down_locked()
                             self._connecting[use] += 1
                             return None
@@ -350,6 +350,10 @@ class Pool:
         transfers = sum(1 for lease in self._leases if lease.use is Use.TRANSFER)
         transfers += self._connecting[Use.TRANSFER]
         return transfers < max(1, self._cap_now_locked() - 1)
+
+    def _in_line_locked(self, use: Use) -> int:
+        """How many wait for a session, `use` among them; nobody stands in line behind AHEAD."""
+        return sum(n for u, n in self._waiting.items() if u is not Use.AHEAD or u is use)
 
     def _metadata_waits_locked(self) -> bool:
         return self._waiting[Use.METADATA] + self._waiting[Use.LISTING] > 0

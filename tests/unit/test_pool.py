@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from ftpfs import errors
+from ftpfs.ftp import pool as pool_module
 from ftpfs.ftp.pool import ATTEMPTS, Lease, Pool, Use
 from ftpfs.ftp.session import Session
 
@@ -629,3 +630,224 @@ def test_a_listing_ahead_asks_nobody_to_give_way(make_pool: MakePool) -> None:
     assert not asked
     pool.close()
     waiting.join(5)
+
+
+# Grooming.
+
+
+def transfer(pool: Pool, server: FakeServer, *, groomed_now: bool = True) -> FakeSession:
+    """Use a session as a download does, and give it back; whether it can be groomed at once."""
+    lease = hold(pool, Use.TRANSFER)
+    session = fake(lease)
+    session.used_data, session.armed = True, False
+    if not groomed_now:
+        session.may_go_on.clear()
+    lease.release()
+    return session
+
+
+def groomed(pool: Pool) -> bool:
+    return not pool._grooming and not pool._spares
+
+
+def groomers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "ftpfs-groomer"]
+
+
+def test_after_a_transfer_a_session_is_groomed_and_idle_again(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool()
+    session = transfer(pool, server)
+    until(lambda: session.groomed == 1 and groomed(pool))
+    assert pool.status().idle == 1
+    with pool.leased(Use.METADATA):
+        pass
+    assert session.groomed == 1, "after a plain command there is nothing to groom"
+
+
+def test_who_comes_meanwhile_waits_for_it(make_pool: MakePool, server: FakeServer) -> None:
+    pool = make_pool()
+    session = transfer(pool, server, groomed_now=False)
+    leases: list[Lease] = []
+    thread = elsewhere(lambda: leases.append(pool.lease(Use.METADATA)))
+    until(lambda: pool.status().waiting == 1)
+    time.sleep(0.05)
+    assert server.connects == 1
+    session.may_go_on.set()
+    assert joined([thread])
+    assert leases[0].session is cast(Session, session)
+
+
+def test_more_than_are_being_groomed_log_in_anew(make_pool: MakePool, server: FakeServer) -> None:
+    pool = make_pool(cap=3)
+    session = transfer(pool, server, groomed_now=False)
+    leases: list[Lease] = []
+    threads = [elsewhere(lambda: leases.append(pool.lease(Use.METADATA))) for _ in range(2)]
+    until(lambda: len(leases) == 1)
+    assert server.connects == 2
+    session.may_go_on.set()
+    assert joined(threads)
+    assert server.connects == 2
+
+
+def test_a_session_being_groomed_counts_as_a_connection(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=2)
+    sessions = [transfer(pool, server, groomed_now=False)]
+    leases: list[Lease] = []
+    threads = [elsewhere(lambda: leases.append(pool.lease(Use.METADATA))) for _ in range(5)]
+    until(lambda: len(leases) == 1 and pool.status().waiting == 4)
+    time.sleep(0.05)
+    assert server.connects == 2
+    sessions[0].may_go_on.set()
+    until(lambda: len(leases) == 2)
+    for _ in range(3):
+        leases.pop(0).release()
+        until(lambda: len(leases) == 2 or not pool.status().waiting)
+    assert joined(threads)
+    assert server.connects == 2
+
+
+def test_somebody_waiting_to_send_a_command_does_not_wait_for_arming(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=2)
+    second = hold(pool, Use.METADATA)
+    first = transfer(pool, server, groomed_now=False)
+    thread = elsewhere(lambda: pool.lease(Use.METADATA).release())
+    until(lambda: pool.status().waiting == 1)
+    fake(second).used_data = True
+    second.release()
+    until(lambda: fake(second).groomed == 1)
+    assert joined([thread])
+    assert not fake(second).armed
+    first.may_go_on.set()
+    until(lambda: groomed(pool))
+    assert first.armed
+
+
+def test_a_transfer_that_had_to_wait_has_one_session_more_logged_in(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=4)
+    session = transfer(pool, server, groomed_now=False)
+    thread = elsewhere(lambda: pool.lease(Use.TRANSFER).release())
+    until(lambda: server.connects == 2)
+    assert joined([thread]), "it got the new one, being faster"
+    session.may_go_on.set()
+    until(lambda: groomed(pool))
+    assert pool.status().idle == 2
+
+
+def test_a_spare_session_that_is_refused_lowers_the_cap_and_troubles_nobody(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    server.limit = 1
+    pool = make_pool(cap=4)
+    session = transfer(pool, server, groomed_now=False)
+    thread = elsewhere(lambda: pool.lease(Use.TRANSFER).release())
+    until(lambda: server.connects == 2 and not pool._spares)
+    assert pool.status().cap == 1
+    session.may_go_on.set()
+    assert joined([thread])
+    assert server.connects == 2
+
+
+def test_a_session_that_dies_while_it_is_groomed_is_closed_and_replaced(
+    make_pool: MakePool, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(cap=1)
+
+    def die(self: FakeSession, *, arm: bool = True) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(FakeSession, "groom", die)
+    session = transfer(pool, server)
+    until(lambda: session.closed)
+    monkeypatch.undo()
+    with pool.leased(Use.METADATA) as other:
+        assert other is not cast(Session, session)
+
+
+def test_closing_the_pool_closes_what_is_groomed_and_ends_the_groomers(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool()
+    before = groomers()
+    leases = [hold(pool, Use.TRANSFER) for _ in range(3)]
+    for lease in leases:
+        fake(lease).used_data = True
+        fake(lease).may_go_on.clear()
+        lease.release()
+    pool.close()
+    assert not any(session.closed for session in server.sessions)
+    for session in server.sessions:
+        session.may_go_on.set()
+    until(lambda: all(session.closed for session in server.sessions))
+    until(lambda: set(groomers()) <= set(before))
+
+
+def test_groomers_with_nothing_to_do_end(
+    make_pool: MakePool, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "GROOMER_IDLE", 0.05)
+    pool = make_pool()
+    before = groomers()
+    for _ in range(3):
+        session = transfer(pool, server)
+        count = session.groomed
+        until(lambda: groomed(pool))
+        assert session.groomed >= count
+        until(lambda: set(groomers()) <= set(before))
+
+
+def test_without_a_thread_to_spare_a_session_is_groomed_by_who_used_it(
+    make_pool: MakePool, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool()
+    lease = pool.lease(Use.TRANSFER)
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    fake(lease).used_data = True
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        lease.release()
+    assert fake(lease).groomed == 1
+    assert groomed(pool)
+    session = transfer(pool, server)
+    until(lambda: session.groomed == 2 and groomed(pool))
+
+
+@pytest.mark.parametrize(
+    ("use", "best"), [(Use.METADATA, "plain"), (Use.LISTING, "armed"), (Use.TRANSFER, "armed")]
+)
+def test_of_the_idle_sessions_the_one_is_taken_that_serves_best(
+    make_pool: MakePool, server: FakeServer, use: Use, best: str
+) -> None:
+    pool = make_pool()
+    leases = {name: hold(pool, Use.METADATA) for name in ("plain", "armed", "unsettled")}
+    for name, lease in leases.items():
+        fake(lease).armed = name == "armed"
+        fake(lease).settled = name != "unsettled"
+        lease.release()
+    assert hold(pool, use).session is leases[best].session
+
+
+def test_a_second_attempt_uses_nothing_that_was_made_ahead(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool()
+    seen: list[bool] = []
+
+    def work(session: Session) -> None:
+        seen.append(session.armed)
+        cast(FakeSession, session).armed = True
+        if len(seen) < 3:
+            raise errors.DataConnectionFailed("again")
+
+    pool.run(work, use=Use.LISTING)
+    assert seen == [False, False, False]
