@@ -830,13 +830,13 @@ class Stream:
 
 
 def _expect_end(download: Download) -> None:
-    """Read the end of a file, and with it the server's word that it was all.
+    """The last byte of a file was read: hear the server's word that it was all, where that is near.
 
     More than the end means that the file grew: what was read is still its old content. A complaint
     of the server comes too late to matter: every byte that was promised is here.
     """
     try:
-        download.read(1)
+        download.finish()
     except errors.FtpfsError as error:
         log.debug("after the last byte of a file: %s", error)
 

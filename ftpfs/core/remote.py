@@ -21,6 +21,9 @@ class Download(Protocol):
     def read(self, size: int) -> bytes:
         """The next `size` bytes; less only at the end, when the server confirmed it."""
 
+    def finish(self) -> None:
+        """Every byte that the file has was read: hear the server's word for it, if that is near."""
+
     def close(self) -> None:
         """End it, early if need be. Never raises."""
 

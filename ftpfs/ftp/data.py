@@ -131,6 +131,16 @@ class Download(Transfer):
             size -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def finish(self) -> None:
+        """All bytes that the file has are here: have the server's word for it, where that is near.
+
+        Over a long link it is not waited for: vsftpd and proftpd give it a round trip after the
+        last byte, once they know that it arrived, and it could tell nothing that matters any more.
+        `close` then has the session read it later. Raises what `read` does.
+        """
+        if not self._session.on_long_link:
+            self.read(1)
+
     def _read_by_pieces(self, size: int) -> bytes:
         """TLS hands out a record at a time, of 16 KiB at most."""
         buffer = bytearray(size)

@@ -239,12 +239,17 @@ class Session:
         """Whether the next data connection is there."""
         return self._armed is not None
 
+    @property
+    def on_long_link(self) -> bool:
+        """Whether a round trip is worth a thread's turn."""
+        return self.profile.round_trip >= ARMING_PAYS
+
     def wants_grooming(self) -> bool:
         """Whether `groom` would make the next use of this session faster, or free it from waiting.
 
         Not on a short link: there whoever uses it next is done sooner than a thread is woken up.
         """
-        if not self.alive or self.profile.round_trip < ARMING_PAYS:
+        if not self.alive or not self.on_long_link:
             return False
         return self._unsettled or (self._used_data and self._may_arm())
 

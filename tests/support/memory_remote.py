@@ -106,6 +106,9 @@ class MemoryDownload:
         self._delivered += len(piece)
         return piece
 
+    def finish(self) -> None:
+        self.read(1)
+
     def close(self) -> None:
         if not self.closed:
             self.closed = True

@@ -451,6 +451,45 @@ def test_a_file_read_to_its_known_end_is_not_left_early(
     assert relay.verbs == ["RETR", "EPSV"]
 
 
+def test_the_last_word_about_a_whole_file_is_not_waited_for(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    """vsftpd and proftpd say 226 a round trip after the last byte."""
+    remote_dir.write("file", b"x" * 5000)
+    path = f"{remote_dir.path}/file"
+    arm(remote, path)
+    rule = relay.hold_reply("RETR", times=1)
+    relay.reset()
+    began = time.monotonic()
+    download = remote.open_read(path)
+    assert len(download.read(5000)) == 5000
+    download.finish()
+    download.close()
+    assert time.monotonic() - began < 1
+    assert rule.hits == 1
+    time.sleep(0.1)
+    assert relay.verbs == ["RETR"], "nothing is sent before it"
+    relay.release()
+    quiet(remote)
+    assert relay.verbs == ["RETR", "EPSV"]
+    assert armed(remote) == 1
+
+
+def test_on_a_short_link_the_last_word_is_waited_for(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "ARMING_PAYS", 1.0)
+    remote_dir.write("file", b"x" * 5000)
+    path = f"{remote_dir.path}/file"
+    for _ in range(3):
+        download = remote.open_read(path)
+        assert len(download.read(5000)) == 5000
+        download.finish()
+        download.close()
+        assert remote._pool._idle[0].settled
+    assert relay.verbs[-6:] == 3 * ["EPSV", "RETR"]
+
+
 def test_a_session_that_says_nothing_after_it_is_given_up(
     remote: Remote, relay: Relay, remote_dir: RemoteDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

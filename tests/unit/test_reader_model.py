@@ -126,6 +126,9 @@ class Transfer:
         self._position = max(end, self._position)
         return data
 
+    def finish(self) -> None:
+        self.read(1)
+
     def close(self) -> None:
         self._server.close(self)
 
