@@ -17,6 +17,7 @@ import hashlib
 import logging
 import logging.handlers
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -177,7 +178,9 @@ def _serve(
     """Connect, mount, serve until the end, leave."""
     secrecy.protect_memory()
     _keep_heap()
-    remote = Remote(config.server, config.network)
+    # A name for this mount's temporary files; a read-only mount cleans up after nobody.
+    owner = None if config.mount.ro else secrets.token_hex(4)
+    remote = Remote(config.server, config.network, owner=owner)
     try:
         remote.connect()
         remote.list("/")  # the folder is there and may be read

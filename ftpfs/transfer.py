@@ -25,6 +25,7 @@ from ftpfs import errors
 from ftpfs.errors import printable
 from ftpfs.ftp.listing import Entry, Kind
 from ftpfs.ftp.remote import Remote
+from ftpfs.ftp.upload import PIECE, FileContent
 
 log = logging.getLogger(__name__)
 
@@ -184,18 +185,20 @@ def _put_file(remote: Remote, stream: BinaryIO, size: int, path: str, advance: P
     try:
         existing = remote.stat(path)
     except errors.NotFound:
-        mode, replace = None, False
+        mode = None
     else:
         if existing.kind is Kind.DIRECTORY:
             raise errors.IsADirectory(f"{path} is a folder; end the URL with / to put it there")
-        mode, replace = existing.mode, existing.kind is Kind.FILE
+        mode = existing.mode
 
-    def read_at(offset: int, view: memoryview) -> int:
-        count = os.preadv(stream.fileno(), [view], offset)
-        advance(offset + count)
-        return count
+    class Shown(FileContent):
+        """Given out in pieces, so that the bar moves."""
 
-    remote.put(path, size, read_at, replace=replace, mtime=None, mode=mode)
+        def ready(self, offset: int) -> int:
+            advance(offset)
+            return min(super().ready(offset), offset + PIECE)
+
+    remote.store(path, Shown(stream.fileno(), size, None, mode), base=None, check=False)
 
 
 def _put_stream(

@@ -53,10 +53,16 @@ class Reply:
     def ok(self) -> bool:
         return self.code < 400
 
+    @property
+    def all_text(self) -> str:
+        """All lines without their codes. pure-ftpd gives the reason in the first, and then figures."""
+        code = str(self.code)
+        return "; ".join(line[4:] if line.startswith(code) else line for line in self.lines)
+
     def check(self) -> Reply:
         """Itself, or the error that a refusal means."""
         if not self.ok:
-            raise errors.from_reply(self.code, self.text)
+            raise errors.from_reply(self.code, self.all_text)
         return self
 
 

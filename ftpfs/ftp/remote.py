@@ -48,7 +48,9 @@ class Space:
 class Remote:
     """One server (and one folder of it), through a pool of sessions."""
 
-    def __init__(self, server: Server, network: Network) -> None:
+    def __init__(self, server: Server, network: Network, *, owner: str | None = None) -> None:
+        """`owner`: 8 hex digits for the names of temporary files. With it, listings also clean up
+        what broken uploads have left (see `upload.Uploads`)."""
         self.profile = Profile(server.quirks)
         self._server = server
         self._root = ""  # on the server; known after the first login
@@ -57,7 +59,8 @@ class Remote:
             cap=network.max_connections,
             idle_timeout=network.idle_timeout,
         )
-        self._uploads = Uploads(self._pool, self.profile)
+        self._cleans = owner is not None
+        self._uploads = Uploads(self._pool, self.profile, owner)
 
     def connect(self) -> str:
         """Log in once, so that a wrong address or password shows now; the welcome message."""
@@ -81,11 +84,12 @@ class Remote:
     # Looking.
 
     def list(self, path: str) -> list[Entry]:
-        """The entries of a directory. NotFound, NotADirectory, PermissionDenied, NetworkError."""
+        """The entries of a directory. NotFound, NotADirectory, PermissionDenied, NetworkError.
+
+        What crashed mounts have left of their uploads there is deleted on the occasion.
+        """
         return self._settled(
-            lambda s: lister.list_directory(s, self._on_server(path)),
-            lambda: self._why_not_listed(path),
-            use=Use.LISTING,
+            lambda s: self._list(s, path), lambda: self._why_not_listed(path), use=Use.LISTING
         )
 
     @contextlib.contextmanager
@@ -94,7 +98,15 @@ class Remote:
         is tried twice, and no refusal settled."""
         self._on_server("/")
         with self._pool.leased(Use.AHEAD) as session:
-            yield lambda path: lister.list_directory(session, self._on_server(path))
+            yield lambda path: self._list(session, path)
+
+    def _list(self, session: Session, path: str) -> list[Entry]:
+        where = self._on_server(path)
+        entries = lister.list_directory(session, where, hidden=True)
+        hidden = [entry for entry in entries if entry.name.startswith(lister.HIDDEN_PREFIX)]
+        if hidden and self._cleans:
+            self._uploads.clean(session, where, hidden)
+        return [entry for entry in entries if entry not in hidden] if hidden else entries
 
     def stat(self, path: str) -> Entry:
         """One entry, looked at now. NotFound when it is not there."""

@@ -24,6 +24,7 @@ Threading: any thread; `Uploads` keeps its books under a lock, each upload belon
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import posixpath
@@ -210,7 +211,7 @@ class Uploads:
         litter = [
             path
             for entry in entries
-            if self._is_litter(path := beside(posixpath.join(folder, "x"), entry.name), entry, now)
+            if self._is_litter(path := f"{folder.rstrip('/')}/{entry.name}", entry, now)
         ]
         for path, reply in zip(
             litter, session.exchange([f"DELE {path}" for path in litter]), strict=True
@@ -649,7 +650,7 @@ class _Store(_Sender):
         while known < offset + count and (end := self._content.ready(known)) > known:
             known = end
         count = min(known - offset, count)
-        return os.pread(self._content.fileno(), count, offset).ljust(count, b"\0")
+        return local_bytes(self._content, offset, count)
 
     # Into place.
 
@@ -818,28 +819,28 @@ class _Patch(_Sender):
         self._uploads.tidy(session)
         while self._left:
             start, end = self._left[0]
-            self._send(session, start, end)
-            if start < self._base_size and not self._has_arrived(session, start, end):
-                log.warning("sending bytes %d to %d of %s again", start, end, self._target)
-                self._send(session, start, end)
-                if not self._has_arrived(session, start, end):
+            for last in (False, True):
+                sent = self._send(session, start, end)
+                if start == self._base_size or sent == self._read_back(session, start, end):
+                    break
+                if last:
                     raise errors.DataMismatch(f"{self._target} has not what was written into it")
+                log.warning("sending bytes %d to %d of %s again", start, end, self._target)
             del self._left[0]
         return self._settle(session, self._size)
 
-    def _has_arrived(self, session: Session, start: int, end: int) -> bool:
-        """Read it back: inside of a file, its size does not tell whether a 226 was true."""
-        fd = self._content.fileno()
+    def _read_back(self, session: Session, start: int, end: int) -> bytes:
+        """The digest of what the server has: inside of a file, its size does not tell whether a
+        226 was true."""
+        digest = hashlib.blake2b()
         with session.download(self._target, start) as download:
-            while start < end:
-                theirs = download.read(min(PIECE, end - start))
-                count = len(theirs)
-                if not count or theirs != os.pread(fd, count, start).ljust(count, b"\0"):
-                    return False
-                start += count
-        return True
+            while start < end and (piece := download.read(min(PIECE, end - start))):
+                digest.update(piece)
+                start += len(piece)
+        return digest.digest()
 
-    def _send(self, session: Session, start: int, end: int) -> None:
+    def _send(self, session: Session, start: int, end: int) -> bytes:
+        """Send one piece; its digest."""
         # An append that was not interrupted needs no REST, and no knowledge of it.
         append = start == self._base_size and not self._begun
         if not append:
@@ -863,10 +864,11 @@ class _Patch(_Sender):
             if before:
                 self._expect_base(session, seen_in(session, upload.before), upload)
             self._begun = True
-            self._pump(upload, start, end)
+            digest = self._pump(upload, start, end)
             upload.finish()
         if upload.was_reset:
             raise errors.DataConnectionFailed("226, but the data connection was reset")
+        return digest
 
     def _need_restart(self, session: Session, end: int) -> None:
         restart = self._uploads.restart(session, self._target)
@@ -898,14 +900,23 @@ class _Patch(_Sender):
             seen = Seen(False)
         self._expect_base(session, seen)
 
-    def _pump(self, upload: Upload, position: int, end: int) -> None:
-        fd = self._content.fileno()
+    def _pump(self, upload: Upload, position: int, end: int) -> bytes:
+        """Not by sendfile(2): what is sent has to be seen, as the file may change meanwhile."""
+        digest = hashlib.blake2b()
         while position < end:
             count = min(PIECE, end - position, self._content.ready(position) - position)
             if count <= 0:
                 raise errors.DataMismatch("the content is shorter than what is to be sent of it")
-            upload.send_file(fd, position, count)
+            piece = local_bytes(self._content, position, count)
+            digest.update(piece)
+            upload.write(piece)
             position += count
+        return digest.digest()
+
+
+def local_bytes(content: Content, offset: int, count: int) -> bytes:
+    """Zeros where the local file has no more."""
+    return os.pread(content.fileno(), count, offset).ljust(count, b"\0")
 
 
 def rename_over(session: Session, source: str, target: str, *, replace: bool) -> None:
