@@ -55,7 +55,7 @@ class Reply:
 
     @property
     def all_text(self) -> str:
-        """All lines without their codes. pure-ftpd gives the reason in the first, and then figures."""
+        """All lines without their codes: pure-ftpd gives the reason first, and then figures."""
         code = str(self.code)
         return "; ".join(line[4:] if line.startswith(code) else line for line in self.lines)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import socket
 import ssl
@@ -272,16 +273,19 @@ def _local_error_told() -> Iterator[None]:
 
     The disk is full: "Failure writing to local file" (vsftpd), "Input/output error" (proftpd),
     "Error during write to file" (pure-ftpd); 452 comes only when not a byte went in. Or the data
-    connection broke, where others say 426: "Error during read from data connection" (pure-ftpd).
+    connection broke, where others say 426: "Error during read", "Transfer aborted" (pure-ftpd).
     """
     try:
         yield
     except errors.Refused as refusal:
         if refusal.code != 451:
             raise
-        if "data connection" in refusal.text.lower():
-            raise errors.DataConnectionFailed(str(refusal)) from refusal
-        raise errors.NoSpace(f"the server could not write the file: {refusal}") from refusal
+        if _WRITING.search(refusal.text):
+            raise errors.NoSpace(f"the server could not write the file: {refusal}") from refusal
+        raise errors.DataConnectionFailed(str(refusal)) from refusal
+
+
+_WRITING = re.compile(r"writ|space|disk|input/output", re.IGNORECASE)
 
 
 def say_end(channel: socket.socket, timeout: float) -> None:

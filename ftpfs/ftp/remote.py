@@ -33,7 +33,8 @@ from ftpfs.ftp.upload import Content, FileContent, Uploads
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_ListPath = Callable[[str], list[Entry]]
+_Entries = list[Entry]
+_ListPath = Callable[[str], _Entries]
 
 PUT_CHUNK = 256 << 10  # bytes of one copy
 
@@ -89,7 +90,7 @@ class Remote:
         What crashed mounts have left of their uploads there is deleted on the occasion.
         """
         return self._settled(
-            lambda s: self._list(s, path), lambda: self._why_not_listed(path), use=Use.LISTING
+            lambda s: self._listed(s, path), lambda: self._why_not_listed(path), use=Use.LISTING
         )
 
     @contextlib.contextmanager
@@ -98,15 +99,7 @@ class Remote:
         is tried twice, and no refusal settled."""
         self._on_server("/")
         with self._pool.leased(Use.AHEAD) as session:
-            yield lambda path: self._list(session, path)
-
-    def _list(self, session: Session, path: str) -> list[Entry]:
-        where = self._on_server(path)
-        entries = lister.list_directory(session, where, hidden=True)
-        hidden = [entry for entry in entries if entry.name.startswith(lister.HIDDEN_PREFIX)]
-        if hidden and self._cleans:
-            self._uploads.clean(session, where, hidden)
-        return [entry for entry in entries if entry not in hidden] if hidden else entries
+            yield lambda path: self._listed(session, path)
 
     def stat(self, path: str) -> Entry:
         """One entry, looked at now. NotFound when it is not there."""
@@ -401,6 +394,14 @@ class Remote:
         self._settled(set_time, lambda: self._why_not_changed(path))
 
     # Inside.
+
+    def _listed(self, session: Session, path: str) -> _Entries:
+        where = self._on_server(path)
+        entries = lister.list_directory(session, where, hidden=True)
+        hidden = [entry for entry in entries if entry.name.startswith(lister.HIDDEN_PREFIX)]
+        if hidden and self._cleans:
+            self._uploads.clean(session, where, hidden)
+        return [entry for entry in entries if entry not in hidden] if hidden else entries
 
     def _on_server(self, path: str) -> str:
         """The path as the server knows it."""

@@ -1,0 +1,363 @@
+"""Writing through real mounts while everything breaks: nothing is lost, and nothing is torn.
+
+Server, network and disk fail; the server's disk is compared byte for byte when it is over. What a
+test writes it makes sure of with fsync, so it does not matter when the mount uploads.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RemoteDir, StartServer
+from tests.mount.conftest import Mounted, MountServer
+from tests.support import servers
+from tests.support.relay import Relay, When
+from tests.support.servers import Kind
+
+pytestmark = pytest.mark.mount
+
+NETWORK = frozenset({errno.EIO, errno.ETIMEDOUT})
+OPTIONS = (
+    "connect_timeout=1,reply_timeout=2,data_timeout=2,finish_timeout=1.5"
+    ",list_ttl=0.1,open_ttl=0,attr_timeout=0"
+)
+EXPIRED = 0.15  # seconds after which no listing is believed any more
+MEG = 1 << 20
+
+
+@pytest.fixture(params=["vsftpd", "proftpd"], scope="session")
+def server_kind(request: pytest.FixtureRequest) -> Kind:
+    """One server with MLSD and one without."""
+    kind: Kind = request.param
+    if reason := servers.why_unavailable(kind):
+        pytest.skip(reason)
+    return kind
+
+
+@pytest.fixture
+def mounted(remote_dir: RemoteDir, relay: Relay, mount_server: MountServer) -> Mounted:
+    return mount_server(
+        remote_dir.server, remote_dir.disk, path=remote_dir.path, port=relay.port, options=OPTIONS
+    )
+
+
+def blob(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def write(path: Path, data: bytes, *, flags: int = os.O_TRUNC, offset: int = 0) -> None:
+    """Write, and return when the server has it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o644)
+    try:
+        os.pwrite(fd, data, offset) if offset else os.write(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def insist(
+    work: Callable[[], object], within: float = 30, expected: frozenset[int] = NETWORK
+) -> int:
+    """Do it until it works; how often it failed, each time with an `expected` error."""
+    deadline = time.monotonic() + within
+    failures = 0
+    while True:
+        try:
+            work()
+        except OSError as error:
+            if error.errno not in expected or time.monotonic() > deadline:
+                raise
+            failures += 1
+            time.sleep(0.2)
+        else:
+            return failures
+
+
+def on_disk(folder: Path) -> dict[str, bytes]:
+    """What others see: everything but names that listings hide."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".ftpfs-")
+    }
+
+
+def eventually_clean(folder: Path) -> None:
+    """No temporary file stays."""
+    deadline = time.monotonic() + 10
+    while left := [path.name for path in folder.rglob(".ftpfs-*")]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+# Connections killed.
+
+
+class Make:
+    """A file to be changed through the mount, from `old` (None: not there) to `new`."""
+
+    old: bytes | None = None
+    new = blob(700_000)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def do(self) -> None:
+        write(self.path, self.new)
+
+
+class Replace(Make):
+    old = blob(300_000, 2)
+
+
+class Patch(Make):
+    old = blob(4 * MEG, 3)
+    new = old[:MEG] + blob(1000, 4) + old[MEG + 1000 :]
+
+    def do(self) -> None:
+        write(self.path, blob(1000, 4), flags=0, offset=MEG)
+
+
+class Append(Make):
+    old = blob(2 * MEG, 5)
+    new = old + blob(70_000, 6)
+
+    def do(self) -> None:
+        write(self.path, blob(70_000, 6), flags=0, offset=2 * MEG)
+
+
+WORKS = [Make, Replace, Patch, Append]
+
+
+@pytest.mark.parametrize("kind", WORKS)
+def test_a_connection_killed_at_every_command_of_an_upload(
+    remote_dir: RemoteDir, mounted: Mounted, relay: Relay, kind: type[Make]
+) -> None:
+    number = failures = 0
+    while True:
+        name = f"file{number}"
+        if kind.old is not None:
+            remote_dir.write(name, kind.old)
+        time.sleep(EXPIRED)
+        # Before the server hears of it, or in place of what it answers last.
+        when: When = "final" if number % 2 else "before"
+        rule = relay.cut_control(skip=number, when=when)
+        failures += insist(kind(mounted.path / name).do)
+        rule.remove()
+        assert on_disk(mounted.disk) == {name: kind.new}, number
+        (mounted.disk / name).unlink()
+        if not rule.hits:
+            break
+        number += 1
+    print(f"{number} cuts, {failures} errors seen, {number + 1} files compared")
+    assert number >= 4
+    eventually_clean(mounted.disk)
+
+
+@pytest.mark.parametrize("kind", WORKS)
+def test_a_connection_killed_at_random_bytes_of_an_upload(
+    remote_dir: RemoteDir, mounted: Mounted, relay: Relay, kind: type[Make]
+) -> None:
+    dice = random.Random(kind.__name__)
+    hits = failures = 0
+    for number in range(8):
+        name = f"file{number}"
+        if kind.old is not None:
+            remote_dir.write(name, kind.old)
+        time.sleep(EXPIRED)
+        rule = relay.cut_data(
+            "up",
+            after=dice.choice([0, dice.randrange(1000), dice.randrange(len(kind.new))]),
+            how=dice.choice(["fin", "rst"]),
+            control=dice.random() < 0.5,
+        )
+        failures += insist(kind(mounted.path / name).do)
+        rule.remove()
+        hits += rule.hits
+        assert on_disk(mounted.disk) == {name: kind.new}, number
+        (mounted.disk / name).unlink()
+    print(f"{hits} cuts, {failures} errors seen, 8 files compared")
+    eventually_clean(mounted.disk)
+
+
+# Servers that stop, are full, refuse, lie.
+
+
+@pytest.mark.parametrize(("kind", "away"), [("vsftpd", 30), ("proftpd", 5)])
+def test_a_server_that_is_killed_and_started_again(
+    kind: Kind,
+    away: float,
+    start_server: StartServer,
+    start_relay: Callable[..., Relay],
+    mount_server: MountServer,
+) -> None:
+    server = start_server(kind)
+    relay = start_relay(server)
+    mounted = mount_server(server, server.root, port=relay.port, options=OPTIONS)
+    contents = {"big": blob(30 * MEG), **{f"small{n}": blob(5000 + n, n) for n in range(20)}}
+    (server.root / "small1").write_bytes(b"what was there")
+    os.chown(server.root / "small1", server.uid, server.gid)
+    relay.data_rate = 20 * MEG
+    failures = []
+
+    def copy(name: str) -> None:
+        failures.append(insist(lambda: write(mounted.path / name, contents[name]), away + 60))
+
+    writer = threading.Thread(target=copy, args=["big"])
+    writer.start()
+    deadline = time.monotonic() + 20
+    while not any(path.stat().st_size > 5 * MEG for path in server.root.glob(".ftpfs-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    server.stop()
+    assert on_disk(server.root) == {"small1": b"what was there"}
+    others = [threading.Thread(target=copy, args=[name]) for name in contents if name != "big"]
+    for other in others:
+        other.start()
+    time.sleep(away)
+    relay.data_rate = None
+    start_server(kind, root=server.root, workdir=server.log.parent, port=server.port)
+    for thread in (writer, *others):
+        thread.join(60)
+    assert on_disk(server.root) == contents
+    eventually_clean(server.root)
+    print(f"{kind}: {sum(failures)} errors seen, {len(contents)} files compared")
+
+
+@pytest.fixture
+def small_disk(open_folder: Path) -> Iterator[Path]:
+    """A disk of 16 MB for a server to live on."""
+    folder = open_folder / "small-disk"
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_of_the_server_is_enospc_and_nothing_is_torn(
+    server_kind: Kind, start_server: StartServer, mount_server: MountServer, small_disk: Path
+) -> None:
+    server = start_server(server_kind, root=small_disk)
+    mounted = mount_server(server, server.root, options=OPTIONS)
+    before = {"filler": blob(13 * MEG), "old": blob(MEG, 2), "small": b"what was there"}
+    for name, data in before.items():
+        (small_disk / name).write_bytes(data)
+        os.chown(small_disk / name, server.uid, server.gid)
+    time.sleep(EXPIRED)
+    for name in ("new", "old"):
+        with pytest.raises(OSError) as caught:
+            write(mounted.path / name, blob(4 * MEG))
+        assert caught.value.errno == errno.ENOSPC
+        assert on_disk(small_disk) == before
+    (small_disk / "filler").unlink()
+    for name in ("new", "old"):
+        # What was refused may be on its way once more, and in the way.
+        path = mounted.path / name
+        insist(lambda: write(path, blob(3 * MEG)), expected=frozenset({errno.ENOSPC}))  # noqa: B023
+    after = {"new": blob(3 * MEG), "old": blob(3 * MEG), "small": b"what was there"}
+    assert on_disk(small_disk) == after
+    eventually_clean(small_disk)
+
+
+def test_refusals_in_the_middle_of_a_tree_stop_nothing_else(
+    remote_dir: RemoteDir, mounted: Mounted, tmp_path: Path
+) -> None:
+    source = tmp_path / "tree"
+    expected = {}
+    for folder in ("a", "closed", "z"):
+        (source / folder).mkdir(parents=True)
+        for number in range(5):
+            data = blob(3000 + number, number)
+            (source / folder / f"file{number}").write_bytes(data)
+            if folder != "closed":
+                expected[f"{folder}/file{number}"] = data
+    remote_dir.write("closed/there", b"what was there")
+    remote_dir.write("a/file1", b"what was there")
+    (remote_dir.disk / "closed").chmod(0o555)
+    (remote_dir.disk / "a/file1").chmod(0o444)  # a rename needs no leave of the file
+    refused = []
+    for path in sorted(source.rglob("*")):
+        if path.is_dir():
+            (mounted.path / path.relative_to(source)).mkdir(exist_ok=True)
+            continue
+        try:
+            write(mounted.path / path.relative_to(source), path.read_bytes())
+        except OSError as error:
+            refused.append((path.parent.name, error.errno))
+    (remote_dir.disk / "closed").chmod(0o755)
+    blocked = [each for each in refused if each[0] != "closed"]
+    assert refused.count(("closed", errno.EACCES)) == 5
+    if blocked:  # the application may not open what has no write bit
+        assert blocked == [("a", errno.EACCES)]
+        expected["a/file1"] = b"what was there"
+    assert on_disk(mounted.disk) == {**expected, "closed/there": b"what was there"}
+    eventually_clean(mounted.disk)
+
+
+@pytest.mark.parametrize("kind", [Make, Replace, Patch, Append])
+@pytest.mark.parametrize(
+    "fault", ["226 missing", "226 late", "226 for less", "rename that does nothing"]
+)
+def test_a_server_that_does_not_tell_the_truth(
+    remote_dir: RemoteDir, mounted: Mounted, relay: Relay, kind: type[Make], fault: str
+) -> None:
+    if kind.old is not None:
+        remote_dir.write("file", kind.old)
+    time.sleep(EXPIRED)
+    if fault == "226 missing":
+        relay.drop_reply("STOR")
+        relay.drop_reply("APPE")
+    elif fault == "226 late":
+        relay.hold_reply("STOR")
+        relay.hold_reply("APPE")
+    elif fault == "226 for less":
+        relay.replace_reply("STOR", "226 Transfer complete.")
+        relay.replace_reply("APPE", "226 Transfer complete.")
+        relay.cut_data("up", after=500, how="fin")
+    else:
+        relay.do_instead("RNTO", "RNTO /missing/x", "250 Renamed.")
+    failures = insist(kind(mounted.path / "file").do)
+    assert on_disk(mounted.disk) == {"file": kind.new}
+    relay.clear()
+    print(f"{fault}: {failures} errors seen")
+    write(mounted.path / "another", b"x")
+    eventually_clean(mounted.disk)
+
+
+def test_two_mounts_that_write_different_files_at_once(
+    remote_dir: RemoteDir, mount_server: MountServer
+) -> None:
+    mounts = [
+        mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path, options=OPTIONS)
+        for _ in range(2)
+    ]
+    expected = {}
+    for which in range(2):
+        for number in range(30):
+            expected[f"m{which}-{number}"] = blob(random.Random(number).randrange(200_000), number)
+
+    def copy(which: int) -> None:
+        for name, data in expected.items():
+            if name.startswith(f"m{which}-"):
+                os.listdir(mounts[which].path)  # cleans up: but not the other's uploads
+                write(mounts[which].path / name, data)
+
+    threads = [threading.Thread(target=copy, args=[which]) for which in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert on_disk(remote_dir.disk) == expected
+    eventually_clean(remote_dir.disk)
+    time.sleep(EXPIRED)
+    for mount in mounts:
+        assert {name: (mount.path / name).read_bytes() for name in expected} == expected
