@@ -267,8 +267,15 @@ def _ask(question: str) -> str:
     return getpass(question)
 
 
-# Not checked here, only completed: what is wrong with it is `mount`'s to say.
-_FOLDER = click.Path(file_okay=False)
+class _Place(click.Path):
+    """Completed by the shell, but not looked at here: what is wrong with it is for the command to
+    say, and a mountpoint whose server is away may take its time to answer."""
+
+    def convert(self, value: Any, *_: object) -> Any:
+        return value
+
+
+_FOLDER = _Place(file_okay=False)
 _CONNECTION = [o for o in OPTIONS.values() if o.part in (config.Server, config.Network)]
 # Without a daemon the log goes to the terminal, where only what matters is welcome.
 _LOG_LEVEL = dataclasses.replace(OPTIONS["log_level"], default="warning")
@@ -354,7 +361,7 @@ def status(mountpoint: str | None, json: bool, watch: bool) -> int:
 
 
 @cli.command()
-@click.argument("path", type=click.Path(), required=False)
+@click.argument("path", type=_Place(), required=False)
 def sync(path: str | None) -> int:
     """Wait until the servers have everything, or what is below PATH.
 
@@ -368,7 +375,7 @@ def sync(path: str | None) -> int:
 
 
 @cli.command()
-@click.argument("path", type=click.Path(), required=False)
+@click.argument("path", type=_Place(), required=False)
 def forget(path: str | None) -> None:
     """Look again at PATH and below, or at everything: others changed something.
 
