@@ -638,9 +638,8 @@ class Stream:
     def wish_locked(self, wish: _Wish) -> None:
         """Somebody waits for a block: it is inside the window, whatever the window."""
         self.wishes.append(wish)
-        if wish.index >= self._limit:
-            self._limit = min(wish.index + 1, self._blocks)
-            self._wake_locked()
+        self._limit = max(self._limit, min(wish.index + 1, self._blocks))
+        self._wake_locked()
 
     def note_read_locked(self, index: int) -> None:
         """A block was read: move the window on, and double it while the reading goes on."""
@@ -728,30 +727,57 @@ class Stream:
             self._turn_began = None
         download = reader.open_at(self.position * BLOCK_SIZE, self.give_way)
         try:
-            head = True
-            while self._may_go_on():
-                offset = self.position * BLOCK_SIZE
-                block = (
-                    self._headed(download) if head else reader.fill(download, offset, BLOCK_SIZE)
-                )
-                head = False
+            if self._may_go_on() and (block := self._headed(download)) is not None:
                 self._publish(block)
+                while self._may_go_on():
+                    offset = self.position * BLOCK_SIZE
+                    self._publish(reader.fill(download, offset, BLOCK_SIZE))
             if self.position == self._blocks:
                 _expect_end(download)
         finally:
             download.close()
 
-    def _headed(self, download: Download) -> bytes:
-        """The first block of a transfer; its head is handed out as soon as it is there."""
-        offset = self.position * BLOCK_SIZE
-        head = self._reader.fill(download, offset, HEAD)
-        with self._reader._lock:
+    def _headed(self, download: Download) -> bytes | None:
+        """The first block of a transfer; its head is handed out as soon as it is there.
+
+        None when somebody wanted the head, and nobody more: a program that looks at the first bytes
+        of many files keeps no connection busy with the rest.
+        """
+        reader, offset = self._reader, self.position * BLOCK_SIZE
+        head = reader.fill(download, offset, HEAD)
+        with reader._lock:
             served = self._take_locked(HEAD)
-        for wish in served:
-            wish.fulfil(head)
-        if offset + len(head) == self._reader.version.size:
+        if offset + len(head) == reader.version.size:
+            for wish in served:
+                wish.fulfil(head)
             return head
-        return head + self._reader.fill(download, offset + HEAD, BLOCK_SIZE - HEAD)
+        if served:
+            for start in range(0, HEAD, PIECE_SIZE):
+                piece = head[start : start + PIECE_SIZE]
+                reader._cache.put_piece(reader.version, (offset + start) // PIECE_SIZE, piece)
+            for wish in served:
+                wish.fulfil(head)
+            with reader._lock:
+                self._turn_began = time.monotonic()
+                if not self._wanted_locked():
+                    return None
+                self._turn_began = None
+        return head + reader.fill(download, offset + HEAD, BLOCK_SIZE - HEAD)
+
+    def _wanted_locked(self) -> bool:
+        """Park until somebody waits for more; False when nobody does."""
+        while not self.wishes and not self._stop:
+            if not self._park_locked():
+                break
+        return bool(self.wishes) and not self._stop
+
+    def _park_locked(self) -> bool:
+        """False: nothing has happened for so long that the connection is better given back."""
+        self._parked = True
+        try:
+            return self._room.wait(PARK_TIME)
+        finally:
+            self._parked = False
 
     def _take_locked(self, most: int) -> list[_Wish]:
         """Take the wishes off the list that the first `most` bytes of this block fulfil."""
@@ -822,10 +848,7 @@ class Stream:
                     return False
                 if self.position < self._limit:
                     return True
-                self._parked = True
-                in_time = self._room.wait(PARK_TIME)
-                self._parked = False
-                if not in_time and self.position >= self._limit:
+                if not self._park_locked() and self.position >= self._limit:
                     return False
 
 

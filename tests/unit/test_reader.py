@@ -243,6 +243,34 @@ def test_the_head_of_a_file_is_there_before_its_first_block_is_whole(bench: Benc
         assert rest.result(5) == CONTENT[reader_module.HEAD :][:4096]
 
 
+def test_who_looks_at_the_head_alone_keeps_no_connection_busy(bench: Bench) -> None:
+    reader = bench.reader()
+    assert reader.read(0, 1) == CONTENT[:1]
+    assert reader.read(5, 4000) == CONTENT[5:4005], "the head is kept"
+    assert bench.remote.calls["open_read"] == 1
+    assert bench.cache.used == reader_module.HEAD
+    reader.close()
+    wait_until(lambda: bench.remote.open_downloads == 0)
+    assert bench.cache.used == reader_module.HEAD, "no more was fetched"
+
+
+def test_who_reads_on_after_the_head_goes_on_with_the_same_transfer(bench: Bench) -> None:
+    reader = bench.reader()
+    assert reader.read(0, 1) == CONTENT[:1]
+    time.sleep(0.05)
+    assert read_all(reader) == CONTENT
+    assert bench.remote.calls["open_read"] == 1
+
+
+def test_a_stream_that_brought_the_head_gives_way_to_others(bench: Bench) -> None:
+    reader = bench.reader()
+    reader.read(0, 1)
+    wait_until(lambda: reader._streams[0]._parked)
+    bench.give_ways[0]()
+    wait_until(lambda: reader.streams == 0)
+    assert read_all(reader) == CONTENT
+
+
 # Large reads at odd places.
 
 
@@ -379,7 +407,7 @@ def test_once_the_server_has_another_content_nothing_more_is_read_of_this(
 
 def test_a_stream_runs_ahead_no_further_than_its_window(bench: Bench) -> None:
     reader = bench.reader()
-    reader.read(0, 1)
+    reader.read(0, BLOCK_SIZE)
     wait_until(
         lambda: (
             bench.cache.used == reader_module.FIRST_WINDOW * 2 * BLOCK_SIZE
@@ -485,7 +513,7 @@ def test_a_file_that_grew_reads_as_it_was(bench: Bench) -> None:
 
 def test_a_parked_stream_gives_way_at_once_and_is_begun_again(bench: Bench) -> None:
     reader = bench.reader()
-    reader.read(0, 1)
+    reader.read(0, BLOCK_SIZE)
     wait_until(lambda: parked(reader))
     bench.give_ways[0]()
     wait_until(lambda: reader.streams == 0)
