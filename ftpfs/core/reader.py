@@ -61,6 +61,9 @@ TURN = 0.25
 PARK_TIME = 8.0
 # Broken streams in a row without a byte of progress before the reader is told.
 ATTEMPTS = 3
+# After a deadline has passed, reads of the same file fail at once for so long (s): the kernel asks
+# for a block that it was refused once more, page by page, and each page would wait out a deadline.
+STALLED = 1.0
 # Blocks read lately that are remembered to tell who reads on: some for each of a few readers.
 RECENT = 64
 # A file is read from its start for its head as often as for all of it. So the first bytes of each
@@ -173,6 +176,7 @@ class Reader:
         # Blocks of which a piece was fetched lately.
         self._pieced: deque[int] = deque(maxlen=RECENT)
         self._closed = False
+        self._stalled: tuple[float, errors.FtpfsError] | None = None  # until when, and why
         # Set once, and read without the lock:
         self._rest = True  # False: the server cannot start in the middle of a file
         self._other: errors.Changed | None = None  # the server has another content by now
@@ -358,6 +362,12 @@ class Reader:
     def _check_open_locked(self) -> None:
         if self._closed:
             raise errors.BadHandle("read from a closed file")
+        if self._stalled is not None and time.monotonic() < self._stalled[0]:
+            raise errors.again(self._stalled[1]) from self._stalled[1]
+
+    def _note_error_locked(self, error: errors.FtpfsError | None) -> None:
+        if isinstance(error, errors.DeadlineExceeded):
+            self._stalled = time.monotonic() + STALLED, error
 
     def _stream_without_rest_locked(self, index: int) -> Stream:
         """A stream that begins at the start, or throws away what comes before.
@@ -393,6 +403,7 @@ class Reader:
             for other in self._streams:
                 other.ended_locked(stream)
             wishes, stream.wishes = stream.wishes, []
+            self._note_error_locked(error)
         for wish in wishes:
             wish.end(error)
 
@@ -454,6 +465,7 @@ class Reader:
         finally:
             with self._lock:
                 self._errands.remove(errand)
+                self._note_error_locked(error)
             errand.error = error
             errand.ended.set()
 

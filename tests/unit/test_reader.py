@@ -477,6 +477,22 @@ def test_a_transfer_that_never_gets_anywhere_is_an_error_at_last(bench: Bench, o
 
 
 @pytest.mark.parametrize("offset", [0, 9 * BLOCK_SIZE])
+def test_after_a_deadline_reads_fail_at_once_for_a_moment(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, offset: int
+) -> None:
+    """The kernel asks again for each page of what it was refused."""
+    monkeypatch.setattr(reader_module, "STALLED", 0.3)
+    bench.remote.fail("open_read", errors.DeadlineExceeded("nothing moved"))
+    reader = bench.reader()
+    for _ in range(5):
+        with pytest.raises(errors.DeadlineExceeded):
+            reader.read(offset, 4096)
+    assert bench.remote.calls["open_read"] == 1
+    time.sleep(0.35)
+    assert reader.read(offset, 4096) == CONTENT[offset : offset + 4096]
+
+
+@pytest.mark.parametrize("offset", [0, 9 * BLOCK_SIZE])
 def test_all_who_wait_are_told_of_an_error_by_an_exception_of_their_own(
     bench: Bench, offset: int
 ) -> None:
