@@ -204,7 +204,7 @@ class Control(ftplib.FTP_TLS):
         self.deadline = time.monotonic() + timeout
         lines = self.getmultiline().split("\n")
         code = lines[-1][:3]
-        if not (code.isascii() and code.isdigit() and "1" <= code[0] <= "6"):
+        if not (len(code) == 3 and code.isascii() and code.isdigit() and "1" <= code[0] <= "6"):
             raise errors.ProtocolError(f"not an FTP reply: {errors.printable(lines[-1][:80])}")
         return Reply(int(code), tuple(lines))
 

@@ -256,6 +256,18 @@ def test_an_unasked_for_reply_in_idle_costs_a_session_and_nothing_else(tmp_path:
                 assert read(remote, "/file") == b"content"
 
 
+@pytest.mark.parametrize("reply", ["2", "20", "ok", "", "099 what", "220", "²²² squared"])
+def test_a_line_that_is_no_reply_ends_the_conversation(reply: str, tmp_path: Path) -> None:
+    script = Script(replies={"NOOP": reply})
+    with odd_server.start(tmp_path, script) as odd, connected(odd) as remote:
+        if reply == "220":  # a code with nothing behind it is one
+            assert remote.command("NOOP").code == 220
+            return
+        with pytest.raises(errors.FtpfsError, match=r"not an FTP reply|deadline"):
+            remote.command("NOOP")
+        assert names(remote) == []
+
+
 def test_an_idle_timeout_of_a_second_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     with (

@@ -1,0 +1,135 @@
+"""What `scripts/fuzz` runs: one target, fed by atheris. Without arguments: the targets' names.
+
+Each target hands bytes to a reader of what others wrote, and says what must hold whatever they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["ftpfs"]):
+    from ftpfs import config, errors, named
+    from ftpfs.config import Network, Server
+    from ftpfs.ftp import listing
+    from ftpfs.ftp.control import Control
+    from ftpfs.ftp.listing import Entry, Listing
+
+NOW = 1_733_000_000.0
+
+
+def decode(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _check(found: Listing) -> None:
+    """No name leads out of the folder, and no two are the same."""
+    names = [entry.name for entry in found.entries]
+    for entry in found.entries:
+        _check_entry(entry)
+        assert entry.name not in ("", ".", "..")
+    assert len(set(names)) == len(names)
+    assert all(line.isprintable() for line in found.rejected)
+
+
+def _check_entry(entry: Entry) -> None:
+    assert not set(entry.name) & set("/\0")
+    assert entry.size is None or 0 <= entry.size < 1 << 63
+    assert entry.mode is None or 0 <= entry.mode <= 0o7777
+
+
+def lists(data: bytes) -> None:
+    """LIST in every format."""
+    lines = data.split(b"\n")
+    _check(listing.parse_list(lines, decode, NOW))
+    _check(listing.parse_list_data(data, decode, NOW, 3600))
+
+
+def facts(data: bytes) -> None:
+    """MLSD and MLST."""
+    _check(listing.parse_mlsd(data.split(b"\n"), decode))
+    entry = listing.parse_mlst(data, decode)
+    if entry is not None:
+        _check_entry(entry)
+
+
+def replies(data: bytes) -> None:
+    """The control connection: whatever comes, a reply or one of the errors that mean its end."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(data)
+        theirs.close()
+        control = Control(Server("host"), Network())
+        control.sock = ours
+        with contextlib.suppress(EOFError, errors.ProtocolError):
+            while True:
+                reply = control.reply(1)
+                assert 100 <= reply.code < 700
+                with contextlib.suppress(errors.FtpfsError):
+                    reply.check()
+
+
+def sources(data: bytes) -> None:
+    """Addresses and options, as people and fstab write them."""
+    text = decode(data)
+    with contextlib.suppress(errors.InvalidArgument):
+        source = config.parse_source(text)
+        assert not any(c in source.path + (source.user or "") for c in "\r\n\0")
+    with contextlib.suppress(errors.InvalidArgument):
+        config.parse_options(text)
+
+
+def files(data: bytes) -> None:
+    """The file of named servers."""
+    path = Path(f"/dev/shm/ftpfs-fuzz-{os.getpid()}")
+    path.write_bytes(data)
+    try:
+        with contextlib.suppress(errors.InvalidArgument):
+            named.resolve("nas/x", path)
+    finally:
+        path.unlink()
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    each.__name__: each for each in (lists, facts, replies, sources, files)
+}
+SEEDS: dict[str, list[bytes]] = {
+    "lists": [
+        b"drwxr-xr-x 2 a b 4096 Jan 31 12:00 d\r\n-rw-r--r-- 1 a b 5 Jan 31 2024 f\r\n",
+        b"01-31-24  12:00PM       <DIR>          My Folder\r\n",
+        b"+i8388621.48594,m825718503,r,s280,\tx\r\n",
+        b"d [R----F--] supervisor            512       Jan 16 18:53    login\r\n",
+        b"               612      A          07-28-95   16:45  x\r\n",
+        b"QSYS            77824 02/23/00 15:09:55 *DIR       folder/\r\n",
+        b"B10142 3390   2006/03/20  2   31  F       80    80  PS   A.B\r\n",
+        b"CORE.DIR;1          1  8-SEP-1999 22:08 [SOBOL] (RWE,RWED,RE,)\r\n",
+    ],
+    "facts": [b"type=dir;modify=20240131120000;UNIX.mode=0755; d\r\n", b"type=cdir; .\r\n"],
+    "replies": [b"220-hi\r\n220 there\r\n", b"229 Entering (|||5|)\r\n", b"550 no\r\n421 bye\r\n"],
+    "sources": [b"ftpes://me:x@host:21/a%20b", b"[::1]:21/x", b"ro,list_ttl=5,uid=0,quirk=mlsd=no"],
+    "files": [b'[servers.nas]\nurl = "ftp://host/x"\nro = true\n[defaults]\nlist_ttl = 3\n'],
+}
+
+
+def main() -> None:
+    """`fuzzing TARGET FOLDER|FILE [libFuzzer's options]`."""
+    if len(sys.argv) < 2:
+        print(*TARGETS)
+        return
+    name, *rest = sys.argv[1:]
+    corpus = Path(rest[0]) if rest else None
+    if corpus and corpus.is_dir():
+        for number, seed in enumerate(SEEDS[name]):
+            (corpus / f"seed{number}").write_bytes(seed)
+    atheris.Setup([sys.argv[0], *rest], TARGETS[name])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
