@@ -172,6 +172,12 @@ def _fingerprint(text: str) -> str:
     return digits
 
 
+def _proxy(text: str) -> str:
+    if not re.fullmatch(r"(?:socks5|socks4|http)://[^/@\s]+:[0-9]{1,5}/?", text):
+        raise ValueError("is written socks5://host:port or http://host:port, without a password")
+    return text.rstrip("/")
+
+
 def _quirks(text: str) -> tuple[tuple[str, str], ...]:
     pairs = []
     for item in filter(None, text.split(":")):
@@ -339,6 +345,11 @@ class Network:
     max_connections: int = field(
         default=8,
         metadata=_option("Connections to open at most.", Kind("NUMBER", _number(1, 1000))),
+    )
+    # All connections go through it; it looks the server's name up. SOCKS, or HTTP's CONNECT.
+    proxy: str = field(
+        default="",
+        metadata=_option("Proxy: socks5://host:port or http://host:port.", Kind("URL", _proxy)),
     )
 
 
@@ -712,6 +723,8 @@ def build(source: Source, values: Mapping[str, object], around: Surroundings) ->
     )
     # The folder itself, however it was written; "/" alone stays: it is the server's root.
     path = source.path.rstrip("/") or source.path[:1]
+    if values.get("proxy") and values.get("active"):
+        raise InvalidArgument("no server can connect to us through a proxy: not with active")
     kernel_flags = values.get(_KERNEL_FLAGS)
     server = {
         "host": source.host,

@@ -100,9 +100,7 @@ class Control(ftplib.FTP_TLS):
         self.host = self._server.host
         self.port = self._server.port
         self.timeout = self._network.reply_timeout
-        sock = socket.create_connection(
-            (self.host, self.port), timeout=self._network.connect_timeout
-        )
+        sock = self.dial(self.host, self.port, self._network.connect_timeout)
         # Small commands go out at once; with Nagle the second of two writes waits for an ACK.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # A server that vanished without a word is noticed while the session is idle, too.
@@ -110,7 +108,8 @@ class Control(ftplib.FTP_TLS):
         self.sock = sock
         self.family = sock.family
         self.af = sock.family
-        self.peer = sock.getpeername()[0]
+        # Through a proxy only it knows the address: data connections go to the name then.
+        self.peer = self.host if self._network.proxy else sock.getpeername()[0]
         self.own_address = sock.getsockname()[0]
         if self._server.tls is Tls.IMPLICIT:
             self.sock = self.context.wrap_socket(sock, server_hostname=self.host)
@@ -121,6 +120,25 @@ class Control(ftplib.FTP_TLS):
         greeting.check()
         self.welcome = "\n".join(greeting.lines)
         self.telnet = "proftpd" in self.welcome.lower()
+
+    def dial(self, host: str, port: int, timeout: float) -> socket.socket:
+        """A connection to `port` of `host`, through the proxy if there is one. Raises OSError."""
+        if not self._network.proxy:
+            return socket.create_connection((host, port), timeout=timeout)
+        try:
+            import python_socks
+            from python_socks.sync import Proxy
+        except ImportError:
+            raise errors.NotSupported("a proxy needs pip install 'ftpfs[proxy]'") from None
+        try:
+            channel: socket.socket = Proxy.from_url(self._network.proxy).connect(
+                host, port, timeout=timeout
+            )
+        except python_socks.ProxyTimeoutError as error:
+            raise TimeoutError from error
+        except python_socks.ProxyError as error:
+            raise OSError(f"the proxy says: {errors.printable(str(error))}") from error
+        return channel
 
     def secure(self) -> None:
         """AUTH TLS. What a man in the middle sent ahead of the handshake is thrown away.

@@ -568,8 +568,8 @@ class Session:
             raise errors.DataConnectionFailed(f"the server offered port {port}")
         began = time.monotonic()
         try:
-            channel = socket.create_connection(
-                (self._control.peer, port), timeout=min(timeout, self._network.connect_timeout)
+            channel = self._control.dial(
+                self._control.peer, port, min(timeout, self._network.connect_timeout)
             )
         except OSError as error:
             raise errors.DataConnectionFailed(

@@ -34,7 +34,9 @@ WAYS: list[tuple[Kind, Tls]] = [
 
 
 @contextlib.contextmanager
-def connected(server: Any, tls: config.Tls, **settings: Any) -> Iterator[Remote]:
+def connected(
+    server: Any, tls: config.Tls, network: dict[str, Any] | None = None, **settings: Any
+) -> Iterator[Remote]:
     remote = Remote(
         config.Server(
             "localhost" if server.host == "127.0.0.1" else server.host,
@@ -44,7 +46,13 @@ def connected(server: Any, tls: config.Tls, **settings: Any) -> Iterator[Remote]
             password=Secret(server.password),
             **settings,
         ),
-        Network(reply_timeout=5, data_timeout=5, connect_timeout=5, max_connections=3),
+        Network(
+            reply_timeout=5,
+            data_timeout=5,
+            connect_timeout=5,
+            max_connections=3,
+            **(network or {}),
+        ),
     )
     try:
         remote.connect()

@@ -1,0 +1,87 @@
+"""A SOCKS5 and HTTP CONNECT proxy in threads of the test; it remembers who was asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+
+# A name for this machine that nobody but the proxy knows.
+SECRET_HOST = "only-the-proxy-knows.invalid"
+
+
+class Proxy:
+    """One listener; the first byte tells which of the two protocols a client speaks."""
+
+    def __init__(self, *, refuse: bool = False) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self._refuse = refuse
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._run, name="proxy", daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=[client], daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError), client:
+            first = client.recv(1)
+            host, port = self._socks(client) if first == b"\5" else self._connect(client)
+            self.asked.append((host, port))
+            if self._refuse:
+                refusal = b"\5\2\0\1" + bytes(6)  # not allowed by the rules
+                client.sendall(refusal if first == b"\5" else b"HTTP/1.1 403 Forbidden\r\n\r\n")
+                return
+            address = "127.0.0.1" if host == SECRET_HOST else host
+            with socket.create_connection((address, port), timeout=5) as server:
+                server.settimeout(None)
+                ok = b"\5\0\0\1" + bytes(6)
+                client.sendall(ok if first == b"\5" else b"HTTP/1.1 200 OK\r\n\r\n")
+                back = threading.Thread(target=_copy, args=[server, client], daemon=True)
+                back.start()
+                _copy(client, server)
+                back.join()
+
+    @staticmethod
+    def _socks(client: socket.socket) -> tuple[str, int]:
+        """RFC 1928: greeting, then a request by name or by address."""
+        client.recv(client.recv(1)[0])
+        client.sendall(b"\5\0")
+        kind = client.recv(4)[3]
+        if kind == 3:
+            host = client.recv(client.recv(1)[0]).decode()
+        else:
+            host = socket.inet_ntop(socket.AF_INET, client.recv(4))
+        return host, struct.unpack(">H", client.recv(2))[0]
+
+    @staticmethod
+    def _connect(client: socket.socket) -> tuple[str, int]:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += client.recv(1)
+        host, _, port = head.split(b" ")[1].decode().rpartition(":")
+        return host, int(port)
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+@contextlib.contextmanager
+def running(*, refuse: bool = False) -> Iterator[Proxy]:
+    proxy = Proxy(refuse=refuse)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
