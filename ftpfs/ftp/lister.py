@@ -23,12 +23,15 @@ from ftpfs import errors
 from ftpfs.ftp import listing
 from ftpfs.ftp.control import Reply
 from ftpfs.ftp.listing import Entry, Kind, Listing
+from ftpfs.ftp.profile import Profile
 from ftpfs.ftp.session import Session
 
 log = logging.getLogger(__name__)
 
 # Our own files: uploads under way and files deleted while open. Other clients see them, we do not.
 HIDDEN_PREFIX = ".ftpfs-"
+
+_WEEK = 7 * 86400
 
 ZONE_STEP = 15 * 60  # every time zone is a multiple of a quarter of an hour away from UTC
 
@@ -119,7 +122,7 @@ def _by_list(session: Session, path: str) -> Listing:
         raise
     if not data and profile.list_all and profile.list_shows_itself:
         raise _nothing(command, said)
-    found = listing.parse_list_data(data, session.decode_bytes, time.time(), profile.list_zone or 0)
+    found = listing.parse_list_data(data, session.decode_bytes, time.time())
     if found.rejected and not found.entries:
         # `ls: cannot open directory` and the like, sent as if it were a listing.
         raise errors.PermissionDenied(f"not a listing: {found.rejected[0]}")
@@ -165,33 +168,31 @@ def _with_exact_times(session: Session, path: str, entries: list[Entry]) -> list
     LIST shows minutes at best, in the server's own zone. MDTM is for files; directories and links
     keep LIST's time, corrected by the zone that the files' two times reveal.
     """
-    if session.profile.mdtm is False:
-        return entries
-    # A CR may belong to a name, but not to a command.
-    files = [e for e in entries if e.kind is Kind.FILE and "\r" not in e.name]
-    if not files:
-        return entries
-    prefix = path.rstrip("/")
-    replies = session.ask([f"MDTM {prefix}/{e.name}" for e in files])
-    exact = {
-        e.name: t for e, r in zip(files, replies, strict=True) if (t := _time_of(r)) is not None
-    }
-    if not exact and all(reply.startswith(("500", "502", "504")) for reply in replies):
-        session.profile.mdtm = False
-        return entries
-    shift = _learn_zone(session, files, exact)
+    profile = session.profile
+    exact: dict[str, int] = {}
+    if profile.mdtm is not False:
+        # A CR may belong to a name, but not to a command.
+        files = [e for e in entries if e.kind is Kind.FILE and "\r" not in e.name]
+        prefix = path.rstrip("/")
+        replies = session.ask([f"MDTM {prefix}/{e.name}" for e in files])
+        answers = ((e, _time_of(reply)) for e, reply in zip(files, replies, strict=True))
+        exact = {e.name: when for e, when in answers if when is not None}
+        if replies and all(reply.startswith(("500", "502", "504")) for reply in replies):
+            profile.mdtm = False
+        profile.saw_list_zones(_zones(files, exact))
     return [
         Entry(e.name, e.kind, e.size, exact[e.name], True, e.mode)
         if e.kind is Kind.FILE and e.name in exact
-        else _shifted(e, shift)
+        else _in_utc(e, profile)
         for e in entries
     ]
 
 
-def _shifted(entry: Entry, seconds: int) -> Entry:
-    if not seconds or entry.mtime is None:
+def _in_utc(entry: Entry, profile: Profile) -> Entry:
+    """An entry whose time was read as if the server's clock told UTC."""
+    if entry.mtime is None or entry.exact or not (ahead := profile.list_zone_at(entry.mtime)):
         return entry
-    return replace(entry, mtime=entry.mtime - seconds)
+    return replace(entry, mtime=entry.mtime - ahead)
 
 
 def _time_of(line: str) -> int | None:
@@ -209,21 +210,23 @@ def time_in(reply: Reply) -> int | None:
     return _time_of(reply.lines[-1])
 
 
-def _learn_zone(session: Session, files: Sequence[Entry], exact: dict[str, int]) -> int:
-    """How far (s) this listing's times are ahead of UTC, beyond what the profile knew already.
+def _zones(files: Sequence[Entry], exact: dict[str, int]) -> dict[int, int]:
+    """How far (s) this listing's clock is ahead of UTC, by time: what two times of a file tell.
 
     Only entries younger than half a year count: older ones show no time of day.
     """
+    zones: dict[int, int] = {}
+    weeks = set()  # one file of each is enough
     recent = time.time() - 150 * 86400
     for entry in files:
         true = exact.get(entry.name)
-        if true is None or entry.mtime is None or true < recent:
+        if true is None or entry.mtime is None or true < recent or true // _WEEK in weeks:
             continue
-        shift = round((entry.mtime - true // 60 * 60) / ZONE_STEP) * ZONE_STEP
-        if abs(shift) <= 15 * 3600:
-            session.profile.list_zone = (session.profile.list_zone or 0) + shift
-            return shift
-    return 0
+        ahead = round((entry.mtime - true // 60 * 60) / ZONE_STEP) * ZONE_STEP
+        if abs(ahead) <= 15 * 3600:
+            zones[true] = ahead
+            weeks.add(true // _WEEK)
+    return zones
 
 
 def _lines(data: bytes) -> list[bytes]:

@@ -75,7 +75,9 @@ class Profile:
         self.rest: bool | None = None
         self.restart: Restart | None = None  # of uploads; probed when first needed
         self.pipelining = True
-        self.list_zone: int | None = None  # seconds that LIST's clock is ahead of UTC
+        # By how many seconds LIST's clock is ahead of UTC: (a time, what it was then), by time.
+        # More than one, because clocks change to summer time and back.
+        self.list_zones: tuple[tuple[int, int], ...] = ()
         for name, value in quirks:
             setattr(self, name, quirk_of(name, value))
         if any(name == "set_time" for name, _ in quirks):
@@ -97,6 +99,17 @@ class Profile:
         if self.armed_failures >= MOST_ARMED_FAILURES and self.arming:
             self.arming = False
             log.warning("this server takes no data connections made ahead; transfers cost more")
+
+    def saw_list_zones(self, seen: dict[int, int]) -> None:
+        """Learn how far LIST's clock was ahead (seconds), by time. One for each week is kept."""
+        weeks = {when // _WEEK: (when, ahead) for when, ahead in (*self.list_zones, *seen.items())}
+        self.list_zones = tuple(sorted(weeks.values())[-_MOST_WEEKS:])
+
+    def list_zone_at(self, clock: int) -> int:
+        """How far LIST's clock is ahead of UTC (seconds) where it shows `clock`: as far as it was
+        at the nearest time known; 0 where none is."""
+        nearest = min(self.list_zones, key=lambda zone: abs(sum(zone) - clock), default=(0, 0))
+        return nearest[1]
 
     def read_features(self, lines: Iterable[str]) -> None:
         """Take the lines between 211- and 211 of a FEAT reply (RFC 2389, 3.2)."""
@@ -184,5 +197,8 @@ _NEXT_WAY = {
     SetTime.SITE_UTIME: SetTime.NONE,
     SetTime.NONE: SetTime.NONE,
 }
+
+# LIST shows the time of day for half a year, or a year.
+_WEEK, _MOST_WEEKS = 7 * 86400, 54
 
 _WANTED_FACTS = {"type", "size", "modify", "unix.mode"}

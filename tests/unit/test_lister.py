@@ -175,17 +175,56 @@ def test_an_unreadable_folder_teaches_nothing_about_list(
         lister.list_directory(session, f"{folder.path}/folder")
 
 
-@pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/St_Johns"])
-def test_the_zone_of_list_is_found_out_by_mdtm(start_server: StartServer, zone: str) -> None:
-    # Not vsftpd: with use_localtime its MDTM tells local time, too.
-    options = servers.Options(use_localtime=True, tz=zone, mlsd=False)
-    server = start_server("proftpd", options=options)
+@pytest.fixture(params=["America/New_York", "Asia/Kolkata", "Pacific/Auckland"])
+def local(
+    request: pytest.FixtureRequest, server_kind: servers.Kind, start_server: StartServer
+) -> RemoteDir:
+    """A folder of a server whose clock stands in another zone, and which has no MLSD."""
+    # Not vsftpd and pyftpdlib, whose MDTM tells local time then, too.
+    options = servers.Options(use_localtime=server_kind in ("proftpd", "pure-ftpd"), tz=request.param)
+    try:
+        server = start_server(server_kind, options=options)
+    except servers.CannotDo as reason:
+        pytest.skip(f"server cannot: {reason}")
+    return RemoteDir(server, server.root, "/")
+
+
+def test_times_are_exact_in_whatever_zone_the_server_is(local: RemoteDir) -> None:
+    """Files to the second; folders, which MDTM does not take, to the minute that LIST shows."""
+    now = int(time.time())
+    day = 86400
+    # Old ones, whose time LIST does not show; and one of each month, so one on either side of a
+    # change to or from summer time, and on either side of a year's turn when there was one.
+    old = [951_782_399, 1_583_020_799, 1_735_689_599, 1_735_689_600]
+    recent = [now - months * 30 * day - 7 * months for months in range(5)]
+    for number, when in enumerate(old + recent):
+        os.utime(local.write(f"file{number}", b""), (when, when))
+    for number, when in enumerate(recent):
+        local.write(f"folder{number}/inside", b"")
+        os.utime(local.disk / f"folder{number}", (when - 60, when - 60))
+    session = connect(local.server, local.server.port)
+    session.profile.mlsd = False
+    times = {entry.name: entry.mtime for entry in lister.list_directory(session, "/")}
+    session.close()
+    assert [times[f"file{n}"] for n in range(len(old + recent))] == old + recent
+    assert [times[f"folder{n}"] for n in range(len(recent))] == [
+        (when - 60) // 60 * 60 for when in recent
+    ]
+
+
+def test_a_zone_learned_in_one_folder_counts_in_one_that_has_no_files(
+    start_server: StartServer,
+) -> None:
+    server = start_server("proftpd", options=servers.Options(use_localtime=True, tz="Asia/Tokyo"))
     place = RemoteDir(server, server.root, "/")
     place.write("file", b"")
-    place.write("folder/inside", b"")
-    now = int((place.disk / "folder").stat().st_mtime)
+    place.write("folders/one/inside", b"")
+    when = int((place.disk / "folders/one").stat().st_mtime)
     session = connect(server, server.port)
-    entries = {entry.name: entry for entry in lister.list_directory(session, "/")}
+    session.profile.mlsd = False
+    # Twice: what one session learned must not be added to what another has.
+    for _ in range(2):
+        lister.list_directory(session, "/")
+    (folder,) = lister.list_directory(session, "/folders")
     session.close()
-    assert entries["file"].mtime == int((place.disk / "file").stat().st_mtime)
-    assert entries["folder"].mtime == now // 60 * 60
+    assert folder.mtime == when // 60 * 60
