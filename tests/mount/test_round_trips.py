@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,12 @@ COSTS: dict[str, dict[Kind, str]] = {
     "mv": dict.fromkeys(servers.KINDS, "RNFR RNTO"),
     "rm": dict.fromkeys(servers.KINDS, "DELE"),
     "mkdir": dict.fromkeys(servers.KINDS, "MKD"),
+    "mkdir -p of 5 folders": dict.fromkeys(servers.KINDS, "5*MKD"),
+    "mv of 3 files into a folder just made": dict.fromkeys(
+        servers.KINDS, "RNFR RNTO RNFR RNTO RNFR RNTO"
+    ),
+    "rm -rf of that folder": dict.fromkeys(servers.KINDS, "3*DELE RMD"),
+    "ls of all that again": dict.fromkeys(servers.KINDS, ""),
 }
 
 
@@ -87,6 +94,10 @@ def test_each_operation_costs_the_commands_in_the_table(
         ("mv", lambda: (folder / "new").rename(folder / "newer")),
         ("rm", lambda: (folder / "newer").unlink()),
         ("mkdir", lambda: (folder / "made").mkdir()),
+        ("mkdir -p of 5 folders", lambda: (folder / "a/b/c/d/e").mkdir(parents=True)),
+        ("mv of 3 files into a folder just made", lambda: move(folder, range(3, 6))),
+        ("rm -rf of that folder", lambda: shutil.rmtree(folder / "made")),
+        ("ls of all that again", lambda: list_with_attributes(folder)),
     ]
     measured = {}
     for name, step in steps:
@@ -96,6 +107,11 @@ def test_each_operation_costs_the_commands_in_the_table(
         wait_until_sent(mounted.path)
         measured[name] = summary(relay.verbs)
     assert measured == {name: costs[remote_dir.server.kind] for name, costs in COSTS.items()}
+
+
+def move(folder: Path, numbers: Iterable[int]) -> None:
+    for number in numbers:
+        (folder / f"file{number}").rename(folder / "made" / f"file{number}")
 
 
 def list_with_attributes(folder: Path) -> list[os.stat_result]:

@@ -181,7 +181,9 @@ def local(
 ) -> RemoteDir:
     """A folder of a server whose clock stands in another zone, and which has no MLSD."""
     # Not vsftpd and pyftpdlib, whose MDTM tells local time then, too.
-    options = servers.Options(use_localtime=server_kind in ("proftpd", "pure-ftpd"), tz=request.param)
+    options = servers.Options(
+        use_localtime=server_kind in ("proftpd", "pure-ftpd"), tz=request.param
+    )
     try:
         server = start_server(server_kind, options=options)
     except servers.CannotDo as reason:

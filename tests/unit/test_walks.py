@@ -48,10 +48,14 @@ def remote() -> MemoryRemote:
     return remote
 
 
+def make_filesystem(remote: MemoryRemote, clock: Clock, tmp_path: Path) -> Filesystem:
+    spool = Spool(tmp_path / "spool")
+    return Filesystem(remote, spool, Cache(), prefetchers=WORKERS, clock=clock)
+
+
 @pytest.fixture
 def filesystem(remote: MemoryRemote, clock: Clock, tmp_path: Path) -> Iterator[Filesystem]:
-    spool = Spool(tmp_path / "spool")
-    filesystem = Filesystem(remote, spool, Cache(), prefetchers=WORKERS, clock=clock)
+    filesystem = make_filesystem(remote, clock, tmp_path)
     yield filesystem
     filesystem.close()
     wait_for(lambda: not walkers())
@@ -248,8 +252,9 @@ def test_a_change_made_while_its_directory_is_listed_ahead_is_seen(
 
 
 def test_nothing_is_listed_ahead_once_it_is_closed(
-    remote: MemoryRemote, filesystem: Filesystem
+    remote: MemoryRemote, clock: Clock, tmp_path: Path
 ) -> None:
+    filesystem = make_filesystem(remote, clock, tmp_path)
     filesystem.children("/")
     gate = remote.hold("list", after=1)
     filesystem.children(f"/{sorted(NAMES)[0]}")
