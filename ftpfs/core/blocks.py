@@ -159,6 +159,11 @@ class BlockCache:
             )
 
     @property
+    def outlives_mount(self) -> bool:
+        """Whether what is filed here may be served by a later mount."""
+        return self._tier is not None
+
+    @property
     def used(self) -> int:
         """Bytes held now."""
         with self._lock:

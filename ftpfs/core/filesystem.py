@@ -34,7 +34,7 @@ from ftpfs import errors
 from ftpfs.config import Cache, Write
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Generations
 from ftpfs.core.disktier import DiskTier
-from ftpfs.core.openfile import OpenFile, version_of
+from ftpfs.core.openfile import OpenFile, View, version_of
 from ftpfs.core.prefetch import Prefetcher
 from ftpfs.core.reader import Reader, StreamBudget
 from ftpfs.core.remote import Download, Remote, Space
@@ -253,7 +253,9 @@ class Filesystem:
     # Content.
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
-        return self._file(handle).read(offset, size)
+        known = self._handle(handle)
+        # Who writes, too, is not bound to one content.
+        return known.file.read(offset, size, None if known.writes else known.view)
 
     def write(self, handle: int, offset: int, data: bytes) -> int:
         """The count: less than all of `data` when the spool's disk became full on the way."""
@@ -708,10 +710,12 @@ class Filesystem:
     def _prefetch(self, path: str) -> None:
         """Bring a small file into the block cache, looked at again first as an open would."""
         generation = self._generations.of(path)
-        version = version_of(path, self._entry_to_open(path), generation)
+        entry = self._entry_to_open(path)
+        version = version_of(path, entry, generation)
+        expect = entry if self._blocks.outlives_mount else None
 
         def fetch(offset: int, give_way: Callable[[], None]) -> Download:
-            return self._remote.open_read(path, offset, give_way=give_way)
+            return self._remote.open_read(path, offset, give_way=give_way, expect=expect)
 
         reader = Reader(version, fetch, self._blocks, self._budget)
         reader.read(0, version.size)
@@ -766,8 +770,10 @@ class Filesystem:
                     return None
                 file = self._files[path] = self._new_file(path, entry, generation)
             handle = self._add_handle_locked(file, flags)
+            view = self._handles[handle].view
         if entry is not None:
             self._let_follow(file, entry, generation)
+        file.begin(view)
         return handle
 
     def _new_file(
@@ -788,7 +794,8 @@ class Filesystem:
 
     def _add_handle_locked(self, file: OpenFile, flags: int) -> int:
         number = next(self._numbers)
-        self._handles[number] = _Handle(file, bool(flags & os.O_APPEND), bool(flags & _WRITING))
+        appends, writes = bool(flags & os.O_APPEND), bool(flags & _WRITING)
+        self._handles[number] = _Handle(file, appends, writes, View())
         self._users[file] = self._users.get(file, 0) + 1
         return number
 
@@ -1034,6 +1041,7 @@ class _Handle(NamedTuple):
     file: OpenFile
     appends: bool
     writes: bool
+    view: View
 
 
 @contextlib.contextmanager

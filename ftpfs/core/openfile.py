@@ -30,6 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from ftpfs import errors
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Version
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 
 # Hydration: how much of the base is copied into the spool at a time.
 COPY_SIZE = 1 << 20
+PAGE = 4096  # the kernel's
 # Modes that servers give to a new file by themselves, give or take a umask; anything else
 # (executable, private) has to be set.
 ORDINARY_MODES = {0o644, 0o664, 0o666}
@@ -63,6 +65,15 @@ OVERTAKEN = 2
 # Content up to so much goes to the block cache when the server has it: programs read back what they
 # just wrote (compilers, `git`).
 CACHE_UP_TO = 1 << 20
+
+
+class View:
+    """Which content of a file a handle reads. Guarded by the file's `_changed`."""
+
+    __slots__ = ("growths", "others", "size")
+
+    def __init__(self) -> None:
+        self.others = self.growths = self.size = 0
 
 
 class OpenFile:
@@ -103,6 +114,8 @@ class OpenFile:
         # Which content the base is. The name it was opened under, whatever it is called later: by
         # then another file may have left its blocks in the cache under the new name.
         self._version = version_of(path, entry, generation)
+        # How often it followed the server to another content: to a longer one, and to any other.
+        self._growths = self._others = 0
         self._read_path = path  # where the base is on the server now
         self._hidden_as: str | None = None  # where the base of a deleted file waits for the end
         self._deleted = False
@@ -261,6 +274,10 @@ class OpenFile:
             if known is None or not _is_other_content(known, entry):
                 return
             self._version = version_of(self._path, entry, generation)
+            if self._version.size > self._size:
+                self._growths += 1
+            else:
+                self._others += 1
             self._size = self._base_size = self._version.size
             reader, self._reader = self._reader, None
         if reader:
@@ -338,10 +355,15 @@ class OpenFile:
 
     # Content.
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes at `offset`; less only at the end of the file."""
+    def read(self, offset: int, size: int, view: View | None = None) -> bytes:
+        """Up to `size` bytes at `offset`; less only at the end of the file.
+
+        Raises Changed where `view` has begun with another content, and what the network raises.
+        """
         while True:
             with self._changed:
+                if view is not None and self._follows_locked():
+                    self._look_locked(view, offset)
                 end = min(offset + size, self._size)
                 if end <= offset:
                     return b""
@@ -360,6 +382,20 @@ class OpenFile:
                     # An upload, or a newer content on the server, took the base away under us.
                     if reader is None or self._reader is reader:
                         raise
+
+    def begin(self, view: View) -> None:
+        """A handle is opened: what it reads from now on, be it from the kernel's pages, is the
+        content that this file has now."""
+        with self._changed:
+            view.others, view.growths, view.size = self._others, self._growths, self._size
+
+    def _look_locked(self, view: View, offset: int) -> None:
+        """Let a handle read on in the content that it began with, or from where that ended: a log
+        that grows is followed. The kernel asks for whole pages."""
+        within = offset // PAGE < view.size // PAGE
+        if view.others != self._others or (view.growths != self._growths and within):
+            raise errors.Changed(f"{self._path}: changed on the server while it was read")
+        view.growths, view.size = self._growths, self._size
 
     def write(self, offset: int | None, data: bytes) -> tuple[int, bool]:
         """Into the spool, at `offset` (None: at the end); the count, and whether sending should
@@ -638,20 +674,24 @@ class OpenFile:
     def _base_locked(self) -> Reader:
         """The reader of the server's content, made when first needed."""
         if self._reader is None:
-            self._reader = Reader(self._version, self._fetch, self._cache, self._budget)
+            fetch = partial(self._fetch, self._version)
+            self._reader = Reader(self._version, fetch, self._cache, self._budget)
         return self._reader
 
-    def _fetch(self, offset: int, give_way: Callable[[], None]) -> Download:
-        """How the reader gets bytes: from wherever the base lies by then.
+    def _fetch(self, version: Version, offset: int, give_way: Callable[[], None]) -> Download:
+        """How the reader of `version` gets bytes: from wherever the base lies by then.
 
         A content that comes in more than one piece may have been read in part already, now or by an
-        earlier open: the pieces have to be of one content.
+        earlier open: the pieces have to be of one content. And what is kept on disk has to be what
+        it is filed as, in a year too.
         """
         with self._changed:
+            if version != self._version:  # the reader is on its way out
+                raise errors.Changed(f"{self._path}: changed on the server while it was read")
             path = self._read_path
             # While it is changed in place from here, its time is no sign of anything.
-            whole = self._version.size <= BLOCK_SIZE or self._patching
-            expect = None if whole else self._entry
+            whole = self._version.size <= BLOCK_SIZE and not self._cache.outlives_mount
+            expect = None if whole or self._patching else self._entry
         return self._remote.open_read(path, offset, give_way=give_way, expect=expect)
 
     def _upload(self, *, streamed: bool) -> None:

@@ -22,7 +22,7 @@ import pytest
 
 from ftpfs.fuse import binding
 from tests.conftest import RemoteDir
-from tests.mount.conftest import Mounted, MountServer, _daemons
+from tests.mount.conftest import BINDINGS, Mounted, MountServer, _daemons
 from tests.support import servers
 from tests.support.relay import How, Relay, When
 from tests.support.servers import Kind
@@ -36,13 +36,14 @@ SMALL_CACHE = "block_cache=2M,read_ahead=1M,attr_timeout=0"
 # a connection before each; and a machine that does something else, too.
 DEADLINE = 25.0
 READERS = 8
+MIB = 1 << 20
 SIZES = {
     "empty": 0,
     "small": 5000,
     "block": 131072,
     "some": 700_001,
     "big": 6_000_001,
-    "huge": 16 << 20,
+    "huge": 16 * MIB,
 }
 
 
@@ -311,3 +312,223 @@ def test_a_server_that_takes_two_connections_serves_many_readers(
         assert relay.peak_connections <= 2
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
         list(pool.map(lambda n: expect(mounted.path / n, contents[n]), list(contents) * 3))
+
+
+def test_a_server_without_rest_serves_whole_files_and_the_ends_of_those_that_fit(
+    remote_dir: RemoteDir, relay: Relay, mount_server: MountServer
+) -> None:
+    """The bound is half the block cache."""
+    fits, large = random.Random(1).randbytes(5 * MIB), random.Random(2).randbytes(40 * MIB)
+    remote_dir.write("fits", fits)
+    remote_dir.write("large", large)
+    rule = relay.refuse("REST", "502 no such thing here")
+    mounted = mount_server(
+        remote_dir.server,
+        remote_dir.disk,
+        path=remote_dir.path,
+        port=relay.port,
+        options="block_cache=16M,read_ahead=2M",
+    )
+    with open(mounted.path / "fits", "rb", buffering=0) as file:
+        file.seek(-100_000, os.SEEK_END)
+        assert file.read() == fits[-100_000:]
+    expect(mounted.path / "fits", fits)
+    with open(mounted.path / "large", "rb", buffering=0) as file:
+        file.seek(30 * MIB)
+        with pytest.raises(OSError, match="not supported") as caught:
+            file.read(100_000)
+        assert caught.value.errno == errno.EOPNOTSUPP
+    expect(mounted.path / "large", large)
+    assert rule.hits
+    assert "no REST" in mounted.log_text()
+
+
+# A file that changes.
+
+PAGE = 4096
+PAGES = [700, 700, 701, 300, 300, 1100]  # of each version: the size grows, shrinks and stays
+
+
+def version(number: int) -> bytes:
+    """A content whose every page says which one it is of."""
+    pages = PAGES[number % len(PAGES)]
+    return b"".join(b"%08d %08d " % (number, n) + bytes(PAGE - 18) for n in range(pages))
+
+
+class Changing:
+    """A file on the server's disk that is replaced by another one every moment."""
+
+    def __init__(self, remote_dir: RemoteDir, relay: Relay) -> None:
+        self.path = remote_dir.write("file", version(0))
+        self._remote_dir = remote_dir
+        self._relay = relay
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.changes = 0
+        self._date(self.path)
+
+    def __enter__(self) -> Changing:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        rng = random.Random(1)
+        while not self._stop.wait(rng.uniform(0.05, 0.8)):
+            self.changes += 1
+            new = self._remote_dir.write("new", version(self.changes))
+            self._date(new)
+            # Between a server's answer to "which time?" and its opening the file for the RETR that
+            # came along is a moment that FTP cannot close. Not then.
+            self._relay.wait_for(self._nobody_opens)
+            new.rename(self.path)
+
+    def _nobody_opens(self) -> bool:
+        flowing = {data.conn for data in self._relay.data if data.down and not data.closed}
+        last = {command.conn: command for command in self._relay.commands[-400:]}
+        return all(
+            conn in flowing if c.verb == "RETR" else time.monotonic() - c.t > 0.05
+            for conn, c in last.items()
+            if time.monotonic() - c.t < 1
+        )
+
+    def _date(self, path: Path) -> None:
+        # FTP tells whole seconds: two contents of one second and size cannot be told apart.
+        when = 1_600_000_000 + self.changes
+        os.utime(path, (when, when))
+
+
+def read_changing(path: Path, rng: random.Random, failures: list[str]) -> tuple[int, int]:
+    """Open, read, close. How many bytes, and how many errors."""
+    last: bytes | None = None
+    # A file that grew is read on from its old end, as a log is.
+    seams: list[tuple[bytes, bytes, int]] = []
+    count = 0
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            failures.append(f"open: {error}")
+        return 0, 1
+    try:
+        offset = 0
+        sequential = rng.random() < 0.6
+        for _ in range(rng.randrange(1, 40)):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            if not sequential:
+                offset = PAGE * rng.randrange(300)
+            got = os.pread(fd, rng.choice([PAGE, 32 * PAGE, 256 * PAGE]), offset)
+            if not got:
+                break
+            for start in range(0, len(got), PAGE):
+                number, page = got[start : start + 17].split()
+                if last not in (None, number):
+                    seams.append((last, number, int(page)))
+                last = number
+                if int(page) != (offset + start) // PAGE:
+                    failures.append(f"page {page!r} at {offset + start}")
+            count += len(got)
+            offset += len(got)
+            if rng.random() < 0.2:
+                time.sleep(rng.uniform(0, 0.3))
+    except OSError as error:
+        if error.errno != errno.EIO:
+            failures.append(f"read: {error}")
+        return count, 1
+    finally:
+        os.close(fd)
+        for old, new, seam in seams:
+            if seam != PAGES[int(old) % len(PAGES)]:
+                failures.append(f"from {old!r} to {new!r} at page {seam}")
+    return count, 0
+
+
+def test_a_file_that_is_replaced_is_read_old_or_new_or_not_at_all(
+    remote_dir: RemoteDir, mount_server: MountServer, relay: Relay
+) -> None:
+    """Somebody looks at it all the time, so that the mount knows of each change. One reader a
+    mount: readers of one mount share the kernel's pages."""
+    failures: list[str] = []
+    results: list[tuple[int, int]] = []
+    stop = threading.Event()
+
+    def read(path: Path) -> None:
+        rng = random.Random(str(path))
+        while not stop.is_set():
+            results.append(read_changing(path, rng, failures))
+
+    def look(path: Path) -> None:
+        while not stop.wait(0.01):
+            with contextlib.suppress(OSError):
+                path.stat()
+
+    with Changing(remote_dir, relay) as changing:
+        paths = [
+            mount_server(
+                remote_dir.server,
+                remote_dir.disk,
+                path=remote_dir.path,
+                port=relay.port,
+                binding=binding,
+                options=f"{SMALL_CACHE},list_ttl=0.1,open_ttl=0",
+            ).path
+            / "file"
+            for binding in BINDINGS
+        ]
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            futures = [pool.submit(work, path) for path in paths for work in (read, look)]
+            time.sleep(10)
+            stop.set()
+            for future in futures:
+                future.result()
+    count, errors = sum(c for c, _ in results), sum(e for _, e in results)
+    print(f"{changing.changes} changes, {len(results)} opens, {errors} errors, {count} bytes")
+    assert not failures, (len(failures), failures[:9])
+    assert changing.changes > 4
+    assert 0 < errors < len(results) / 2
+    time.sleep(0.2)
+    for path in paths:
+        assert path.read_bytes() == version(changing.changes)
+
+
+# Memory.
+
+
+@pytest.mark.parametrize(("cache", "most"), [("64M", 160), ("16M", 90)])
+def test_memory_stays_in_its_bound_while_twenty_files_are_streamed(
+    remote_dir: RemoteDir, mount_server: MountServer, fuse_binding: str, cache: str, most: int
+) -> None:
+    data = random.Random(1).randbytes(24 * MIB)
+    first = remote_dir.write("file0", data)
+    for number in range(1, 20):
+        os.link(first, remote_dir.disk / f"file{number}")
+    mounted = mount_server(
+        remote_dir.server,
+        remote_dir.disk,
+        path=remote_dir.path,
+        binding=fuse_binding,
+        options=f"block_cache={cache}",
+    )
+    [pid] = _daemons(str(mounted.log))
+
+    def stream(number: int) -> None:
+        with open(mounted.path / f"file{number}", "rb", buffering=0) as file:
+            for offset in range(0, len(data), MIB):
+                assert file.read(MIB) == data[offset : offset + MIB]
+
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        list(pool.map(stream, range(20)))
+    peak = peak_memory(pid) / MIB
+    print(f"{fuse_binding}, {cache}: {peak:.0f} MiB")
+    assert peak <= most
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes that the process had in memory at most."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmHWM")

@@ -13,7 +13,7 @@ import pytest
 from ftpfs import errors
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache
 from ftpfs.core.journal import Record
-from ftpfs.core.openfile import OpenFile
+from ftpfs.core.openfile import OpenFile, View
 from ftpfs.core.reader import StreamBudget
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Entry
@@ -350,6 +350,45 @@ def test_a_file_that_is_only_read_follows_the_server(bench: Bench) -> None:
     assert whole(file) == b"and new, longer content"
     follow(bench, file, b"AND NEW, LONGER CONTENT", mtime=bench.remote.now + 1)
     assert whole(file) == b"AND NEW, LONGER CONTENT"
+
+
+def test_a_handle_reads_on_in_the_content_that_it_began_with_or_fails(bench: Bench) -> None:
+    old, new = b"old" * 10_000, b"new" * 10_000
+    file = bench.open(old)
+    one, other = View(), View()
+    file.begin(one)
+    assert file.read(0, 4096, one) == old[:4096]
+    follow(bench, file, new, mtime=bench.remote.now + 1)
+    for offset in (4096, 28672, 40000):  # the last: no end of file either
+        with pytest.raises(errors.Changed):
+            file.read(offset, 4096, one)
+    file.begin(other)
+    assert file.read(0, 30_000, other) == new
+    follow(bench, file, b"longer" * 10_000, mtime=bench.remote.now + 2)
+    with pytest.raises(errors.Changed):
+        file.read(4096, 4096, other)
+
+
+def test_a_handle_follows_a_file_that_grows_from_its_old_end_on(bench: Bench) -> None:
+    page = bytes(4096)
+    file = bench.open(page + b"one line\n")
+    view = View()
+    file.begin(view)
+    assert file.read(0, 8192, view) == page + b"one line\n"
+    for lines in (b"one line\nanother\n", b"one line\nanother\na third\n"):
+        follow(bench, file, page + lines, mtime=bench.remote.now)
+        assert file.read(4096, 4096, view) == lines
+
+
+def test_a_handle_that_writes_reads_what_it_wrote(bench: Bench) -> None:
+    file = bench.open(b"content")
+    view = View()
+    file.begin(view)
+    assert file.read(0, 7, view) == b"content"
+    file.write(0, b"CON")
+    assert file.read(0, 7, view) == b"CONtent"
+    file.upload()
+    assert file.read(0, 7, view) == b"CONtent"
 
 
 def test_the_same_content_seen_again_is_not_fetched_again(bench: Bench) -> None:
