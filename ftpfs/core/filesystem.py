@@ -223,6 +223,7 @@ class Filesystem:
         """A handle on a new, empty file. It reaches the server some time after it is closed."""
         self.check_writable()
         _check_name(path)
+        self._remote.check_name(path)  # now: its upload would fail when nobody listens any more
         if self._existing(path) is not None:  # it appeared after the kernel had looked
             if flags & os.O_EXCL:
                 raise errors.Exists(f"{path}: exists")
@@ -421,6 +422,7 @@ class Filesystem:
         """renameat2(2). EXCHANGE cannot be had over FTP; NOREPLACE is checked here."""
         self.check_writable()
         _check_name(new)
+        self._remote.check_name(new)
         if flags & ~RENAME_NOREPLACE:
             raise errors.InvalidArgument("FTP cannot exchange two names")
         for path in (old, new):

@@ -324,6 +324,14 @@ class Remote:
 
     # Changing.
 
+    def check_name(self, path: str) -> None:
+        """Raises InvalidName for a name that the server's encoding cannot write; sends nothing."""
+        encoding = self._server.encoding
+        try:
+            path.encode(encoding, "surrogateescape")
+        except UnicodeEncodeError:
+            raise errors.InvalidName(f"a name that {encoding} cannot write: {path!a}") from None
+
     def mkdir(self, path: str) -> None:
         def again(session: Session) -> None:
             with contextlib.suppress(errors.Unavailable):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.conftest import Mounted, MountServer
+from tests.mount.conftest import Mounted, MountServer, ftpfs
 from tests.support import odd_server
 from tests.support.odd_server import OddServer, Script
 
@@ -26,6 +26,12 @@ def mount_odd(mount_server: MountServer, fuse_binding: str) -> MountOdd:
         return mount_server(odd, odd.root, binding=fuse_binding, options=options).path
 
     return mount
+
+
+def settled(here: Path) -> None:
+    """What was written is on the server."""
+    done = ftpfs("sync", str(here), env={"XDG_STATE_HOME": str(here.parent / "state")})
+    assert done.returncode == 0, done.stderr
 
 
 def test_links_that_loop_end_somewhere(mounted: Mounted) -> None:
@@ -74,6 +80,7 @@ def test_a_server_that_takes_one_connection_serves_a_mount(
             check=True,
         )
         assert done.stdout.split() == ["6000000", "21"]
+        settled(here)
         assert (root / "copy").read_bytes() == b"x" * 300_000
 
 
@@ -90,6 +97,7 @@ def test_names_in_another_encoding_are_readable_here_and_right_there(
         (here / "größer").write_bytes(b"new")
         with pytest.raises(OSError, match="Invalid argument"):
             (here / "日本").write_bytes(b"cannot be said in latin-1")
+        settled(here)
         assert "größer".encode("latin-1") in os.listdir(os.fsencode(root))
 
 
@@ -117,6 +125,7 @@ def test_a_server_with_nothing_but_rfc_959_carries_everyday_work(
             timeout=60,
             check=True,
         )
+        settled(here)
         assert (root / "h").read_text() == "1\ntwo\n"
         assert (here / "big").read_bytes() == big
         with open(here / "big", "rb") as file:

@@ -404,6 +404,9 @@ class MemoryRemote:
 
         self._call("rmdir", work)
 
+    def check_name(self, path: str) -> None:
+        """Every name will do."""
+
     def remove(self, path: str) -> None:
         def work() -> None:
             if self._get(path).content is None:
