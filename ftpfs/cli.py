@@ -20,7 +20,7 @@ import posixpath
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -238,6 +238,17 @@ def _given(flags: dict[str, Any]) -> dict[str, object]:
     return values
 
 
+def _given_twice(strings: Iterable[str], flags: dict[str, Any]) -> dict[str, object]:
+    """The values given as words for -o and as flags; flags win."""
+    values: dict[str, object] = {}
+    try:
+        for string in strings:
+            values.update(config.parse_options(string))
+    except InvalidArgument as error:
+        raise _Misuse(str(error)) from None
+    return {**values, **_given(flags)}
+
+
 def _build(source: Source, values: dict[str, object]) -> config.Config:
     home = os.path.expanduser("~")  # asks the user database where HOME is missing
     around = credentials.Surroundings(
@@ -307,13 +318,7 @@ def mount(source: Source, mountpoint: str, strings: tuple[str, ...], **flags: An
 
     Every option is also a word for -o, with underscores: -o ro,list_ttl=5.
     """
-    values: dict[str, object] = {}
-    try:
-        for string in strings:
-            values.update(config.parse_options(string))
-    except InvalidArgument as error:
-        raise _Misuse(str(error)) from None
-    built = _build(source, {**values, **_given(flags)})
+    built = _build(source, _given_twice(strings, flags))
     from ftpfs import mount as mounting
 
     return mounting.run(built, mountpoint)
@@ -384,6 +389,31 @@ def forget(path: str | None) -> None:
     from ftpfs import manage
 
     manage.forget(path)
+
+
+@cli.command()
+@click.argument("source", type=_source)
+@_takes_config
+@click.option("-o", "strings", multiple=True, metavar="A,B=C", help="Options by name, as in fstab.")
+@_flags(*OPTIONS.values())
+def recover(source: Source, strings: tuple[str, ...], **flags: Any) -> int:
+    """Upload what earlier mounts of SOURCE left behind, without mounting.
+
+    A crash, a power cut or SIGTERM leave what was not uploaded yet to the next
+    mount, or to this. Exits with 1 when something is still left: a line for each.
+    """
+    import logging
+
+    values = _given_twice(strings, flags)
+    logging.basicConfig(
+        level=str(values.get("log_level", _LOG_LEVEL.default)).upper(), format="ftpfs: %(message)s"
+    )
+    built = _build(source, values)
+    from ftpfs import manage, show
+
+    with show.upload_bar() as progress:
+        lines = manage.recover(built, progress)
+    return _complaints(lines)
 
 
 def _complaints(lines: Sequence[str]) -> int:

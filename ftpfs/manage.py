@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from rich.filesize import decimal
 
 from ftpfs import control, errors, mountpoints
+from ftpfs.config import Config
 from ftpfs.control import Daemon, Report
 from ftpfs.core.status import PendingFile, UploadStatus
 
 # `umount` and `sync` say that they cannot go on when for so long (seconds) nothing was sent and
 # what was tried failed. Longer than a connect and its second attempt take to fail.
 STUCK = 30.0
+RECOVERY_PAUSE = 0.25  # seconds between two looks at how far it is
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ def to_go(uploads: UploadStatus) -> tuple[int, int]:
     """Files and bytes on their way to the server: those that failed are not."""
     lost = failed(uploads)
     return uploads.files - len(lost), uploads.bytes - sum(each.size - each.sent for each in lost)
+
+
+def count(files: int) -> str:
+    return f"{files:,} file{'' if files == 1 else 's'}"
 
 
 # Finding.
@@ -112,20 +118,13 @@ def _daemons(path: str) -> list[Daemon]:
     return found
 
 
-def _place(path: str) -> tuple[str, str]:
-    """The mountpoint that `path` lies below, and its path in there."""
-    holder = mountpoints.holding(path).path
-    inside = mountpoints.absolute(path)[len(holder) :]
-    return holder, "/" + inside.strip("/")
-
-
 # Telling.
 
 
 def forget(path: str | None) -> None:
     """Let the mount that `path` is in, or all of them, look again at what others may have
     changed. Raises FtpfsError."""
-    places = [_place(path)] if path else [(each.path, "/") for each in _mounted(None)]
+    places = [mountpoints.holding(path)] if path else [(each.path, "/") for each in _mounted(None)]
     for holder, inside in places:
         for daemon in _daemons(holder):
             for _ in control.ask(daemon, "forget", path=inside):
@@ -138,26 +137,50 @@ def forget(path: str | None) -> None:
 Progress = Callable[[UploadStatus], None]
 
 
+class Patience:
+    """Whether uploads get on. They do not when nothing was sent for STUCK seconds and what was
+    tried failed: the server is away, and nobody knows for how long."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[int, int] | None = None
+        self._moved = time.monotonic()
+
+    def is_over(self, uploads: UploadStatus) -> bool:
+        state = to_go(uploads)
+        if state != self._seen:
+            self._seen, self._moved = state, time.monotonic()
+        return time.monotonic() - self._moved > STUCK and any(
+            each.error and each.state != "failed" for each in uploads.pending
+        )
+
+
 def sync(path: str | None, progress: Progress) -> list[str]:
     """Wait until the server has everything (that is below `path`); a line for each failure.
 
-    Raises FtpfsError when a mount cannot be asked.
+    Raises FtpfsError when the mount of `path` cannot be asked.
     """
+    failures = []
     if path:
-        holder, inside = _place(path)
+        holder, inside = mountpoints.holding(path)
         places = [(daemon, inside) for daemon in _daemons(holder)]
     else:
-        for each in _mounted(None):
-            _daemons(each.path)  # there is one
         places = [(daemon, "/") for daemon in control.daemons()]
-    failures = []
+        failures += [
+            f"{each.path}: {_why_silent(each.path)}"
+            for each in _mounted(None)
+            if not any(daemon.serves(each.path) for daemon, _ in places)
+        ]
     for daemon, inside in places:
-        for reply in control.ask(daemon, "sync", path=inside):
-            report = Report.from_reply(reply["report"])
-            progress(report.status.uploads)
-            failures += [
-                f"{report.mountpoint}{name}: {why}" for name, why in reply.get("failures", ())
-            ]
+        patience = Patience()
+        with contextlib.closing(control.ask(daemon, "sync", path=inside)) as replies:
+            for reply in replies:
+                report = Report.from_reply(reply["report"])
+                progress(report.status.uploads)
+                root = report.mountpoint.rstrip("/")
+                failures += [f"{root}{name}: {why}" for name, why in reply.get("failures", ())]
+                if patience.is_over(report.status.uploads):
+                    failures += _waiting(report)
+                    break
     return failures
 
 
@@ -185,45 +208,64 @@ def umount(
             with contextlib.suppress(errors.ConnectionLost):
                 list(control.ask(daemon, "hurry"))
         with progress() as show:
+            patience = Patience()
             try:
-                for last in _until_stuck(map(Report.from_reply, replies)):
+                for reply in replies:
+                    last = Report.from_reply(reply)
                     show(last.status.uploads)
+                    if patience.is_over(last.status.uploads):
+                        break
             except KeyboardInterrupt:
-                files, size = to_go(last.status.uploads)
-                raise KeyboardInterrupt(
-                    f"{files} files ({decimal(size)}) go on in the background"
-                ) from None
+                raise KeyboardInterrupt(_in_background(last)) from None
             except errors.ConnectionLost:
                 return [
                     f"{path}: the daemon died; what it had not uploaded waits in {last.spool} "
                     f"for the next mount"
                 ]
-    return list(_left(last))
+    return [*_failures(last), *_waiting(last)]
 
 
-def _until_stuck(reports: Iterator[Report]) -> Iterator[Report]:
-    """The reports, until they show no progress any more, but a reason for it."""
-    moved, state = time.monotonic(), None
-    for report in reports:
-        uploads = report.status.uploads
-        if state != (state := (uploads.files, uploads.bytes)):
-            moved = time.monotonic()
-        yield report
-        if time.monotonic() - moved > STUCK and any(each.error for each in uploads.pending):
-            return
+def recover(config: Config, progress: Progress) -> list[str]:
+    """Upload what earlier mounts of this server left in the spool; a line for each thing that is
+    still left. Raises FtpfsError."""
+    from ftpfs import mount
+
+    with mount.spooled(config) as filesystem:
+        patience = Patience()
+        uploads = filesystem.upload_status()
+        while to_go(uploads)[0] and not patience.is_over(uploads):
+            with contextlib.suppress(errors.FtpfsError):  # told by the next status
+                filesystem.sync("/", RECOVERY_PAUSE)
+            uploads = filesystem.upload_status()
+            progress(uploads)
+        return [
+            f"{each.path}: not uploaded: {each.error or 'not tried'}; it stays in the spool"
+            for each in uploads.pending
+        ]
 
 
-def _left(last: Report) -> Iterator[str]:
-    uploads = last.status.uploads
-    for each in failed(uploads):
-        yield f"{last.mountpoint}{each.path}: not uploaded: {each.error}"
-    files, size = to_go(uploads)
+def _in_background(last: Report) -> str:
+    files, size = to_go(last.status.uploads)
+    return (
+        f"{last.mountpoint}: unmounted; {count(files)}, {decimal(size)}, left to the background"
+        f" (ftpfs status {last.mountpoint})"
+    )
+
+
+def _failures(last: Report) -> Iterator[str]:
+    for each in failed(last.status.uploads):
+        yield f"{last.mountpoint}{each.path}: not uploaded ({each.error}); kept in {last.spool}"
+
+
+def _waiting(last: Report) -> Iterator[str]:
+    """A line about what is not on the server yet, if anything."""
+    files, size = to_go(last.status.uploads)
     if not files:
         return
-    what = f"{last.mountpoint}: {files} files ({decimal(size)}) are not on the server yet"
-    where = f"they wait in {last.spool}"
+    what = f"{last.mountpoint}: not on the server yet: {count(files)}, {decimal(size)}"
+    where = f"waiting in {last.spool}"
     if last.state == "left":
-        yield f"{what}; {where} for the next mount"
+        yield f"{what}, {where} for the next mount, or ftpfs recover {last.status.source}"
     else:
-        why = next((each.error for each in uploads.pending if each.error), None)
-        yield f"{what} ({why}); {where}, and the background goes on trying"
+        why = next((each.error for each in last.status.uploads.pending if each.error), None)
+        yield f"{what}, {where}; the daemon goes on trying ({why})"

@@ -68,6 +68,23 @@ def run(config: Config, mountpoint: str) -> int:
     return _run_in_background(config, mountpoint, chosen)
 
 
+@contextlib.contextmanager
+def spooled(config: Config) -> Iterator[Filesystem]:
+    """The file system without a mount, for what earlier mounts left in its spool. What is not
+    uploaded at the end stays there. Raises FtpfsError."""
+    remote = Remote(config.server, config.network)
+    try:
+        remote.connect()
+        filesystem = Filesystem(remote, open_spool(config), config.cache, write=config.write)
+        try:
+            filesystem.recover()
+            yield filesystem
+        finally:
+            filesystem.close(grace=0)
+    finally:
+        remote.close()
+
+
 # Before.
 
 

@@ -68,13 +68,26 @@ def absolute(path: str) -> str:
     return path
 
 
-def holding(path: str) -> Mountpoint:
-    """The mount that `path` lies in. Raises InvalidArgument."""
-    path = absolute(path)
-    inside = [known for known in table() if (path + "/").startswith(known.path.rstrip("/") + "/")]
-    if not inside:
+def holding(path: str) -> tuple[str, str]:
+    """The mountpoint that `path` lies below, and its path in there. Raises InvalidArgument.
+
+    What is in a mount is not looked at: its server may be away.
+    """
+    path = os.path.abspath(path)
+    found = _split(path) or _split(os.path.realpath(path))
+    if found is None:
         raise errors.InvalidArgument(f"{path}: not in anything that ftpfs has mounted")
-    return max(inside, key=lambda known: len(known.path))
+    return found
+
+
+def _split(path: str) -> tuple[str, str] | None:
+    inside = [
+        known.path for known in table() if (path + "/").startswith(known.path.rstrip("/") + "/")
+    ]
+    if not inside:
+        return None
+    mountpoint = max(inside, key=len)
+    return mountpoint, "/" + path[len(mountpoint) :].strip("/")
 
 
 def crashed(path: str) -> bool:

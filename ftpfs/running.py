@@ -27,7 +27,7 @@ from typing import NamedTuple
 from ftpfs import control, errors
 from ftpfs.control import Control, Reply, Report, Request
 from ftpfs.core.filesystem import Filesystem
-from ftpfs.core.status import ConnectionStatus, MountStatus, UploadStatus
+from ftpfs.core.status import ConnectionStatus, MountStatus, PendingFile
 from ftpfs.ftp.remote import Remote
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 HOUSEKEEPING = 5.0  # seconds between rounds: idle sessions are closed to within that
 RATE_TIME = 5.0  # seconds: rates are averages over at least so long, where there is as much
 FOLLOW_PAUSE = 0.25  # seconds between two reports to somebody who watches
+SYNC_PAUSE = 0.5  # and to somebody who waits
+HURRY_DEADLINE = 5.0  # seconds from an unmount until libfuse tells us of it, at most
 # Pending files that a report names; how many there are in all stands beside them.
 PENDING_SHOWN = 1000
 END_SIGNALS = {signal.SIGTERM, signal.SIGINT}
@@ -70,9 +72,8 @@ class Running:
         self._grace = grace
         self._since = time.time()
         self._control: Control | None = None
-        self._signalled = threading.Event()
         self._leaving = threading.Event()  # unmounted
-        self._hurried = threading.Event()  # uploads are not waited for
+        self._hurried = threading.Event()  # uploads are not waited for any more
         self._left = threading.Event()
         self._lock = threading.Lock()
         self._samples: deque[_Sample] = deque()
@@ -101,6 +102,12 @@ class Running:
     def stop(self) -> None:
         """Unmounted: upload what is left, as long as it may take, and say good-bye."""
         self._leaving.set()
+        waiting = self._filesystem.upload_status()
+        if waiting.files:
+            log.info(
+                "%s: unmounted; %d files (%d bytes) are still to be uploaded",
+                *(self._mountpoint, waiting.files, waiting.bytes),
+            )
         self._filesystem.close()
         self._left.set()
         if self._control:
@@ -136,14 +143,19 @@ class Running:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _hear_signals(self) -> None:
-        while True:
-            number = signal.sigwait(END_SIGNALS)
-            log.info("told to end by %s", signal.Signals(number).name)
-            if self._signalled.is_set():
-                self._hurried.set()
-            self._signalled.set()
-            if not self._leaving.is_set():
-                os.kill(os.getpid(), signal.SIGHUP)
+        number = signal.sigwait(END_SIGNALS)
+        log.info("told to end by %s; uploads have %g s", signal.Signals(number).name, self._grace)
+        timer = threading.Timer(self._grace, self._stop_waiting)
+        timer.daemon = True
+        timer.start()
+        if not self._leaving.is_set():
+            os.kill(os.getpid(), signal.SIGHUP)
+        signal.sigwait(END_SIGNALS)
+        self._stop_waiting()
+
+    def _stop_waiting(self) -> None:
+        self._hurried.set()
+        self._filesystem.stop_waiting()
 
     # Answers.
 
@@ -175,16 +187,41 @@ class Running:
         yield self.report().to_reply()
 
     def _tell_sync(self, request: Request) -> Iterator[Reply]:
-        _path_in(request)
-        yield {"report": self.report().to_reply(), "failures": []}
+        path = _path_in(request)
+        while not self._synced(path):
+            yield {"report": self.report().to_reply()}
+        failures = [
+            [each.path, each.error or "left to the next mount"]
+            for each in self._pending(path)
+            if each.state == "failed" or self._hurried.is_set()
+        ]
+        yield {"report": self.report().to_reply(), "failures": failures}
+
+    def _synced(self, path: str) -> bool:
+        """Wait a while; whether nothing at and below `path` is on its way any more."""
+        try:
+            self._filesystem.sync(path, SYNC_PAUSE)
+        except errors.FtpfsError:
+            # Not yet, or something failed: that must not hide what else is still to come.
+            return all(each.state == "failed" for each in self._pending(path))
+        return True
+
+    def _pending(self, path: str) -> list[PendingFile]:
+        return [
+            each
+            for each in self._filesystem.upload_status().pending
+            if path == "/" or (each.path + "/").startswith(path + "/")
+        ]
 
     def _forget(self, request: Request) -> Iterator[Reply]:
         self._filesystem.forget(_path_in(request))
         yield {}
 
     def _hurry(self, _request: Request) -> Iterator[Reply]:
-        log.info("told not to wait for uploads; the next mount goes on with them")
-        self._hurried.set()
+        if not self._leaving.wait(HURRY_DEADLINE):
+            raise errors.InvalidArgument(f"{self._mountpoint} is mounted and in use")
+        log.info("told not to wait for uploads")
+        self._stop_waiting()
         yield {}
 
     def _status(self) -> MountStatus:
@@ -197,7 +234,7 @@ class Running:
                 limit=connections.cap,
                 waiting=connections.waiting,
             ),
-            uploads=UploadStatus((), 0, 0, 0, 0, 0, None),
+            uploads=self._filesystem.upload_status(),
             cache=self._filesystem.cache_status(),
         )
 

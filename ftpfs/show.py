@@ -25,7 +25,7 @@ from rich.text import Text
 from ftpfs.control import Report
 from ftpfs.core.status import PendingFile, UploadStatus
 from ftpfs.errors import printable
-from ftpfs.manage import Mount, Progress, failed, to_go
+from ftpfs.manage import Mount, Progress, count, failed, to_go
 
 FILES_SHOWN = 10  # pending files by name
 WATCH_PAUSE = 1.0  # seconds
@@ -105,7 +105,7 @@ def _facts(mount: Mount) -> Table:
     )
     table.add_row("uploads", Text(_uploads(report)))
     if lost := failed(report.status.uploads):
-        table.add_row("failed", Text(f"{_count(len(lost))}, see below", style="bold red"))
+        table.add_row("failed", Text(f"{count(len(lost))}, see below", style="bold red"))
     table.add_row("spool", Text(_spool(report)))
     table.add_row("downloads", f"{decimal(cache.downloaded)}{_rate(report.download_rate)}")
     asked = cache.hits + cache.misses
@@ -115,20 +115,24 @@ def _facts(mount: Mount) -> Table:
 
 
 def _state(report: Report) -> str:
-    words = {"mounted": "mounted", "leaving": "unmounted, uploads what is left", "left": "ending"}
-    for_long = _duration(time.time() - report.since)
+    so_long = _duration(time.time() - report.since)
+    words = {
+        "mounted": f"mounted for {so_long}",
+        "leaving": f"unmounted, uploads what is left; was mounted {so_long} ago",
+        "left": "ends",
+    }
     state = words.get(report.state, report.state)
-    return printable(f"{state}; for {for_long}, process {report.pid}, {report.binding}")
+    return printable(f"{state}; process {report.pid}, {report.binding}")
 
 
 def _uploads(report: Report) -> str:
     uploads = report.status.uploads
     files, size = to_go(uploads)
-    done = f"{_count(uploads.uploaded_files)}, {decimal(uploads.uploaded_bytes)} done"
+    done = f"{count(uploads.uploaded_files)}, {decimal(uploads.uploaded_bytes)} done"
     if not files:
         return f"{done}{_rate(report.upload_rate)}"
     left = f"; {_duration(size / report.upload_rate)} left" if report.upload_rate else ""
-    return f"{_count(files)}, {decimal(size)} to go{_rate(report.upload_rate)}{left}; {done}"
+    return f"{count(files)}, {decimal(size)} to go{_rate(report.upload_rate)}{left}; {done}"
 
 
 def _spool(report: Report) -> str:
@@ -160,10 +164,6 @@ def _file(each: PendingFile) -> tuple[str, ...]:
         printable(each.path),
         printable(each.error or ""),
     )
-
-
-def _count(files: int) -> str:
-    return f"{files:,} file{'' if files == 1 else 's'}"
 
 
 def _rate(rate: float) -> str:
@@ -208,7 +208,7 @@ def upload_bar() -> Iterator[Progress]:
             total = max(total, size)
             bar.update(
                 task,
-                description=f"uploading {_count(files)}",
+                description=f"uploading {count(files)}" if files else "uploaded",
                 total=total,
                 completed=total - size,
                 visible=total > 0,

@@ -136,6 +136,7 @@ class OpenFile:
         self._patching = False  # the server's file may be between two contents
         self._uploading = False
         self._sending: _Sending | None = None
+        self._uploaded_bytes = 0
         self._broken: _Sending | None = None  # off by the network; the server may have its head
         self._streamable = entry is None  # written from its start, in order
         self._stream_wanted = False
@@ -214,6 +215,12 @@ class OpenFile:
         """Of the upload under way."""
         with self._changed:
             return self._sending.sent if self._sending else 0
+
+    @property
+    def uploaded_bytes(self) -> int:
+        """Of the last upload that succeeded."""
+        with self._changed:
+            return self._uploaded_bytes
 
     @property
     def entry(self) -> Entry | None:
@@ -795,6 +802,7 @@ class OpenFile:
                     mode = base.mode if base and not self._replaces else self._mode
                     entry = replace(entry, mode=mode)
                 self._entry, self._sending = entry, None
+                self._uploaded_bytes = sending.sent
                 self._replaces = self._tried = self._patching = False
                 self._sent, self._overtaken = sending.writes, 0
                 self._version = version_of(path, entry, generation)

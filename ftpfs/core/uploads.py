@@ -66,6 +66,10 @@ class File(Protocol):
     def sent_bytes(self) -> int:
         """Of the upload under way."""
 
+    @property
+    def uploaded_bytes(self) -> int:
+        """Of the last upload that succeeded."""
+
     def give_up(self, error: errors.FtpfsError) -> None:
         """It failed for good; who uses the file is to be told."""
 
@@ -363,7 +367,6 @@ class Uploads(Generic[F]):
     def _work(self) -> None:
         while (job := self._next()) is not None:
             error: errors.FtpfsError | None = None
-            size = job.size
             try:
                 self._upload(job.file)
             except errors.FtpfsError as failure:
@@ -371,7 +374,7 @@ class Uploads(Generic[F]):
             except Exception as failure:
                 log.exception("uploading %s failed in a way nobody foresaw", job.file.path)
                 error = errors.FtpfsError(f"{type(failure).__name__}: {failure}")
-            self._ended(job, error, size)
+            self._ended(job, error, job.file.uploaded_bytes)
 
     def _next(self) -> _Job[F] | None:
         with self._changed:
@@ -396,7 +399,7 @@ class Uploads(Generic[F]):
                         self._timekeeper = False
             return None
 
-    def _ended(self, job: _Job[F], error: errors.FtpfsError | None, size: int) -> None:
+    def _ended(self, job: _Job[F], error: errors.FtpfsError | None, sent: int) -> None:
         tell = _say_nothing  # once the lock is free
         with self._changed:
             self._running -= 1
@@ -404,7 +407,7 @@ class Uploads(Generic[F]):
             waits = job.file.waits
             now = self._clock()
             if error is None or isinstance(error, errors.Superseded):
-                if error is None and self._note_success_locked(job, size):
+                if error is None and self._note_success_locked(job, sent):
                     tell = _say_back
                 if waits and job.hurried:
                     self._make_ready_locked(job)
@@ -420,10 +423,10 @@ class Uploads(Generic[F]):
             self._changed.notify_all()
         tell()
 
-    def _note_success_locked(self, job: _Job[F], size: int) -> bool:
+    def _note_success_locked(self, job: _Job[F], sent: int) -> bool:
         """Whether the server had been away."""
         self._uploaded_files += 1
-        self._uploaded_bytes += size
+        self._uploaded_bytes += sent
         was_away, self._away_pause = self._away_pause, 0.0
         if was_away:
             for other in self._jobs.values():

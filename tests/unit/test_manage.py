@@ -118,8 +118,8 @@ class TestUmount:
         lost = pending("/lost", "failed", error="552 quota")
         serve(follow=saying(told("mounted"), told("left", lost, pending("/b"), pending("/c"))))
         first, second = manage.umount(HERE, Shown(), now=False)
-        assert first == f"{HERE}/lost: not uploaded: 552 quota"
-        assert second.startswith(f"{HERE}: 2 files (2.0 kB) are not on the server yet; ")
+        assert first == f"{HERE}/lost: not uploaded (552 quota); kept in /spool"
+        assert second.startswith(f"{HERE}: not on the server yet: 2 files, 2.0 kB, waiting in ")
         assert "/spool for the next mount" in second
 
     def test_a_server_that_is_away_is_not_waited_for_for_ever(
@@ -135,8 +135,8 @@ class TestUmount:
 
         serve(follow=follow)
         (line,) = manage.umount(HERE, Shown(), now=False)
-        assert "2 files (2.0 kB) are not on the server yet (refused the connection)" in line
-        assert "they wait in /spool, and the background goes on trying" in line
+        assert "not on the server yet: 2 files, 2.0 kB, waiting in /spool" in line
+        assert "; the daemon goes on trying (refused the connection)" in line
 
     def test_a_slow_server_is_waited_for(
         self, serve: Serve, monkeypatch: pytest.MonkeyPatch
@@ -166,7 +166,7 @@ class TestUmount:
 
             yield advance
 
-        with pytest.raises(KeyboardInterrupt, match=r"2 files \(2.0 kB\) go on in the background"):
+        with pytest.raises(KeyboardInterrupt, match=r"2 files, 2\.0 kB, left to the background"):
             manage.umount(HERE, interrupted, now=False)
 
     def test_a_daemon_that_dies_on_the_way_is_told_of(self, serve: Serve) -> None:
@@ -253,9 +253,10 @@ class TestSync:
         self, serve: Serve, system: System
     ) -> None:
         system.mounts.append(OTHER)
-        serve(HERE, sync=saying({"report": told("mounted"), "failures": []}))
-        with pytest.raises(errors.FtpfsError, match=f"{OTHER}: its daemon has no socket"):
-            manage.sync(None, Shown().advance)
+        serve(HERE, sync=saying({"report": told("mounted"), "failures": [["/x", "why"]]}))
+        silent, lost = manage.sync(None, Shown().advance)
+        assert silent.startswith(f"{OTHER}: its daemon has no socket in ")
+        assert lost == f"{HERE}/x: why"
         system.dead.add(OTHER)
         with pytest.raises(errors.FtpfsError, match="its daemon died"):
             manage.sync(OTHER, Shown().advance)

@@ -1,0 +1,165 @@
+"""Writes docs/in-a-terminal.md: commands typed into a real terminal (tmux), and what was seen.
+
+Nothing is made up: a server of our own behind a relay that carries 2 MB/s a connection, a mount,
+keys, and `tmux capture-pane`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ftpfs import serve
+from tests.support.relay import Relay
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "in-a-terminal.md"
+COLUMNS, ROWS = 110, 30
+RATE = 2_000_000  # bytes a second, for each connection
+FILES, SIZE = 12, 6_000_000
+DEADLINE = 60.0  # seconds for anything to show
+
+
+class Terminal:
+    """A terminal of its own, with a shell in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._socket = str(folder / "tmux")
+        (folder / "bashrc").write_text("PS1='$ '\n")
+        home = {"HOME": str(folder), "XDG_STATE_HOME": str(folder / "state")}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {**home, "PATH": path, "LANG": "C.UTF-8", "TERM": "xterm-256color"}
+        size = ["-x", str(COLUMNS), "-y", str(ROWS)]
+        shell = f"cd {folder} && exec bash --noprofile --rcfile {folder}/bashrc -i"
+        self._tmux("-f", "/dev/null", "new-session", "-d", *size, shell, env=environment)
+
+    def type(self, line: str) -> None:
+        self._tmux("send-keys", line, "Enter")
+
+    def interrupt(self) -> None:
+        self._tmux("send-keys", "C-c")
+
+    def clear(self) -> None:
+        self._tmux("send-keys", "C-l")
+        self.until(lambda seen: seen.strip() == "$")
+
+    def seen(self) -> str:
+        return self._tmux("capture-pane", "-p").rstrip() + "\n"
+
+    def until(self, condition: Callable[[str], bool]) -> str:
+        """What is seen as soon as it is as wanted."""
+        deadline = time.monotonic() + DEADLINE
+        while not condition(seen := self.seen()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"never seen; at last:\n{seen}")
+            time.sleep(0.05)
+        return seen
+
+    def until_done(self) -> str:
+        """What is seen when the shell asks for the next command."""
+        return self.until(lambda seen: seen.endswith("\n$\n"))
+
+    def close(self) -> None:
+        self._tmux("kill-server")
+
+    def _tmux(self, *arguments: str, env: dict[str, str] | None = None) -> str:
+        command = ["tmux", "-u", "-S", self._socket, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+        return done.stdout
+
+
+def play(terminal: Terminal, relay: Relay) -> list[tuple[str, str]]:
+    """What is done, in words, and what was seen."""
+    pages = []
+    terminal.type(f"ftpfs mount 127.0.0.1:{relay.port} nas && cp -r photos nas/")
+    terminal.until_done()
+    terminal.clear()
+
+    terminal.type("ftpfs status --watch nas")
+    seen = terminal.until(lambda seen: "MB/s;" in seen and "uploading" in seen)
+    time.sleep(3)
+    pages.append(
+        (
+            "`cp` returned at once; `ftpfs status --watch nas` shows how far its files are:",
+            terminal.seen() or seen,
+        )
+    )
+    terminal.interrupt()
+    terminal.clear()
+
+    terminal.type("ftpfs sync nas/photos && ftpfs status nas")
+    terminal.until(lambda seen: "MB/s" in seen)
+    pages.append(("Wait until the server has them:", terminal.seen()))
+    terminal.until_done()
+    pages.append(("... and then:", terminal.seen()))
+    terminal.clear()
+
+    terminal.type("cp -r photos nas/again; ftpfs umount nas")
+    terminal.until(lambda seen: "MB/s" in seen)
+    time.sleep(2)
+    pages.append(("Unmounting waits for what is under way ...", terminal.seen()))
+    terminal.interrupt()
+    pages.append(("... unless one has to go (Ctrl-C):", terminal.until_done()))
+    terminal.clear()
+    terminal.type("ftpfs status nas")
+    pages.append(("The daemon goes on without the mount ...", terminal.until_done()))
+    terminal.clear()
+    relay.data_rate = None
+    terminal.type(
+        "while ftpfs status nas >log 2>&1; do sleep .2; done; cat log; ls served/again | wc -l"
+    )
+    pages.append(("... and ends when it is done:", terminal.until_done()))
+    terminal.clear()
+
+    relay.refuse("STOR", "552 Quota exceeded.")
+    terminal.type(f"ftpfs mount 127.0.0.1:{relay.port} nas && cp photos/p01.raw nas/big.raw")
+    terminal.until_done()
+    terminal.clear()
+    terminal.type("ftpfs sync nas; echo exit code $?; ftpfs status nas")
+    pages.append(("An upload that the server refuses ...", terminal.until_done()))
+    terminal.clear()
+    terminal.type("ftpfs umount nas")
+    pages.append(("... is not forgotten:", terminal.until_done()))
+    return pages
+
+
+def main() -> int:
+    folder = Path("/tmp/ftpfs-seen")  # in the page as it is
+    folder.mkdir()
+    for name in ("served", "photos", "nas"):
+        (folder / name).mkdir()
+    for number in range(1, FILES + 1):
+        (folder / "photos" / f"p{number:02}.raw").write_bytes(os.urandom(SIZE))
+    with serve.running(str(folder / "served"), "--write") as url:
+        port = int(url.rstrip("/").rpartition(":")[2])
+        with Relay("127.0.0.1", port) as relay:
+            relay.data_rate = RATE
+            terminal = Terminal(folder)
+            try:
+                pages = play(terminal, relay)
+            finally:
+                terminal.close()
+                subprocess.run(["umount", "-l", str(folder / "nas")], capture_output=True)
+    PAGE.write_text(page(pages))
+    shutil.rmtree(folder)
+    return 0
+
+
+def page(pages: list[tuple[str, str]]) -> str:
+    text = (
+        "# Seen in a terminal\n\n"
+        f"Made by `scripts/in-a-terminal`: typed into a terminal of {COLUMNS} columns (tmux), and"
+        f" captured there. The server\nis 127.0.0.1 behind a relay that lets {RATE // 10**6} MB/s"
+        " through on each connection.\n"
+    )
+    for title, seen in pages:
+        text += f"\n{title}\n\n```console\n{seen}```\n"
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,375 @@
+"""Leaving a mount with uploads under way: what is waited for, what goes on, what stays where."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftpfs import manage
+from tests.conftest import RemoteDir
+from tests.mount.conftest import MountServer, ftpfs
+from tests.support import servers
+from tests.support.relay import Relay
+from tests.support.servers import Kind
+
+pytestmark = pytest.mark.mount
+
+SIZE = 1_000_000
+SLOW = 1_000_000  # bytes a second, for each connection
+
+
+@pytest.fixture(params=["vsftpd"], scope="session")
+def server_kind(request: pytest.FixtureRequest) -> Kind:
+    """One server: this is about our end."""
+    kind: Kind = request.param
+    if reason := servers.why_unavailable(kind):
+        pytest.skip(reason)
+    return kind
+
+
+class Leaving:
+    """A mount over a slow network, with files in its queue."""
+
+    def __init__(self, path: Path, disk: Path, relay: Relay, source: str, password: str) -> None:
+        self.path = path
+        self.disk = disk
+        self.relay = relay
+        self.source = source
+        self.password = password
+        self.files: dict[str, bytes] = {}
+        self.pid = self.status()["pid"]
+
+    def queue(self, count: int, size: int = SIZE) -> None:
+        """Write so many files; all but the first are closed long before the server has them."""
+        if not self.files:
+            self.write("first", b"x")  # by which the folder is known to take files
+        self.relay.data_rate = SLOW
+        for number in range(count):
+            self.write(f"f{number}", random.Random(number).randbytes(size))
+
+    def write(self, name: str, content: bytes) -> None:
+        (self.path / name).write_bytes(content)
+        self.files[name] = content
+
+    def arrived(self) -> bool:
+        """Whether every file is on the server's disk, byte for byte, and nothing else is."""
+        return {each.name: each.read_bytes() for each in self.disk.iterdir()} == self.files
+
+    def status(self) -> dict[str, Any]:
+        (only,) = json.loads(ftpfs("status", "--json", str(self.path)).stdout)
+        assert isinstance(only, dict)
+        return only
+
+    def has_ended(self, within: float = 30) -> bool:
+        return comes_true(lambda: not servers.running(self.pid), within)
+
+    def mount_again(self) -> subprocess.CompletedProcess[str]:
+        return ftpfs("mount", self.source, str(self.path), env={"FTPFS_PASSWORD": self.password})
+
+    def recover(self) -> subprocess.CompletedProcess[str]:
+        return ftpfs("recover", self.source, env={"FTPFS_PASSWORD": self.password})
+
+    def spooled(self) -> list[str]:
+        state = Path(os.environ["XDG_STATE_HOME"])
+        return [path.name for path in state.rglob("*.spool")]
+
+
+def comes_true(condition: Callable[[], bool], within: float = 10) -> bool:
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+Mount = Callable[..., Leaving]
+
+
+@pytest.fixture
+def mount(
+    remote_dir: RemoteDir,
+    relay: Relay,
+    mount_server: MountServer,
+    fuse_binding: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Mount]:
+    """`mount(options)`: a mount through the relay."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    def made(options: str = "") -> Leaving:
+        server = remote_dir.server
+        mounted = mount_server(
+            server,
+            remote_dir.disk,
+            path=remote_dir.path,
+            port=relay.port,
+            binding=fuse_binding,
+            options=options,
+        )
+        source = f"ftp://{server.user}@{server.host}:{relay.port}/{remote_dir.path}"
+        return Leaving(mounted.path, remote_dir.disk, relay, source, server.password)
+
+    yield made
+    relay.data_rate = None
+
+
+@pytest.fixture
+def leaving(mount: Mount) -> Leaving:
+    return mount()
+
+
+# ftpfs umount.
+
+
+def test_umount_waits_until_the_server_has_everything(leaving: Leaving) -> None:
+    leaving.queue(6)
+    assert not leaving.arrived()
+    done = ftpfs("umount", str(leaving.path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert leaving.arrived()
+    assert leaving.has_ended(5)
+    assert leaving.spooled() == []
+
+
+def test_umount_shows_files_bytes_rate_and_time_left(leaving: Leaving) -> None:
+    leaving.queue(6, 5 * SIZE)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "ftpfs", "umount", str(leaving.path)],
+        env={**os.environ, "COLUMNS": "100", "TERM": "xterm"},
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        shown = read_all(ours)
+    assert process.returncode == 0
+    assert leaving.arrived()
+    for word in ("uploading", "files", "MB", "MB/s", "0:00:0"):
+        assert word in shown
+
+
+def read_all(terminal: int) -> str:
+    pieces = []
+    with contextlib.suppress(OSError):  # EIO: the other side is closed
+        while piece := os.read(terminal, 1 << 16):
+            pieces.append(piece)
+    os.close(terminal)
+    return b"".join(pieces).decode()
+
+
+def test_ctrl_c_leaves_the_rest_to_the_background(leaving: Leaving) -> None:
+    leaving.queue(6, 5 * SIZE)
+    with subprocess.Popen(
+        [sys.executable, "-m", "ftpfs", "umount", str(leaving.path)],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert comes_true(lambda: not os.path.ismount(leaving.path))
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=10)[1]
+    assert process.returncode == 130
+    assert "left to the background" in said
+    assert "Traceback" not in said
+    told = leaving.status()
+    assert (told["state"], told["pid"]) == ("leaving", leaving.pid)
+    assert told["uploads"]["files"] > 0
+    leaving.relay.data_rate = None
+    assert leaving.has_ended()
+    assert leaving.arrived()
+    assert leaving.spooled() == []
+
+
+def test_while_one_still_uploads_the_same_can_be_mounted_again(leaving: Leaving) -> None:
+    leaving.queue(6, 5 * SIZE)
+    assert ftpfs("umount", "--lazy", str(leaving.path)).returncode == 0
+    again = leaving.mount_again()
+    assert again.returncode == 0, again.stderr
+    told = json.loads(ftpfs("status", "--json", str(leaving.path)).stdout)
+    assert sorted(each["state"] for each in told) == ["leaving", "mounted"]
+    leaving.write("second", b"y" * 100)
+    leaving.relay.data_rate = None
+    assert ftpfs("umount", str(leaving.path)).returncode == 0
+    assert leaving.has_ended()
+    assert leaving.arrived()
+
+
+def test_umount_now_leaves_the_rest_to_the_next_mount_or_recover(leaving: Leaving) -> None:
+    leaving.queue(6)
+    began = time.monotonic()
+    done = ftpfs("umount", "--now", str(leaving.path))
+    assert time.monotonic() - began < 5
+    assert done.returncode == 1
+    assert "for the next mount, or ftpfs recover" in done.stderr
+    assert leaving.has_ended(5)
+    assert leaving.spooled()
+    leaving.relay.data_rate = None
+    recovered = leaving.recover()
+    assert (recovered.returncode, recovered.stdout) == (0, ""), recovered.stderr
+    assert leaving.arrived()
+    assert leaving.spooled() == []
+
+
+def test_umount_does_not_wait_for_ever_for_a_server_that_is_away(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaving = mount("connect_timeout=1,reply_timeout=1,data_timeout=1")
+    leaving.queue(3)
+    leaving.relay.vanish()
+    monkeypatch.setattr(manage, "STUCK", 3.0)
+
+    @contextlib.contextmanager
+    def unseen() -> Iterator[manage.Progress]:
+        yield lambda _uploads: None
+
+    (line,) = manage.umount(str(leaving.path), unseen, now=False)
+    assert "not on the server yet: 3 files" in line
+    assert "daemon goes on trying" in line
+    assert not os.path.ismount(leaving.path)
+    leaving.relay.data_rate = None
+    leaving.relay.come_back()
+    assert leaving.has_ended(60)
+    assert leaving.arrived()
+
+
+# Other ways to go.
+
+
+def test_a_plain_umount_lets_the_daemon_finish(leaving: Leaving) -> None:
+    leaving.queue(6)
+    began = time.monotonic()
+    subprocess.run(["umount", str(leaving.path)], check=True)
+    assert time.monotonic() - began < 2
+    assert not leaving.arrived()
+    assert leaving.has_ended()
+    assert leaving.arrived()
+    assert leaving.spooled() == []
+
+
+def test_sigterm_uploads_what_it_can_in_the_grace_time(mount: Mount) -> None:
+    leaving = mount("grace=30")
+    leaving.queue(4)
+    os.kill(leaving.pid, signal.SIGTERM)
+    assert leaving.has_ended(25)
+    assert not os.path.ismount(leaving.path)
+    assert leaving.arrived()
+
+
+def test_after_the_grace_time_the_rest_is_left_to_the_next_mount(mount: Mount) -> None:
+    leaving = mount("grace=1")
+    leaving.queue(4, 5 * SIZE)
+    began = time.monotonic()
+    os.kill(leaving.pid, signal.SIGTERM)
+    assert leaving.has_ended(10)
+    assert time.monotonic() - began > 0.9
+    assert not leaving.arrived()
+    leaving.relay.data_rate = None
+    again = ftpfs(
+        "mount", leaving.source, str(leaving.path), env={"FTPFS_PASSWORD": leaving.password}
+    )
+    assert again.returncode == 0, again.stderr
+    assert ftpfs("sync", str(leaving.path)).returncode == 0
+    assert ftpfs("umount", str(leaving.path)).returncode == 0
+    assert leaving.arrived()
+    assert leaving.spooled() == []
+
+
+def test_a_daemon_in_the_background_ends_in_the_grace_time_too(mount: Mount) -> None:
+    leaving = mount("grace=1")
+    leaving.queue(4, 5 * SIZE)
+    subprocess.run(["umount", str(leaving.path)], check=True)
+    assert comes_true(lambda: leaving.status()["state"] == "leaving")
+    os.kill(leaving.pid, signal.SIGTERM)
+    assert leaving.has_ended(10)
+    leaving.relay.data_rate = None
+    assert leaving.recover().returncode == 0
+    assert leaving.arrived()
+
+
+def test_a_second_signal_ends_the_waiting(mount: Mount) -> None:
+    leaving = mount("grace=60")
+    leaving.queue(4, 5 * SIZE)
+    os.kill(leaving.pid, signal.SIGTERM)
+    assert comes_true(lambda: not os.path.ismount(leaving.path))
+    assert not leaving.has_ended(1)
+    os.kill(leaving.pid, signal.SIGTERM)
+    assert leaving.has_ended(5)
+    leaving.relay.data_rate = None
+    assert leaving.recover().returncode == 0
+    assert leaving.arrived()
+
+
+def test_what_a_killed_daemon_left_is_recovered_without_a_mount(leaving: Leaving) -> None:
+    leaving.queue(4)
+    os.kill(leaving.pid, signal.SIGKILL)
+    assert leaving.has_ended(5)
+    assert not leaving.arrived()
+    leaving.relay.data_rate = None
+    assert leaving.recover().returncode == 0
+    assert leaving.arrived()
+    assert ftpfs("umount", str(leaving.path)).returncode == 0
+
+
+# ftpfs sync.
+
+
+def test_sync_waits_for_everything(leaving: Leaving) -> None:
+    leaving.queue(6)
+    done = ftpfs("sync", str(leaving.path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert leaving.arrived()
+    uploads = leaving.status()["uploads"]
+    assert (uploads["files"], uploads["uploaded_files"]) == (0, 7)
+    assert uploads["uploaded_bytes"] == sum(map(len, leaving.files.values()))
+
+
+def test_sync_of_a_folder_waits_for_nothing_else(leaving: Leaving) -> None:
+    for name in ("big", "small"):
+        (leaving.path / name).mkdir()
+        (leaving.path / name / "first").write_bytes(b"x")
+    leaving.relay.data_rate = SLOW
+    (leaving.path / "big" / "file").write_bytes(b"x" * 20 * SIZE)
+    (leaving.path / "small" / "file").write_bytes(b"x" * 1000)
+    assert ftpfs("sync", str(leaving.path / "small")).returncode == 0
+    assert (leaving.disk / "small" / "file").read_bytes() == b"x" * 1000
+    assert leaving.status()["uploads"]["files"] == 1
+    leaving.relay.data_rate = None
+
+
+def test_a_failure_is_a_line_of_sync_a_red_one_of_status_and_an_exit_code(
+    leaving: Leaving,
+) -> None:
+    leaving.write("first", b"x")
+    rule = leaving.relay.refuse("STOR", "552 quota exceeded\x1b[31m")
+    (leaving.path / "lost").write_bytes(b"x" * 1000)
+    done = ftpfs("sync", str(leaving.path))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"ftpfs: {leaving.path}/lost: ")
+    assert "quota exceeded" in line
+    assert "\x1b" not in line
+    told = leaving.status()
+    assert [each["state"] for each in told["uploads"]["pending"]] == ["failed"]
+    shown = ftpfs("status", str(leaving.path))
+    assert shown.returncode == 1
+    assert "quota exceeded" in shown.stdout
+    rule.remove()
+    umount = ftpfs("umount", str(leaving.path))
+    assert umount.returncode == 1
+    assert "lost: not uploaded" in umount.stderr
+    assert leaving.spooled()
+    assert leaving.recover().returncode == 0
+    assert (leaving.disk / "lost").read_bytes() == b"x" * 1000
