@@ -15,6 +15,7 @@ from scripts.benchmark.report import Line, Run, Table
 _COLOURS = {
     "ftpfs-mfusepy": "#d1495b",
     "ftpfs-fusepy": "#e8919b",
+    "ftpfs-disk": "#7a1f2b",
     "rclone-off": "#66a182",
     "rclone-writes": "#2e86ab",
     "rclone-full": "#5d5179",

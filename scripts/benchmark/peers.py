@@ -165,16 +165,20 @@ class Peer:
 
 
 class Ftpfs(Peer):
-    """This project, with one of its FUSE bindings."""
+    """This project, with one of its FUSE bindings; `disk`: with the binding it chooses by itself,
+    and the disk cache that rclone's mode `full` has."""
 
-    def __init__(self, module: str) -> None:
-        self.name = f"ftpfs-{module}"
-        self._binding = binding.choose(module)
+    def __init__(self, variant: str) -> None:
+        self.name = f"ftpfs-{variant}"
+        self._disk = variant == _DISK
+        self._binding = binding.choose("auto" if self._disk else variant)
 
     def command(self, place: Place) -> Command:
         server = place.server
         url = f"ftp://{server.user}@{server.host}:{server.port}/"
         options = f"binding={self._binding.module},spool_dir={place.state / 'spool'}"
+        if self._disk:
+            options += f",disk_cache=4G,disk_cache_dir={place.state / 'disk'}"
         mount = [sys.executable, "-m", "ftpfs", "mount", "--foreground"]
         return Command(
             [*mount, url, str(place.here), "-o", options],
@@ -242,13 +246,14 @@ class Curl(Peer):
         return _first_line("curl", "--version").partition(" (")[0]  # not that of its libraries
 
 
+_DISK = "disk"
 _RCLONE_MODES = ("off", "writes", "full")
 
 
 def names() -> list[str]:
     """Every peer that could be asked for, whether this machine has it or not."""
     return [
-        *(f"ftpfs-{module}" for module in ("fusepy", "mfusepy")),
+        *(f"ftpfs-{variant}" for variant in ("fusepy", "mfusepy", _DISK)),
         *(f"rclone-{mode}" for mode in _RCLONE_MODES),
         "curlftpfs",
         "curl",
