@@ -91,7 +91,7 @@ class OddServer:
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
-            self._server.serve_forever(timeout=0.02, blocking=False, handle_exit=False)
+            self._server.ioloop.loop(timeout=0.02, blocking=False)
         self._server.close_all()
 
     def __enter__(self) -> OddServer:
