@@ -355,10 +355,16 @@ class Session:
     # Inside.
 
     def _reply(self, timeout: float | None = None) -> Reply:
-        """The next reply, inside a `_conversation`; 421 means that it was the last."""
+        """The next reply, inside a `_conversation`; 421 means that it was the last.
+
+        So does "500 OOPS": the last words of a vsftpd session whose other half was killed. Read as
+        "unknown command", it would reach an application as EOPNOTSUPP.
+        """
         reply = self._control.reply(timeout or self._network.reply_timeout)
         if reply.code == 421:
             raise errors.from_reply(reply.code, reply.text)
+        if reply.code == 500 and reply.text.startswith("OOPS:"):
+            raise errors.ConnectionLost(f"the server gave up: {errors.printable(reply.text)}")
         return reply
 
     def _encode_guarded(self, lines: Sequence[str]) -> list[bytes]:

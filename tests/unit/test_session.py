@@ -114,6 +114,15 @@ def test_a_reply_that_drips_does_not_extend_its_deadline(scripted: Callable[...,
     assert not session.alive
 
 
+def test_the_last_words_of_vsftpd_are_no_unknown_command(
+    scripted: Callable[..., Scripted],
+) -> None:
+    session = connect(scripted({"NOOP": b"500 OOPS: priv_sock_get_cmd\r\n"}))
+    with pytest.raises(errors.ConnectionLost, match="OOPS"):
+        session.command("NOOP")
+    assert not session.alive
+
+
 def test_421_to_a_command_is_the_end_of_the_session(scripted: Callable[..., Scripted]) -> None:
     session = connect(scripted({"NOOP": b"421 timeout\r\n"}))
     with pytest.raises(errors.ConnectionLost, match="421"):
