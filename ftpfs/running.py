@@ -36,6 +36,7 @@ HOUSEKEEPING = 5.0  # seconds between rounds: idle sessions are closed to within
 RATE_TIME = 5.0  # seconds: rates are averages over at least so long, where there is as much
 FOLLOW_PAUSE = 0.25  # seconds between two reports to somebody who watches
 SYNC_PAUSE = 0.5  # and to somebody who waits
+POKE_PAUSE = 0.5  # seconds that libfuse has to leave its loop before it is reminded
 HURRY_DEADLINE = 5.0  # seconds from an unmount until libfuse tells us of it, at most
 # Pending files that a report names; how many there are in all stands beside them.
 PENDING_SHOWN = 1000
@@ -148,10 +149,25 @@ class Running:
         timer = threading.Timer(self._grace, self._stop_waiting)
         timer.daemon = True
         timer.start()
-        if not self._leaving.is_set():
-            os.kill(os.getpid(), signal.SIGHUP)
+        self._end_loop()
         signal.sigwait(END_SIGNALS)
         self._stop_waiting()
+
+    def _end_loop(self) -> None:
+        """Have libfuse leave its loop, once by a signal to the thread that waits in it: any other
+        would run the handler, too, and wake nobody.
+
+        It comes to nothing when that thread has just looked and is about to wait. Then a request
+        that the kernel always passes on wakes a worker, which sees that the end was asked for.
+        """
+        if not self._leaving.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGHUP)
+        while not self._leaving.wait(POKE_PAUSE):
+            threading.Thread(target=self._poke, name="ftpfs-poke", daemon=True).start()
+
+    def _poke(self) -> None:
+        with contextlib.suppress(OSError):
+            os.statvfs(self._mountpoint)
 
     def _stop_waiting(self) -> None:
         self._hurried.set()
