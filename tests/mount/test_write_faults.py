@@ -363,3 +363,30 @@ def test_two_mounts_that_write_different_files_at_once(
     time.sleep(EXPIRED)
     for mount in mounts:
         assert {name: (mount.path / name).read_bytes() for name in expected} == expected
+
+
+def test_two_mounts_that_write_the_same_file_keep_both_contents(
+    remote_dir: RemoteDir, mount_server: MountServer
+) -> None:
+    mounts = [
+        mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path, options=OPTIONS)
+        for _ in range(2)
+    ]
+    for number in range(5):
+        name = f"file{number}"
+        remote_dir.write(name, b"what was there")
+        time.sleep(EXPIRED)
+        with open(mounts[0].path / name, "r+b", buffering=0) as held:
+            held.write(b"from the first mount")
+            write(mounts[1].path / name, blob(3000 + number, number))
+            try:
+                os.fsync(held.fileno())
+            except OSError as error:
+                assert error.errno == errno.EIO  # noqa: PT017 (or nothing: both are kept)
+    for mount in mounts:
+        mount.unmount()  # whatever waits is uploaded
+    contents = list(on_disk(remote_dir.disk).values())
+    for number in range(5):
+        assert blob(3000 + number, number) in contents
+    assert contents.count(b"from the first mount") == 5
+    eventually_clean(remote_dir.disk)
