@@ -85,17 +85,6 @@ class Remote(Protocol):
         expect: Entry | None = None,
     ) -> Download: ...
 
-    def put(
-        self,
-        path: str,
-        size: int,
-        read_at: Callable[[int, memoryview], int],
-        *,
-        replace: bool,
-        mtime: int | None,
-        mode: int | None,
-    ) -> Entry: ...
-
     def store(self, path: str, content: Content, *, base: Entry | None) -> Entry: ...
 
     def patch(

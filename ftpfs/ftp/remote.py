@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import posixpath
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -28,15 +27,13 @@ from ftpfs.ftp.listing import Entry, Kind
 from ftpfs.ftp.pool import Pool, PoolStatus, Use
 from ftpfs.ftp.profile import Profile, Restart, SetTime
 from ftpfs.ftp.session import Session
-from ftpfs.ftp.upload import Content, FileContent, Uploads
+from ftpfs.ftp.upload import Content, Uploads
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _Entries = list[Entry]
 _ListPath = Callable[[str], _Entries]
-
-PUT_CHUNK = 256 << 10  # bytes of one copy
 
 
 @dataclass(frozen=True)
@@ -296,31 +293,6 @@ class Remote:
             return self._uploads.patch(where, content, ranges, base)
         except errors.Refused as refusal:
             raise self._why_not_written(path) or _denied(refusal) from refusal
-
-    def put(
-        self,
-        path: str,
-        size: int,
-        read_at: Callable[[int, memoryview], int],
-        *,
-        replace: bool,  # noqa: ARG002 (every upload replaces what is there)
-        mtime: int | None,
-        mode: int | None,
-    ) -> Entry:
-        """`store` for what is read by `read_at(offset, view) -> count`, whatever is there.
-
-        For as long as the spool has no file to be sent from: it is copied into one.
-        """
-        with tempfile.TemporaryFile() as copy:
-            view = memoryview(bytearray(PUT_CHUNK))
-            for offset in range(0, size, PUT_CHUNK):
-                part = view[: size - offset]
-                if read_at(offset, part) != len(part):
-                    raise errors.DataMismatch("the spool is shorter than the file")
-                copy.write(part)
-            copy.flush()
-            content = FileContent(copy.fileno(), size, mtime, mode)
-            return self.store(path, content, base=None, check=False)
 
     # Changing.
 

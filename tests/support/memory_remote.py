@@ -358,33 +358,6 @@ class MemoryRemote:
             return False
         return not base.exact or base.mtime is None or base.mtime == node.mtime
 
-    def put(
-        self,
-        path: str,
-        size: int,
-        read_at: Callable[[int, memoryview], int],
-        *,
-        replace: bool,
-        mtime: int | None,
-        mode: int | None,
-    ) -> Entry:
-        content = bytearray(size)
-        view = memoryview(content)
-        for start in range(0, size, PIECE):
-            read_at(start, view[start : start + PIECE])
-
-        def work() -> Entry:
-            self._get_directory(posixpath.dirname(path))
-            known = self._nodes.get(path)
-            if known is not None and known.content is None:
-                raise errors.IsADirectory(path)
-            when = self.now if mtime is None else mtime
-            node = Node(bytes(content), when, 0o644 if mode is None else mode)
-            self._nodes[path] = node
-            return self._entry(path, node)
-
-        return self._call("put", work)
-
     def mkdir(self, path: str) -> None:
         def work() -> None:
             self._get_directory(posixpath.dirname(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ftpfs import errors
 from ftpfs.config import Network, Server
 from ftpfs.credentials import Secret
 from ftpfs.ftp.remote import Remote
+from ftpfs.ftp.upload import FileContent
 from tests.conftest import RemoteDir, StartServer, skip_if_cannot
 from tests.support import servers
 from tests.support.relay import Command, Relay
@@ -59,12 +61,12 @@ def put(
     mtime: int | None = 1_600_000_000,
     mode: int | None = None,
 ) -> None:
-    def read_at(offset: int, view: memoryview) -> int:
-        part = data[offset : offset + len(view)]
-        view[: len(part)] = part
-        return len(part)
-
-    remote.put(path, len(data), read_at, replace=replace, mtime=mtime, mode=mode)
+    """Store `data`, whatever is there. `replace` only says what the test means."""
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        content = FileContent(file.fileno(), len(data), mtime, mode)
+        remote.store(path, content, base=None, check=False)
 
 
 def get(remote: Remote, path: str) -> bytes:
