@@ -391,7 +391,7 @@ class Filesystem:
                 return
             hidden = self._hide_base(file, path)
             if hidden is None and file.may_be_on_server:
-                self._remove_if_there(path, sure=file.on_server)
+                self._remove_if_there(path, sure=not file.dirty)
             with self._lock:
                 if self._files.get(path) is file:
                     del self._files[path]
@@ -489,7 +489,7 @@ class Filesystem:
         if victim is not None:
             target = None if hidden else victim.entry
         self._rename_here(old, new)
-        moving.replace_target(target)
+        moving.replace_target(target, victim)
         if victim:
             self._lost_its_name(victim, hidden)
 

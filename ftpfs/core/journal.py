@@ -46,7 +46,8 @@ create table if not exists unsent (
     mtime integer not null,
     since real not null,
     error text,
-    patching integer not null
+    patching integer not null,
+    tried text not null
 ) without rowid;
 create index if not exists unsent_by_path on unsent (path);
 create table if not exists intent (old blob primary key, new blob not null) without rowid;
@@ -68,6 +69,8 @@ class Record:
     since: float  # when it was closed; seconds since the epoch
     error: str | None = None  # why it failed for good
     patching: bool = False  # the file on the server was being changed in place
+    # Size and time of uploads that may have been carried out, of this content or an older one.
+    tried: tuple[tuple[int, int | None], ...] = ()
 
 
 class Journal:
@@ -102,7 +105,7 @@ class Journal:
         """Write a row, or write it anew. 25 us without `sync`."""
         with self._working() as connection:
             connection.execute(
-                "insert or replace into unsent values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "insert or replace into unsent values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     record.spool,
                     os.fsencode(record.path),
@@ -115,6 +118,7 @@ class Journal:
                     record.since,
                     record.error,
                     record.patching,
+                    json.dumps(record.tried),
                 ),
             )
 
@@ -171,7 +175,7 @@ class Journal:
         with self._working() as connection:
             rows = connection.execute(
                 "select spool, path, size, present, base, base_size, mode, mtime, since, error,"
-                " patching from unsent order by since, spool"
+                " patching, tried from unsent order by since, spool"
             ).fetchall()
         return [
             Record(
@@ -186,6 +190,7 @@ class Journal:
                 since=row[8],
                 error=row[9],
                 patching=bool(row[10]),
+                tried=tuple((size, mtime) for size, mtime in json.loads(row[11])),
             )
             for row in rows
         ]

@@ -130,9 +130,10 @@ class OpenFile:
         self._writes = 0 if entry else 1
         self._committed = self._sent = 0
         self._unsent = RangeSet()
-        self._recorded: tuple[int, int, int | None] | None = None  # size, mtime, mode in the row
+        self._recorded: tuple[int, int] | None = None  # size and time in the row
         self._since = 0.0  # when it was first committed after it was clean; wall clock
-        self._tried = False  # to upload it, and nobody knows what came of it
+        # Size and time of uploads of which nobody knows what came of them.
+        self._tried: set[tuple[int, int | None]] = set()
         self._patching = False  # the server's file may be between two contents
         self._uploading = False
         self._sending: _Sending | None = None
@@ -156,8 +157,10 @@ class OpenFile:
             self._mtime, self._mode_wanted = record.mtime, record.mode
             self._writes = self._committed = 1
             self._since = record.since
-            self._recorded = record.size, record.mtime, record.mode
+            self._recorded = record.size, record.mtime
             self._patching = record.patching
+            # It may have been uploaded before the end, with nobody left to note it.
+            self._tried.update({(record.size, record.mtime), *record.tried})
             self._streamable = False
             for start, end in record.present:
                 self._unsent.add(start, end)
@@ -229,6 +232,12 @@ class OpenFile:
             return self._entry
 
     @property
+    def tried(self) -> set[tuple[int, int | None]]:
+        """Size and time of uploads that may have been carried out."""
+        with self._changed:
+            return set(self._tried)
+
+    @property
     def on_server(self) -> bool:
         with self._changed:
             return self._entry is not None
@@ -238,7 +247,7 @@ class OpenFile:
         """Whether the server has a file of this name, or may have: a first upload that failed can
         have left all or a part of it."""
         with self._changed:
-            return self._entry is not None or self._tried
+            return self._entry is not None or bool(self._tried)
 
     @property
     def is_deleted(self) -> bool:
@@ -551,9 +560,10 @@ class OpenFile:
             with self._changed:
                 if self._sending is not None:
                     self._sending.give_back_locked()
+                    if _may_be_done(error):
+                        self._tried.add(self._sending.trace_locked())
                 network = isinstance(error, errors.NetworkError)
                 self._broken, self._sending = (self._sending if network else None), None
-                self._tried = self._tried or _may_be_done(error)
                 self._overtaken += isinstance(error, errors.Superseded)
             raise
 
@@ -568,7 +578,8 @@ class OpenFile:
         """Whether `entry` is what the server shows of this content when it has it: then an upload
         was done whose answer was lost, here or before a crash."""
         with self._changed:
-            return entry.size == self._size and entry.mtime == self._mtime and entry.exact
+            known = {(self._size, self._mtime), *self._tried}
+            return entry.exact and (entry.size, entry.mtime) in known
 
     def rebase(self, entry: Entry | None, generation: int) -> None:
         """What the server has under this name is `entry`, whatever was known of it."""
@@ -600,10 +611,15 @@ class OpenFile:
             if recorded:
                 self._record()
 
-    def replace_target(self, target: Entry | None) -> None:
-        """A new file was renamed over what the server has as `target`; it was `moved` already."""
+    def replace_target(self, target: Entry | None, victim: OpenFile | None) -> None:
+        """A new file was renamed over what the server has as `target`; it was `moved` already.
+
+        Of `victim`, unsent here, the server may have more than is known.
+        """
+        tried = victim.tried if victim else set()
         with self._spool_lock:
             with self._changed:
+                self._tried |= tried
                 self._entry, self._replaces = target, target is not None
                 recorded = self._recorded is not None
             if recorded:
@@ -645,6 +661,13 @@ class OpenFile:
         # Whole seconds, as FTP keeps them: the time must not change when the upload sets it.
         self._mtime = int(time.time())
 
+    def _traces_locked(self) -> set[tuple[int, int | None]]:
+        """What the server may have of ours, besides what the row says."""
+        sending = self._sending
+        if sending is None or sending.told is None:
+            return self._tried
+        return {*self._tried, sending.trace_locked()}
+
     def _record(self) -> None:
         """Write the journal's row; with `_spool_lock` held."""
         with self._changed:
@@ -663,8 +686,9 @@ class OpenFile:
                 since=self._since,
                 error=errors.printable(str(error)) if error else None,
                 patching=self._patching,
+                tried=tuple(self._traces_locked()),
             )
-            self._recorded = record.size, record.mtime, record.mode
+            self._recorded = record.size, record.mtime
         if self._spool.sync:
             file.save()
         self._spool.journal.put(record)
@@ -803,7 +827,8 @@ class OpenFile:
                     entry = replace(entry, mode=mode)
                 self._entry, self._sending = entry, None
                 self._uploaded_bytes = sending.sent
-                self._replaces = self._tried = self._patching = False
+                self._replaces = self._patching = False
+                self._tried.clear()
                 self._sent, self._overtaken = sending.writes, 0
                 self._version = version_of(path, entry, generation)
                 self._read_path = path
@@ -940,6 +965,10 @@ class _Sending:
             return self._taken.total()
         return self._end if self.captured else self._owner._size
 
+    def trace_locked(self) -> tuple[int, int | None]:
+        """By what it would be known on the server: size and time."""
+        return self._end, self.told[0] if self.told else self._owner._mtime
+
     def attributes_locked(self) -> tuple[int | None, int | None]:
         owner = self._owner
         mode, base = owner._mode_wanted, owner._entry
@@ -999,8 +1028,7 @@ class _Sending:
         with owner._spool_lock:
             with owner._changed:
                 self.told = self.attributes_locked()
-                row = self._end, owner._mtime or 0, owner._mode_wanted
-                stale = owner._size == self._end and owner._recorded not in (None, row)
+                stale = owner._recorded not in (None, (self._end, owner._mtime or 0))
             if stale:
                 # After a crash the row has to tell this upload from somebody else's.
                 owner._record()

@@ -38,6 +38,8 @@ SUFFIX = ".spool"
 _LOCK = "lock"
 _FOLDERS = 1000  # mounts of one server on one machine, at most
 
+# How long a killed process may take to let its folder go (seconds).
+LAST_BREATH = 5.0
 # How long a writer waits for room in a full spool while nothing moves (seconds).
 PATIENCE = 60.0
 
@@ -289,6 +291,7 @@ def _take_first_free(folder: Path) -> tuple[Path, int]:
 
 def _take(folder: Path) -> int | None:
     """The lock of `folder`, which is made; None when somebody else has it."""
+    deadline = time.monotonic() + LAST_BREATH
     while True:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -299,13 +302,31 @@ def _take(folder: Path) -> int | None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_ino == os.stat(folder / _LOCK).st_ino:
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, str(os.getpid()).encode(), 0)
                 return fd
         except FileNotFoundError:
             pass  # the same, a moment later
         except BlockingIOError:
+            dying = _is_dying(fd)
             os.close(fd)
-            return None
+            if not dying or time.monotonic() > deadline:
+                return None
+            time.sleep(0.01)
+            continue
         os.close(fd)
+
+
+def _is_dying(lock: int) -> bool:
+    """Whether the process that has the lock was killed, and has not got round to letting it go:
+    its memory goes first, which takes longer than a quick `ftpfs mount` after the `kill`."""
+    owner = os.pread(lock, 20, 0).decode(errors="replace")
+    if not owner.isdigit():
+        return False
+    try:
+        return not Path(f"/proc/{owner}/cmdline").read_bytes()
+    except OSError:
+        return True
 
 
 def _remove_folder(folder: Path) -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ftpfs import errors
-from ftpfs.config import Cache
+from ftpfs.config import Cache, Write
 from ftpfs.core.filesystem import RENAME_EXCHANGE, RENAME_NOREPLACE, Filesystem
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Entry, Kind
-from tests.support.memory_remote import MemoryRemote
+from tests.support.memory_remote import Gate, MemoryRemote
 
 
 @dataclass
@@ -55,14 +57,18 @@ class Bench:
         return True
 
 
-def made(folder: Path, *, list_ttl: float = 1e6, read_only: bool = False) -> Bench:
+def made(
+    folder: Path, *, list_ttl: float = 1e6, read_only: bool = False, write: Write | None = None
+) -> Bench:
     remote = MemoryRemote()
     remote.outside_mkdir("/d")
     remote.outside_write("/a", b"aaaa")
     remote.outside_write("/b", b"bbbb")
     spool = folder / "spool"
     cache = Cache(list_ttl=list_ttl, open_ttl=0)
-    return Bench(remote, Filesystem(remote, Spool(spool), cache, read_only=read_only), spool)
+    return Bench(
+        remote, Filesystem(remote, Spool(spool), cache, read_only=read_only, write=write), spool
+    )
 
 
 @pytest.fixture
@@ -546,6 +552,13 @@ def test_a_late_call_after_closing_is_refused_and_harms_nothing(tmp_path: Path) 
             attempt(handle)
 
 
+def until_failed(bench: Bench, path: str) -> None:
+    deadline = time.monotonic() + 10
+    while bench.fs.state(path) != "failed":
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
 def test_what_the_server_refuses_is_told_and_stays_in_the_spool_until_it_is_dropped(
     bench: Bench,
 ) -> None:
@@ -554,7 +567,7 @@ def test_what_the_server_refuses_is_told_and_stays_in_the_spool_until_it_is_drop
     with pytest.raises(errors.PermissionDenied):
         bench.fs.flush(handle)
     bench.fs.release(handle)
-    assert bench.fs.state("/new") == "failed"
+    until_failed(bench, "/new")
     assert bench.read("/new") == b"precious"
     (pending,) = bench.fs.upload_status().pending
     assert (pending.path, pending.state, pending.error) == ("/new", "failed", "no")
@@ -588,3 +601,301 @@ def test_a_file_opened_while_it_is_uploaded_after_its_last_close_is_the_same_fil
     bench.fs.release(second)
     bench.fs.sync()
     assert bench.remote.content("/new") == b"xy"
+
+
+# Uploads in the background.
+
+
+def settled(bench: Bench) -> None:
+    bench.fs.sync("/", 20)
+
+
+def open_directory(bench: Bench, path: str = "/") -> None:
+    """Have the mount know that files may be made there."""
+    bench.fs.mkdir(f"{path.rstrip('/')}/made", 0o755)
+
+
+def test_the_first_write_into_a_directory_waits_and_the_next_ones_do_not(bench: Bench) -> None:
+    bench.write("/d/one", b"1")
+    assert bench.remote.content("/d/one") == b"1"
+    gate = bench.remote.hold("store")
+    bench.write("/d/two", b"2")
+    assert "/d/two" not in bench.remote.files()
+    gate.open()
+    settled(bench)
+    assert bench.remote.content("/d/two") == b"2"
+
+
+def test_a_synchronous_mount_waits_at_every_close(tmp_path: Path) -> None:
+    bench = made(tmp_path, write=Write(sync=True))
+    for name in ("/one", "/two"):
+        bench.write(name, b"x")
+        assert bench.remote.content(name) == b"x"
+    bench.fs.close()
+
+
+def test_what_is_written_closed_and_renamed_is_uploaded_once_under_its_last_name(
+    bench: Bench,
+) -> None:
+    open_directory(bench)
+    bench.write("/a.tmp", b"the new content")
+    bench.fs.chmod("/a.tmp", 0o600)
+    bench.fs.set_mtime("/a.tmp", 12345)
+    bench.fs.rename("/a.tmp", "/a")
+    assert bench.read("/a") == b"the new content"
+    assert not bench.exists("/a.tmp")
+    settled(bench)
+    assert bench.remote.files() == {"/a": b"the new content", "/b": b"bbbb"}
+    assert (bench.remote.node("/a").mode, bench.remote.node("/a").mtime) == (0o600, 12345)
+    for method in ("rename", "chmod", "set_mtime"):
+        assert not bench.remote.calls[method]
+    assert bench.remote.calls["store"] == 1
+
+
+def test_what_is_deleted_before_its_turn_is_never_sent(bench: Bench) -> None:
+    open_directory(bench)
+    bench.write("/secret", b"x")
+    bench.fs.unlink("/secret")
+    settled(bench)
+    assert bench.remote.calls["store"] == 0
+    assert not bench.spool.exists() or not list(bench.spool.glob("*.spool"))
+
+
+def test_what_was_just_written_is_read_back_without_asking_the_server(bench: Bench) -> None:
+    bench.write("/a", b"written here")
+    settled(bench)
+    assert bench.read("/a") == b"written here"
+    assert bench.remote.calls["open_read"] == 0
+
+
+def test_a_change_by_others_under_an_unsent_file_keeps_both(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_directory(bench)
+    handle = bench.fs.open("/a", os.O_WRONLY | os.O_TRUNC)
+    bench.fs.write(handle, 0, b"mine")
+    bench.remote.outside_write("/a", b"theirs, longer")
+    bench.fs.release(handle)
+    settled(bench)
+    files = bench.remote.files()
+    assert files["/a"] == b"theirs, longer"
+    (copy,) = [path for path in files if path.startswith("/a (conflict copy ")]
+    assert files[copy] == b"mine"
+    assert "changed on the server and here" in caplog.text
+    assert bench.read("/a") == b"theirs, longer"
+    assert bench.read(copy) == b"mine"
+
+
+def test_a_file_that_appeared_under_a_new_files_name_is_kept(bench: Bench) -> None:
+    open_directory(bench)
+    handle = bench.new("/new.txt", b"mine")
+    bench.remote.outside_write("/new.txt", b"theirs")
+    bench.fs.release(handle)
+    settled(bench)
+    assert bench.remote.content("/new.txt") == b"theirs"
+    (copy,) = [path for path in bench.remote.files() if "conflict" in path]
+    assert copy.endswith(").txt")
+
+
+def test_a_directory_that_others_removed_is_made_again(bench: Bench) -> None:
+    bench.write("/d/one", b"1")
+    bench.fs.unlink("/d/one")
+    bench.remote.outside_remove("/d")
+    handle = bench.new("/d/two", b"2")
+    bench.fs.release(handle)
+    settled(bench)
+    assert bench.remote.files()["/d/two"] == b"2"
+
+
+def test_fsync_says_what_an_earlier_upload_failed_with(bench: Bench) -> None:
+    bench.write("/one", b"1")  # the directory takes files
+    bench.remote.fail("store", errors.QuotaExceeded("full"))
+    handle = bench.new("/two", b"2")
+    bench.fs.flush(handle)
+    until_failed(bench, "/two")
+    for _ in range(2):
+        with pytest.raises(errors.QuotaExceeded):
+            bench.fs.fsync(handle)
+    bench.fs.write(handle, 0, b"3")  # touched: it is tried again
+    bench.fs.fsync(handle)
+    bench.fs.release(handle)
+    assert bench.remote.content("/two") == b"3"
+
+
+def test_an_empty_file_that_was_refused_does_not_stay(bench: Bench) -> None:
+    handle = bench.new("/d/new", b"")
+    bench.remote.fail("store", errors.PermissionDenied("no"))
+    with pytest.raises(errors.PermissionDenied):
+        bench.fs.flush(handle)
+    bench.fs.release(handle)
+    assert bench.names("/d") == set()
+
+
+def test_a_long_sequential_write_is_sent_while_it_goes_on(bench: Bench) -> None:
+    open_directory(bench)
+    chunk = bytes(range(256)) * 512
+    gate = bench.remote.stall_uploads = Gate()
+    handle = bench.fs.create("/big", 0o644, os.O_WRONLY)
+    for number in range(24):
+        bench.fs.write(handle, number * len(chunk), chunk)
+    assert gate.reached.wait(10), "nothing was sent before the close"
+    gate.open()
+    bench.fs.release(handle)
+    settled(bench)
+    assert bench.remote.content("/big") == chunk * 24
+    assert bench.remote.calls["store"] == 1
+
+
+def test_a_header_written_last_sends_the_file_anew(bench: Bench) -> None:
+    open_directory(bench)
+    chunk = bytes(range(256)) * 4096
+    handle = bench.fs.create("/big", 0o644, os.O_WRONLY)
+    for number in range(6):
+        bench.fs.write(handle, number * len(chunk), chunk)
+    bench.fs.write(handle, 0, b"HEADER")
+    bench.fs.release(handle)
+    settled(bench)
+    assert bench.remote.content("/big") == b"HEADER" + (chunk * 6)[6:]
+
+
+def test_a_patch_and_an_append_send_no_more_than_they_are(bench: Bench) -> None:
+    content = bytearray(os.urandom(3 << 20))
+    bench.remote.outside_write("/d/big", bytes(content))
+    handle = bench.fs.open("/d/big", os.O_RDWR)
+    bench.fs.write(handle, 1 << 20, b"patched")
+    bench.fs.write(handle, len(content), b"appended")
+    content[1 << 20 : (1 << 20) + 7] = b"patched"
+    bench.fs.fsync(handle)
+    bench.fs.write(handle, 5, b"again")
+    content[5:10] = b"again"
+    assert bench.fs.read(handle, 0, 1 << 30) == bytes(content) + b"appended"
+    bench.fs.release(handle)
+    settled(bench)
+    assert bench.remote.content("/d/big") == bytes(content) + b"appended"
+    assert bench.remote.calls["store"] == 0
+    assert bench.remote.calls["patch"] == 2
+
+
+def test_a_patch_that_broke_off_is_finished_and_no_conflict(bench: Bench) -> None:
+    content = bytearray(os.urandom(3 << 20))
+    bench.remote.outside_write("/d/big", bytes(content))
+    bench.remote.now += 100  # the server's clock goes on: a torn file has another time
+    handle = bench.fs.open("/d/big", os.O_RDWR)
+    for offset in (1 << 20, 2 << 20):
+        bench.fs.write(handle, offset, b"patched")
+        content[offset : offset + 7] = b"patched"
+    bench.remote.fail("patch piece", errors.ConnectionLost("cut"), after=1)
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.fsync(handle)
+    bench.fs.fsync(handle)
+    bench.fs.release(handle)
+    assert bench.remote.content("/d/big") == bytes(content)
+    assert not [path for path in bench.remote.files() if "conflict" in path]
+
+
+# After a crash.
+
+
+def reborn(bench: Bench, folder: Path, **arguments: Any) -> Bench:
+    """What a next mount finds when this one is killed now."""
+    folder.mkdir()
+    copy = folder / "spool"
+    with bench.fs._spool.journal._lock:
+        shutil.copytree(bench.spool, copy)
+    fs = Filesystem(bench.remote, Spool(copy), Cache(open_ttl=0), **arguments)
+    return Bench(bench.remote, fs, copy)
+
+
+def test_what_was_closed_is_uploaded_by_the_next_mount(bench: Bench, tmp_path: Path) -> None:
+    open_directory(bench, "/d")
+    bench.remote.outside_write("/d/patched", b"0123456789")
+    bench.remote.stall_uploads = gate = Gate()
+    handle = bench.fs.open("/d/patched", os.O_RDWR)
+    bench.fs.write(handle, 3, b"XXX")
+    bench.fs.set_mtime("/d/patched", 4242)
+    bench.fs.flush(handle)
+    bench.write("/d/new", b"new")
+    bench.fs.chmod("/d/new", 0o700)
+    next_one = reborn(bench, tmp_path / "next")
+    bench.remote.stall_uploads = None
+    assert next_one.fs.recover() == 2
+    assert next_one.read("/d/patched") == b"012XXX6789"
+    assert next_one.names("/d") == {"made", "patched", "new"}
+    assert next_one.fs.close() == 0
+    assert bench.remote.content("/d/patched") == b"012XXX6789"
+    assert bench.remote.content("/d/new") == b"new"
+    assert (bench.remote.node("/d/patched").mtime, bench.remote.node("/d/new").mode) == (
+        4242,
+        0o700,
+    )
+    assert not next_one.spool.exists()
+    gate.open()
+    bench.fs.release(handle)
+
+
+def test_an_upload_done_before_the_crash_is_no_conflict(bench: Bench, tmp_path: Path) -> None:
+    open_directory(bench)
+    gate = bench.remote.hold("store", answered=True)  # done, and nobody knows it
+    bench.write("/new", b"content")
+    assert gate.reached.wait(5)
+    next_one = reborn(bench, tmp_path / "next")
+    next_one.fs.recover()
+    next_one.fs.sync("/", 20)
+    assert [path for path in bench.remote.files() if "new" in path] == ["/new"]
+    next_one.fs.close()
+    gate.open()
+
+
+def test_a_change_by_others_after_the_crash_keeps_both(bench: Bench, tmp_path: Path) -> None:
+    open_directory(bench)
+    gate = bench.remote.hold("store")
+    handle = bench.fs.open("/a", os.O_WRONLY | os.O_TRUNC)
+    bench.fs.write(handle, 0, b"mine")
+    bench.fs.release(handle)
+    next_one = reborn(bench, tmp_path / "next")
+    bench.remote.outside_write("/a", b"theirs, later")
+    next_one.fs.recover()
+    next_one.fs.close()
+    files = bench.remote.files()
+    assert files["/a"] == b"theirs, later"
+    assert [content for path, content in files.items() if "conflict" in path] == [b"mine"]
+    bench.fs.unlink("/a")
+    gate.open()
+
+
+def test_what_is_left_when_the_grace_is_over_stays_for_the_next_mount(tmp_path: Path) -> None:
+    bench = made(tmp_path)
+    bench.write("/one", b"1")
+    bench.remote.fail("store", errors.ConnectionRefused("away"))
+    bench.remote.fail("store", errors.ConnectionRefused("away"), after=1)
+    bench.write("/two", b"2")
+    begun = time.monotonic()
+    assert bench.fs.close(grace=0.3) == 1
+    assert time.monotonic() - begun < 5
+    bench.remote.calm()
+    fs = Filesystem(bench.remote, Spool(bench.spool), Cache())
+    assert fs.recover() == 1
+    assert fs.close() == 0
+    assert bench.remote.content("/two") == b"2"
+
+
+def test_a_recovered_file_whose_upload_was_done_is_replaced_without_a_conflict(
+    bench: Bench, tmp_path: Path
+) -> None:
+    open_directory(bench)
+    gate = bench.remote.hold("store", answered=True)  # done, and nobody knows it
+    handle = bench.fs.open("/a", os.O_WRONLY | os.O_TRUNC)
+    bench.fs.write(handle, 0, b"second")
+    bench.fs.release(handle)
+    assert gate.reached.wait(5)
+    next_one = reborn(bench, tmp_path / "next")
+    next_one.fs._uploads._linger = 1000
+    next_one.fs.recover()
+    open_directory(next_one, "/d")
+    next_one.fs.mkdir("/more", 0o755)
+    next_one.write("/temporary", b"the third")
+    next_one.fs.rename("/temporary", "/a")
+    next_one.fs.sync("/", 20)
+    assert bench.remote.files() == {"/a": b"the third", "/b": b"bbbb"}
+    next_one.fs.close()
+    gate.open()

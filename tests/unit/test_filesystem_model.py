@@ -2,17 +2,21 @@
 
 The remote now and then loses a call, before or after carrying it out. Then the operation may fail
 with NetworkError, and the model takes whichever outcome the server shows; bytes read are never
-wrong, and at the end the server holds what the model holds.
+wrong, and at the end the server holds what the model holds. Now and then the file system is killed,
+and lives on from a copy of its spool: what was closed is there then, byte for byte.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
+import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,6 +27,7 @@ from ftpfs import errors
 from ftpfs.config import Cache
 from ftpfs.core.blocks import BLOCK_SIZE
 from ftpfs.core.filesystem import Filesystem
+from ftpfs.core.remote import Remote
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Kind
 from tests.support.memory_remote import MemoryRemote
@@ -47,18 +52,59 @@ def pattern(seed: int, size: int) -> bytes:
     return bytes((seed + i) % 251 for i in range(min(size, 251))) * (size // 251 + 1)
 
 
+class Life:
+    """The remote, as one life of the file system sees it: killed, it gets no answer any more."""
+
+    def __init__(self, remote: MemoryRemote) -> None:
+        self.dead = False
+        self._remote = remote
+        self._lock = threading.Lock()
+        self._under_way = 0
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._remote, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self._lock:
+                self._check()
+                self._under_way += 1
+            try:
+                answer = method(*args, **kwargs)
+            finally:
+                with self._lock:
+                    self._under_way -= 1
+            self._check()
+            return answer
+
+        return call
+
+    def _check(self) -> None:
+        if self.dead:
+            raise errors.ConnectionLost("killed")
+
+    def kill(self) -> None:
+        """No call is answered from here on; those under way are carried out."""
+        self.dead = True
+        deadline = time.monotonic() + 10
+        while self._under_way and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+
 class File:
     """A file of the model: all handles on it share this object, whatever its name is."""
 
-    def __init__(self, content: bytes = b"") -> None:
+    def __init__(self, content: bytes = b"", *, saved: bool = True) -> None:
         self.content = bytearray(content)
+        self.saved = saved  # closed since it was written to: it outlives a crash as it is
 
     def write(self, offset: int, data: bytes) -> None:
+        self.saved = False
         if offset > len(self.content):
             self.content.extend(bytes(offset - len(self.content)))
         self.content[offset : offset + len(data)] = data
 
     def truncate(self, size: int) -> None:
+        self.saved = False
         del self.content[size:]
         self.content.extend(bytes(size - len(self.content)))
 
@@ -74,9 +120,18 @@ class Model(RuleBasedStateMachine):
         self.remote = MemoryRemote()
         self.tree: dict[str, File | None] = {}  # None: a directory
         self.handles: dict[int, File] = {}
+        self.writable: set[int] = set()
         self.seed = 0
+        self.lives = 0
+        self.live()
+
+    def live(self) -> None:
+        self.lives += 1
+        self.life = Life(self.remote)
         cache = Cache(list_ttl=self.list_ttl, open_ttl=0, block_cache=self.block_cache)
-        self.fs = Filesystem(self.remote, Spool(Path(self.folder.name) / "spool"), cache)
+        spool = Spool(Path(self.folder.name) / f"spool{self.lives}")
+        self.fs = Filesystem(cast(Remote, self.life), spool, cache)
+        self.fs.recover()
 
     @initialize(size=sizes)
     def a_server_with_something_on_it(self, size: int) -> None:
@@ -146,6 +201,8 @@ class Model(RuleBasedStateMachine):
             file = self.tree[path]
             assert file is not None
             self.handles[handle] = file
+            if flags != os.O_RDONLY:
+                self.writable.add(handle)
             if flags & os.O_TRUNC:
                 file.truncate(0)
 
@@ -156,7 +213,8 @@ class Model(RuleBasedStateMachine):
             return
         done, handle = self.attempt(lambda: self.fs.create(path, 0o644, os.O_RDWR), None)
         if done:
-            self.tree[path] = self.handles[handle] = File()
+            self.tree[path] = self.handles[handle] = File(saved=False)
+            self.writable.add(handle)
 
     @precondition(lambda self: self.handles)
     @rule(data=st.data(), offset=sizes, size=sizes)
@@ -189,9 +247,15 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: self.handles)
     @rule(data=st.data())
     def flush(self, data: st.DataObject) -> None:
+        self.settle(data.draw(st.sampled_from(sorted(self.handles))))
+
+    @precondition(lambda self: self.handles)
+    @rule(data=st.data())
+    def fsync(self, data: st.DataObject) -> None:
         handle = data.draw(st.sampled_from(sorted(self.handles)))
-        done, _ = self.attempt(lambda: self.fs.flush(handle), None)
+        done, _ = self.attempt(lambda: self.fs.fsync(handle), None)
         file = self.handles[handle]
+        file.saved = True
         for path, other in self.tree.items():
             if done and other is file:
                 assert self.remote.content(path) == bytes(file.content)
@@ -202,14 +266,66 @@ class Model(RuleBasedStateMachine):
         handle = data.draw(st.sampled_from(sorted(self.handles)))
         self.settle(handle)
         self.fs.release(handle)
-        del self.handles[handle]
+        file = self.handles.pop(handle)
+        if file not in self.handles.values():
+            file.saved = True  # the last close
 
     def settle(self, handle: int) -> None:
-        """Flush until the network lets it pass: what fails for good at the last close is kept
-        aside, and that is another test's affair."""
+        """Flush, whatever comes of it: it stays in the spool."""
+        self.attempt(lambda: self.fs.flush(handle), None)
+        if handle in self.writable:
+            self.handles[handle].saved = True
+
+    # The end, and after it.
+
+    @rule()
+    def everything_is_synced(self) -> None:
+        self.remote.calm()
+        self.fs.retry()
+        self.fs.sync("/", 20)
+        for path, file in self.tree.items():
+            if file is not None and file.saved:
+                assert self.remote.content(path) == bytes(file.content), path
+
+    @rule(resting=st.booleans())
+    def killed(self, resting: bool) -> None:
+        """As by kill -9: the spool is what it is at this moment, and no answer comes any more."""
+        if resting:
+            time.sleep(0.02)
+        self.life.kill()
+        journal = self.fs._spool.journal
+        with journal._lock:
+            shutil.copytree(
+                self.fs._spool.folder, Path(self.folder.name) / f"spool{self.lives + 1}"
+            )
+        self.fs.close(0)
+        self.handles.clear()
+        self.writable.clear()
+        self.live()
+        for path in [path for path, file in self.tree.items() if file is not None]:
+            file = self.tree[path]
+            assert file is not None
+            try:
+                found = self.read_all(path)
+            except errors.NotFound:
+                assert not file.saved, f"{path} was closed, and is gone"
+                del self.tree[path]
+                continue
+            if not file.saved:  # as far as it came
+                file.content[:] = found
+                file.saved = True
+            assert found == bytes(file.content), path
+
+    def read_all(self, path: str) -> bytes:
         for _ in range(20):
-            if self.attempt(lambda: self.fs.flush(handle), None)[0]:
-                return
+            try:
+                handle = self.fs.open(path, os.O_RDONLY)
+                try:
+                    return self.fs.read(handle, 0, 1 << 30)
+                finally:
+                    self.fs.release(handle)
+            except errors.NetworkError:
+                continue
         raise AssertionError("more faults than were ordered")
 
     # Names.
@@ -320,10 +436,12 @@ class Model(RuleBasedStateMachine):
         assert self.remote.open_downloads <= max(1, len(self.handles)) * 4
 
     def teardown(self) -> None:
+        self.remote.calm()
         for handle in list(self.handles):
             self.settle(handle)
             self.fs.release(handle)
-        self.fs.close()
+        self.fs.retry()
+        assert not self.fs.close(20)
         files = {path: bytes(file.content) for path, file in self.tree.items() if file is not None}
         left = self.remote.files()
         if self.faulty:

@@ -1,0 +1,140 @@
+"""The daemon is killed in the middle of writing, again and again: nothing that was closed is lost.
+
+A program writes, overwrites, appends, renames and deletes. At a random moment the daemon gets
+SIGKILL, the server is mounted anew, and the work goes on. What a call had returned for is there
+after each remount, and on the server's disk at the end, byte for byte; what was under way is there
+as it was before or as it was to become. Nothing is ever torn under its final name.
+
+FTPFS_KILLS sets the number of times (20).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RemoteDir
+from tests.mount.conftest import Mounted, MountServer, _daemons, wait_until_sent
+
+pytestmark = pytest.mark.mount
+
+KILLS = int(os.environ.get("FTPFS_KILLS", "20"))
+SIZES = [0, 1, 4096, 100_000, 1_500_000]
+
+
+class Work:
+    """Operations on files, and what is known of each name: contents that it may have.
+
+    Before an operation the name may have, besides what it had, what the operation makes of it;
+    after it, that alone. None: no file.
+    """
+
+    def __init__(self, here: Path, seed: int) -> None:
+        self.here = here
+        self.random = random.Random(seed)
+        self.names: dict[str, list[bytes | None]] = {}
+        self.done = 0
+
+    def known(self) -> list[str]:
+        return [name for name, may in self.names.items() if may[0] is not None]
+
+    def run(self) -> None:
+        """Until the daemon dies under it."""
+        with contextlib.suppress(OSError):
+            while True:
+                self.step()
+                self.done += 1
+
+    def step(self) -> None:
+        choice = self.random.random()
+        known = self.known()
+        if choice < 0.4 or not known:
+            name = f"f{self.random.randrange(30)}"
+            data = self.random.randbytes(self.random.choice(SIZES))
+            # Truncated on the way: what is not closed may be gone, as on any disk.
+            self.will(name, data, torn=bool(self.names.get(name, [None])[0]))
+            (self.here / name).write_bytes(data)
+        elif choice < 0.6:
+            name = self.random.choice(known)
+            more = self.random.randbytes(50_000)
+            self.will(name, (self.names[name][0] or b"") + more)
+            with open(self.here / name, "ab") as file:
+                file.write(more)
+        elif choice < 0.8:
+            name = f"f{self.random.randrange(30)}"
+            data = self.random.randbytes(self.random.choice(SIZES))
+            self.will("temporary", data, torn=True)
+            (self.here / "temporary").write_bytes(data)
+            self.is_so("temporary")
+            self.will(name, data)
+            self.will("temporary", None)
+            (self.here / "temporary").rename(self.here / name)
+            self.is_so("temporary")
+        else:
+            name = self.random.choice(known)
+            self.will(name, None)
+            (self.here / name).unlink()
+        self.is_so(name)
+
+    def will(self, name: str, content: bytes | None, *, torn: bool = False) -> None:
+        may = [*self.names.get(name, [None])[:1], content]
+        self.names[name] = [*may, b"(torn)"] if torn else may
+
+    def is_so(self, name: str) -> None:
+        self.names[name] = [self.names[name][1]]
+
+    def check(self, folder: Path) -> None:
+        """Each name has what it may have; that is what it has from now on."""
+        found = {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith(".")}
+        assert not [name for name in found if "conflict" in name]
+        assert found.keys() <= self.names.keys()
+        for name, may in self.names.items():
+            content = found.get(name)
+            if b"(torn)" not in may or content is None:
+                described = [None if each is None else len(each) for each in may]
+                size = None if content is None else len(content)
+                assert content in may, f"{name} has {size} bytes, and may have {described}"
+            else:
+                whole = may[1] or b""
+                assert content in may or whole.startswith(content.rstrip(b"\0")), name
+            self.names[name] = [content]
+
+
+def kill(mounted: Mounted) -> None:
+    (daemon,) = _daemons(str(mounted.path))
+    os.kill(daemon, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while _daemons(str(mounted.path)):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    subprocess.run(["umount", "-l", str(mounted.path)], check=True)
+
+
+def test_killed_at_random_moments_nothing_that_was_closed_is_lost(
+    remote_dir: RemoteDir, mount_server: MountServer
+) -> None:
+    moments = random.Random(11)
+    work = Work(Path(), 12)
+    for _ in range(KILLS):
+        mounted = mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path)
+        work.here = mounted.path
+        work.check(mounted.path)
+        worker = threading.Thread(target=work.run)
+        worker.start()
+        time.sleep(moments.uniform(0.02, 0.7))
+        kill(mounted)
+        worker.join(20)
+        assert not worker.is_alive()
+    mounted = mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path)
+    work.check(mounted.path)
+    wait_until_sent(mounted.path)
+    work.check(remote_dir.disk)
+    assert work.done > KILLS

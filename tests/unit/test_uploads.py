@@ -1,0 +1,217 @@
+"""The queue of uploads: whose turn it is, when a failure is tried again, what is told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ftpfs import errors
+from ftpfs.core import uploads as module
+from ftpfs.core.uploads import Uploads
+
+
+class File:
+    def __init__(self, name: str, size: int = 1) -> None:
+        self.path = f"/{name}"
+        self.unsent_bytes = size
+        self.sent_bytes = self.uploaded_bytes = 0
+        self.waits = True
+        self.given_up: list[errors.FtpfsError] = []
+
+    def give_up(self, error: errors.FtpfsError) -> None:
+        self.given_up.append(error)
+
+
+class Bench:
+    """A queue whose uploads do what the test says."""
+
+    def __init__(self, workers: int = 1, linger: float = 0.0) -> None:
+        self.order: list[str] = []
+        self.answers: dict[str, list[errors.FtpfsError | None]] = {}
+        self.gate = threading.Event()
+        self.gate.set()
+        self.at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
+        self.queue: Uploads[File] = Uploads(self.upload, workers=workers, linger=linger)
+
+    def upload(self, file: File) -> None:
+        with self.lock:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        assert self.gate.wait(10)
+        with self.lock:
+            self.at_once -= 1
+            self.order.append(file.path.strip("/"))
+            answer = (
+                self.answers.get(file.path, [None]).pop(0) if self.answers.get(file.path) else None
+            )
+        if answer is not None:
+            raise answer
+        file.waits = False
+
+    def drain(self, timeout: float = 10) -> bool:
+        return self.queue.drain(timeout, lambda _: True)
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def build(**arguments: float) -> Bench:
+        made.append(Bench(**arguments))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield build
+    for bench in made:
+        bench.gate.set()
+        bench.queue.stop(lambda _: None)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_small_files_go_before_large_ones_but_none_waits_for_ever(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AGEING", 1000)
+    bench = make()
+    bench.gate.clear()
+    bench.queue.add(File("first"))
+    until(lambda: bench.at_once == 1)
+    bench.queue.add(File("large", 100))
+    bench.queue.add(File("medium", 50))
+    time.sleep(0.2)  # worth 200 bytes
+    bench.queue.add(File("small", 1))
+    bench.queue.add(File("late and small", 190))
+    bench.gate.set()
+    assert bench.drain()
+    assert bench.order == ["first", "medium", "large", "small", "late and small"]
+
+
+def test_who_is_waited_for_goes_first(make: Callable[..., Bench]) -> None:
+    bench = make()
+    bench.gate.clear()
+    bench.queue.add(File("first"))
+    until(lambda: bench.at_once == 1)
+    large = File("large", 1 << 40)
+    for file in (File("small"), large):
+        bench.queue.add(file)
+    bench.queue.hurry(large)
+    bench.gate.set()
+    assert bench.drain()
+    assert bench.order == ["first", "large", "small"]
+
+
+def test_no_more_at_once_than_there_are_workers(make: Callable[..., Bench]) -> None:
+    bench = make(workers=3)
+    for number in range(50):
+        bench.queue.add(File(str(number)))
+    assert bench.drain()
+    assert len(bench.order) == 50
+    assert bench.most_at_once <= 3
+
+
+def test_what_is_closed_again_and_again_is_sent_once(make: Callable[..., Bench]) -> None:
+    bench = make(linger=0.05)
+    file = File("log")
+    for _ in range(20):
+        bench.queue.add(file)
+        time.sleep(0.005)
+    assert bench.order == []
+    until(lambda: bench.order == ["log"])
+
+
+def test_draining_waits_for_nothing_that_lingers(make: Callable[..., Bench]) -> None:
+    bench = make(linger=1000)
+    bench.queue.add(File("a"))
+    assert bench.drain()
+
+
+def test_a_file_closed_while_it_is_sent_is_sent_again(make: Callable[..., Bench]) -> None:
+    bench = make()
+    file = File("a")
+    bench.answers["/a"] = [errors.Superseded("written over")]
+    bench.queue.add(file)
+    assert bench.drain()
+    assert bench.order == ["a", "a"]
+    assert not file.given_up
+
+
+def test_a_server_that_is_away_is_asked_now_and_then_and_the_log_says_so_once(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(module, "LONGEST_PAUSE", 0.05)
+    bench = make(workers=4)
+    away: list[errors.FtpfsError | None] = [errors.ConnectionRefused("nobody there")] * 12
+    files = [File(str(number)) for number in range(5)]
+    for file in files:
+        bench.answers[file.path] = away
+        bench.queue.add(file)
+    assert bench.drain()
+    assert not any(file.waits for file in files)
+    assert not any(file.given_up for file in files)
+    assert len(bench.order) == 12 + 5
+    assert caplog.text.count("uploads wait") == 1
+    until(lambda: caplog.text.count("takes uploads again") == 1)
+
+
+def test_what_is_refused_for_good_is_told_once_and_left_until_it_is_touched(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make()
+    file = File("a")
+    bench.answers["/a"] = [errors.PermissionDenied("no")]
+    bench.queue.add(file)
+    assert bench.drain()
+    assert [str(error) for error in file.given_up] == ["no"]
+    assert bench.queue.state_of(file) == "failed"
+    (pending,) = bench.queue.status(0, None).pending
+    assert (pending.state, pending.error, pending.attempts) == ("failed", "no", 1)
+    assert [path for path, _ in bench.queue.failures(lambda _: True)] == ["/a"]
+    bench.queue.add(file)
+    assert bench.drain()
+    assert bench.order == ["a", "a"]
+    assert bench.queue.status(0, None).files == 0
+
+
+def test_a_full_server_is_tried_again_by_and_by(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FULL_PAUSE", 0.05)
+    bench = make()
+    file = File("a")
+    bench.answers["/a"] = [errors.QuotaExceeded("full"), errors.QuotaExceeded("full")]
+    bench.queue.add(file)
+    until(lambda: not file.waits)
+    assert len(file.given_up) == 1
+
+
+def test_an_odd_answer_is_tried_a_few_times(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.001)
+    bench = make()
+    file = File("a")
+    bench.answers["/a"] = [errors.DataMismatch("lies")] * 20
+    bench.queue.add(file)
+    until(lambda: bool(file.given_up))
+    assert len(bench.order) == module.TRIES
+
+
+def test_one_worker_is_left_for_files_that_were_closed(make: Callable[..., Bench]) -> None:
+    bench = make(workers=3)
+    bench.gate.clear()
+    streams = [File(f"stream{number}") for number in range(3)]
+    assert [bench.queue.stream(file) for file in streams] == [True, True, False]
+    bench.queue.add(File("closed"))
+    until(lambda: bench.at_once == 3)
+    bench.gate.set()
+    assert bench.drain()
