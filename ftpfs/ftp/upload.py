@@ -666,6 +666,9 @@ class _Store(_Sender):
             self._check_size(reply, size)
             self._verified = True
             self._expect_base(session, seen_in(session, rest))
+        # sendfile(2) hands on the kernel's pages: what was written over while they waited in a
+        # socket arrived as a mixture. The server has them all by now, so this is the last word.
+        self._content.ready(size)
         attributes = _Attributes(self._profile, self._content)
         self._renaming = True
         *replies, first, second, final, left = session.exchange(

@@ -124,6 +124,39 @@ def test_a_new_file_is_whole_under_a_temporary_name_before_it_has_its_own(
     assert (int(status.st_mtime), status.st_mode & 0o777) == (WHEN, 0o640)
 
 
+def test_content_that_is_written_over_while_it_waits_in_a_socket_does_not_get_its_name(
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    given_out = threading.Event()
+    overtaken = threading.Event()
+
+    def each(offset: int) -> None:
+        if overtaken.is_set():
+            raise errors.Superseded("written over")
+        if offset:
+            given_out.set()
+
+    local = Local(blob(30_000), each=each)
+    relay.stall_data("up", after=0)
+    failures: list[errors.FtpfsError] = []
+
+    def store() -> None:
+        try:
+            relayed.store("/new", local, base=None)
+        except errors.FtpfsError as error:
+            failures.append(error)
+
+    storing = threading.Thread(target=store)
+    storing.start()
+    assert given_out.wait(5)
+    os.ftruncate(local.fileno(), 100)
+    overtaken.set()
+    relay.release()
+    storing.join()
+    assert [type(error) for error in failures] == [errors.Superseded]
+    assert "new" not in on_disk(remote_dir.disk)
+
+
 def test_the_entry_returned_is_what_a_look_shows(remote: Remote, remote_dir: RemoteDir) -> None:
     for mtime in (WHEN, None):
         stored = remote.store(f"/file{mtime}", Local(b"abc", mtime=mtime), base=None)
@@ -859,6 +892,6 @@ def test_a_listing_during_an_upload_leaves_it_alone(remote_dir: RemoteDir) -> No
             seen.append(len(on_disk(remote_dir.disk)))
 
     remote.store("/file", Local(blob(MEG), each=look), base=None)
-    assert seen == [1]
+    assert seen == [1, 1]  # after its only piece, and before its rename
     assert on_disk(remote_dir.disk) == {"file": blob(MEG)}
     remote.close()
