@@ -852,6 +852,7 @@ def test_a_change_by_others_after_the_crash_keeps_both(bench: Bench, tmp_path: P
     handle = bench.fs.open("/a", os.O_WRONLY | os.O_TRUNC)
     bench.fs.write(handle, 0, b"mine")
     bench.fs.release(handle)
+    assert gate.reached.wait(5)
     next_one = reborn(bench, tmp_path / "next")
     bench.remote.outside_write("/a", b"theirs, later")
     next_one.fs.recover()
@@ -859,7 +860,6 @@ def test_a_change_by_others_after_the_crash_keeps_both(bench: Bench, tmp_path: P
     files = bench.remote.files()
     assert files["/a"] == b"theirs, later"
     assert [content for path, content in files.items() if "conflict" in path] == [b"mine"]
-    bench.fs.unlink("/a")
     gate.open()
 
 
