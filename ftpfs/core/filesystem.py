@@ -836,6 +836,11 @@ class Filesystem:
                     file.upload(streamed=streamed)
                 except (errors.Conflict, errors.Changed) as conflict:
                     self._settle_conflict(file, conflict)
+                except errors.DataMismatch as mismatch:
+                    # Its base has another size: so it is after a crash, when an upload was done.
+                    if not file.needs_base or not file.is_based_on_other():
+                        raise
+                    self._settle_conflict(file, mismatch)
                 except errors.NotFound:
                     if not self._make_folders(file.path):
                         raise

@@ -581,6 +581,12 @@ class OpenFile:
             known = {(self._size, self._mtime), *self._tried}
             return entry.exact and (entry.size, entry.mtime) in known
 
+    def is_based_on_other(self) -> bool:
+        """Whether the server has another content under this name than the one we knew."""
+        with self._changed:
+            known, path = self._entry, self._read_path
+        return known is None or _is_other_content(known, self._remote.stat(path))
+
     def rebase(self, entry: Entry | None, generation: int) -> None:
         """What the server has under this name is `entry`, whatever was known of it."""
         with self._spool_lock:

@@ -846,6 +846,22 @@ def test_an_upload_done_before_the_crash_is_no_conflict(bench: Bench, tmp_path: 
     gate.open()
 
 
+def test_a_shorter_file_whose_upload_was_done_before_the_crash_is_read_and_no_conflict(
+    bench: Bench, tmp_path: Path
+) -> None:
+    open_directory(bench)
+    gate = bench.remote.hold("store", answered=True)  # done, and nobody knows it
+    bench.fs.truncate("/a", 2)
+    assert gate.reached.wait(5)
+    next_one = reborn(bench, tmp_path / "next")
+    next_one.fs.recover()
+    next_one.fs.sync("/", 20)
+    assert next_one.read("/a") == b"aa"
+    assert bench.remote.files() == {"/a": b"aa", "/b": b"bbbb"}
+    next_one.fs.close()
+    gate.open()
+
+
 def test_a_change_by_others_after_the_crash_keeps_both(bench: Bench, tmp_path: Path) -> None:
     open_directory(bench)
     gate = bench.remote.hold("store")
