@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ftpfs import errors
-from ftpfs.ftp import listing
+from ftpfs.ftp import clock, listing
 from ftpfs.ftp.control import Reply
 from ftpfs.ftp.listing import Entry, Kind, Listing
 from ftpfs.ftp.profile import Profile
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 HIDDEN_PREFIX = ".ftpfs-"
 
 _WEEK = 7 * 86400
-
-ZONE_STEP = 15 * 60  # every time zone is a multiple of a quarter of an hour away from UTC
 
 
 def list_directory(session: Session, path: str, *, hidden: bool = False) -> list[Entry]:
@@ -77,10 +75,16 @@ def look_at(session: Session, path: str) -> Entry | None:
         session.profile.mlst = False
         return None
     reply.check()
-    facts = [line for line in reply.lines[1:-1] if line.strip()]
-    entry = listing.parse_mlst(facts[0].encode("latin-1"), session.decode_bytes) if facts else None
+    entry = entry_in(session, reply)
     session.profile.mlst = entry is not None
     return entry
+
+
+def entry_in(session: Session, reply: Reply) -> Entry | None:
+    """The entry in a reply to MLST (RFC 3659, 7.2), None if there is none."""
+    facts = [line for line in reply.lines[1:-1] if line.strip()] if reply.ok else []
+    entry = listing.parse_mlst(facts[0].encode("latin-1"), session.decode_bytes) if facts else None
+    return _told_in_utc([entry], session.profile)[0] if entry else None
 
 
 def _by_mlsd(session: Session, path: str) -> Listing | None:
@@ -104,7 +108,7 @@ def _by_mlsd(session: Session, path: str) -> Listing | None:
         return None
     session.profile.mlsd = True
     session.profile.mlsd_shows_itself = found.self_entry is not None
-    return found
+    return replace(found, entries=_told_in_utc(found.entries, session.profile))
 
 
 def _by_list(session: Session, path: str) -> Listing:
@@ -175,7 +179,7 @@ def _with_exact_times(session: Session, path: str, entries: list[Entry]) -> list
         files = [e for e in entries if e.kind is Kind.FILE and "\r" not in e.name]
         prefix = path.rstrip("/")
         replies = session.ask([f"MDTM {prefix}/{e.name}" for e in files])
-        answers = ((e, _time_of(reply)) for e, reply in zip(files, replies, strict=True))
+        answers = ((e, _time_of(reply, profile)) for e, reply in zip(files, replies, strict=True))
         exact = {e.name: when for e, when in answers if when is not None}
         if replies and all(reply.startswith(("500", "502", "504")) for reply in replies):
             profile.mdtm = False
@@ -188,6 +192,13 @@ def _with_exact_times(session: Session, path: str, entries: list[Entry]) -> list
     ]
 
 
+def _told_in_utc(entries: list[Entry], profile: Profile) -> list[Entry]:
+    """Entries of MLSD or MLST, whose times were read as if they were in UTC."""
+    if profile.times in (None, clock.UTC):
+        return entries
+    return [e if e.mtime is None else replace(e, mtime=profile.utc_of(e.mtime)) for e in entries]
+
+
 def _in_utc(entry: Entry, profile: Profile) -> Entry:
     """An entry whose time was read as if the server's clock told UTC."""
     if entry.mtime is None or entry.exact or not (ahead := profile.list_zone_at(entry.mtime)):
@@ -195,19 +206,19 @@ def _in_utc(entry: Entry, profile: Profile) -> Entry:
     return replace(entry, mtime=entry.mtime - ahead)
 
 
-def _time_of(line: str) -> int | None:
+def _time_of(line: str, profile: Profile) -> int | None:
     """The time in the reply to an MDTM, given as its line: `213 YYYYMMDDHHMMSS`."""
     if not line.startswith("213"):
         return None
     try:
-        return listing.parse_time_val(line[4:].strip())
+        return profile.utc_of(listing.parse_time_val(line[4:].strip()))
     except ValueError:
         return None
 
 
-def time_in(reply: Reply) -> int | None:
+def time_in(reply: Reply, profile: Profile) -> int | None:
     """The time in a reply to MDTM (RFC 3659, 3.1: `213 YYYYMMDDHHMMSS`), None if there is none."""
-    return _time_of(reply.lines[-1])
+    return _time_of(reply.lines[-1], profile)
 
 
 def _zones(files: Sequence[Entry], exact: dict[str, int]) -> dict[int, int]:
@@ -222,7 +233,7 @@ def _zones(files: Sequence[Entry], exact: dict[str, int]) -> dict[int, int]:
         true = exact.get(entry.name)
         if true is None or entry.mtime is None or true < recent or true // _WEEK in weeks:
             continue
-        ahead = round((entry.mtime - true // 60 * 60) / ZONE_STEP) * ZONE_STEP
+        ahead = round((entry.mtime - true // 60 * 60) / clock.STEP) * clock.STEP
         if abs(ahead) <= 15 * 3600:
             zones[true] = ahead
             weeks.add(true // _WEEK)

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from ftpfs import errors
+from ftpfs.ftp import clock, listing
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,9 @@ class Profile:
         self.rest: bool | None = None
         self.restart: Restart | None = None  # of uploads; probed when first needed
         self.pipelining = True
+        # The zone that MDTM, MLSD and MLST tell times in, as `clock` names it. None: not seen yet,
+        # and taken for UTC.
+        self.times: str | None = None
         # By how many seconds LIST's clock is ahead of UTC: (a time, what it was then), by time.
         # More than one, because clocks change to summer time and back.
         self.list_zones: tuple[tuple[int, int], ...] = ()
@@ -105,11 +109,40 @@ class Profile:
         weeks = {when // _WEEK: (when, ahead) for when, ahead in (*self.list_zones, *seen.items())}
         self.list_zones = tuple(sorted(weeks.values())[-_MOST_WEEKS:])
 
-    def list_zone_at(self, clock: int) -> int:
-        """How far LIST's clock is ahead of UTC (seconds) where it shows `clock`: as far as it was
-        at the nearest time known; 0 where none is."""
-        nearest = min(self.list_zones, key=lambda zone: abs(sum(zone) - clock), default=(0, 0))
-        return nearest[1]
+    def list_zone_at(self, shown: int) -> int:
+        """How far LIST's clock is ahead of UTC (seconds) where it shows `shown`: as far as it was
+        at the nearest time known; where none is, as far as MDTM's."""
+        if not self.list_zones:
+            return shown - self.utc_of(shown)
+        return min(self.list_zones, key=lambda zone: abs(sum(zone) - shown))[1]
+
+    def saw_clock(self, shown: int | None, now: float) -> None:
+        """Learn the zone of times from what the server shows for a file written right now."""
+        self.times = clock.UTC if shown is None else clock.told_by(shown, now)
+        if self.times != clock.UTC:
+            self.list_zones = ()  # they were compared with times not understood
+            log.warning(
+                "this server tells times in its own zone (%s): times seen so far were off by it",
+                self.times,
+            )
+
+    def utc_of(self, shown: int) -> int:
+        """The time (seconds since the epoch) that MDTM, MLSD or MLST show as `shown`."""
+        return shown if self.times in (None, clock.UTC) else clock.to_utc(shown, self.times or "")
+
+    def shown_at(self, seconds: int) -> int:
+        """What MDTM, MLSD and MLST show at this time: the reverse of `utc_of`."""
+        return (
+            seconds
+            if self.times in (None, clock.UTC)
+            else clock.shown_at(seconds, self.times or "")
+        )
+
+    def set_time_line(self, way: SetTime, path: str, seconds: int) -> str:
+        """The command that sets that time. MFMT takes UTC (draft-somers-ftp-mfxx, 3.1), also where
+        MDTM tells another zone (pyftpdlib); what is set by MDTM is what MDTM shows (vsftpd)."""
+        told = seconds if way is SetTime.MFMT else self.shown_at(seconds)
+        return way.value.format(time=listing.format_time_val(told), path=path)
 
     def read_features(self, lines: Iterable[str]) -> None:
         """Take the lines between 211- and 211 of a FEAT reply (RFC 2389, 3.2)."""
@@ -183,8 +216,11 @@ _QUIRKS: dict[str, dict[str, object]] = {
 
 def quirk_of(name: str, value: str) -> object:
     """What a quirk's value stands for. Raises InvalidArgument with the choices."""
+    if name == "times":
+        clock.zone_of(value)  # raises for what is no zone
+        return value
     if name not in _QUIRKS:
-        raise errors.InvalidArgument(f"a quirk is one of {', '.join(_QUIRKS)}")
+        raise errors.InvalidArgument(f"a quirk is one of {', '.join(_QUIRKS)}, times")
     choices = {word.lower(): meaning for word, meaning in _QUIRKS[name].items()}
     if value.lower() not in choices:
         raise errors.InvalidArgument(f"quirk {name} must be one of {', '.join(_QUIRKS[name])}")

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from ftpfs import errors
 from ftpfs.config import Network, Server
-from ftpfs.ftp import lister, upload
+from ftpfs.ftp import clock, lister, upload
 from ftpfs.ftp.control import Reply
 from ftpfs.ftp.data import Download, Upload
 from ftpfs.ftp.listing import Entry, Kind
@@ -138,7 +138,7 @@ class Remote:
             return self.stat(path)
         where = self._on_server(path)
         size, time = self._pool.run(lambda s: s.exchange([f"SIZE {where}", f"MDTM {where}"]))
-        mtime = lister.time_in(time)
+        mtime = lister.time_in(time, self.profile)
         if size.code != 213 or not size.text.strip().isdigit() or mtime is None:
             return self.stat(path)
         return Entry(
@@ -363,7 +363,7 @@ class Remote:
         def set_time(session: Session) -> None:
             where = self._on_server(path)
             while (way := self.profile.way_to_set_time()) is not SetTime.NONE:
-                reply = session.command(upload.set_time_line(way, where, seconds))
+                reply = session.command(self.profile.set_time_line(way, where, seconds))
                 if directory and not reply.ok:
                     raise errors.NotSupported("the server sets no times on directories")
                 if directory or not self.profile.saw_set_time(way, reply.code):
@@ -526,7 +526,7 @@ def _is_another(known: Entry, seen: upload.Seen) -> bool:
         return True
     if not known.exact or known.mtime is None or seen.mtime is None:
         return False
-    return (known.mtime - seen.mtime) % lister.ZONE_STEP != 0
+    return (known.mtime - seen.mtime) % clock.STEP != 0
 
 
 ROOT = Entry(name="", kind=Kind.DIRECTORY, size=0, mtime=None, exact=False, mode=None, target=None)

@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ftpfs import errors
-from ftpfs.ftp import lister, listing
+from ftpfs.ftp import lister
 from ftpfs.ftp.control import Reply
 from ftpfs.ftp.data import Upload
 from ftpfs.ftp.listing import Entry, Kind
@@ -305,16 +305,19 @@ class Seen:
     mtime: int | None = None
     directory: bool = False
 
-    def is_other_than(self, base: Entry | None) -> bool:
+    def is_other_than(self, base: Entry | None, profile: Profile) -> bool:
         """Whether somebody changed what was there. A file that is gone is no conflict: nothing of
-        anybody's would be lost. Times count only where they are exact on both sides."""
+        anybody's would be lost. Times count only where they are exact on both sides, and `base` may
+        be from before the server's zone was known."""
         if not self.there:
             return False
         if base is None:
             return True
         if None not in (base.size, self.size) and base.size != self.size:
             return True
-        return base.exact and None not in (base.mtime, self.mtime) and base.mtime != self.mtime
+        if not base.exact or base.mtime is None or self.mtime is None:
+            return False
+        return base.mtime not in (self.mtime, profile.shown_at(self.mtime))
 
 
 def questions(profile: Profile, path: str) -> list[str]:
@@ -328,7 +331,7 @@ def seen_in(session: Session, replies: Sequence[Reply]) -> Seen:
     """The answers to `questions`."""
     if len(replies) == 1:
         return _seen_in_mlst(session, replies[0])
-    size, when = size_in(replies[0]), lister.time_in(replies[1])
+    size, when = size_in(replies[0]), lister.time_in(replies[1], session.profile)
     if size is not None:
         return Seen(True, size, when)
     if replies[0].code in _UNKNOWN:
@@ -338,8 +341,7 @@ def seen_in(session: Session, replies: Sequence[Reply]) -> Seen:
 
 
 def _seen_in_mlst(session: Session, reply: Reply) -> Seen:
-    facts = [line for line in reply.lines[1:-1] if line.strip()] if reply.ok else []
-    entry = listing.parse_mlst(facts[0].encode("latin-1"), session.decode_bytes) if facts else None
+    entry = lister.entry_in(session, reply)
     if entry is None:
         return Seen(False if reply.code == 550 else None)
     mtime = int(entry.mtime) if entry.mtime is not None else None
@@ -367,7 +369,7 @@ class _Attributes:
         if self._sets_mode and self._mode is not None:
             lines.append(chmod_line(self._profile, path, self._mode))
         if self._way is not SetTime.NONE and self._mtime is not None:
-            lines.append(set_time_line(self._way, path, self._mtime))
+            lines.append(self._profile.set_time_line(self._way, path, self._mtime))
         return lines
 
     def learn(
@@ -387,7 +389,7 @@ class _Attributes:
             way = self._profile.way_to_set_time()
             if way is SetTime.NONE:
                 return None, mode
-            reply = session.command(set_time_line(way, path, self._mtime))
+            reply = session.command(self._profile.set_time_line(way, path, self._mtime))
         return (self._mtime if reply.ok else None), mode
 
     def _mode_is_set(self, reply: Reply) -> bool:
@@ -597,6 +599,8 @@ class _Store(_Sender):
             self._size = self._pump(upload, begin)
             upload.finish()
         self._was_reset = upload.was_reset
+        if self._profile.times is None:
+            self._learn_clock(session)
 
     def _pump(self, upload: Upload, position: int) -> int:
         """Send what there is from `position` on; where it ended."""
@@ -619,7 +623,7 @@ class _Store(_Sender):
         `upload` is ended first, as the session is needed.
         """
         self._seen, self._seen_at = seen, time.monotonic()
-        if self._touched or not self._check or not seen.is_other_than(self._base):
+        if self._touched or not self._check or not seen.is_other_than(self._base, self._profile):
             return
         if upload:
             upload.close()
@@ -692,6 +696,12 @@ class _Store(_Sender):
         if self._aside:
             self._delete_aside(session)
         return self._entry(session, size, *attributes.learn(session, replies, self._target))
+
+    def _learn_clock(self, session: Session) -> None:
+        """What the server shows for a file that was written right now: a round trip, once per
+        server, for the zone of its times."""
+        seen = seen_in(session, session.exchange(questions(self._profile, self.temporary)))
+        self._profile.saw_clock(seen.mtime, time.time())
 
     def _place_around(self, session: Session, why: str) -> Reply | None:
         """For servers that do not rename over a file: it is moved aside first, and back if the new
@@ -884,7 +894,7 @@ class _Patch(_Sender):
 
     def _expect_base(self, session: Session, seen: Seen, upload: Upload | None = None) -> None:
         gone = seen.there is False
-        if not gone and not seen.is_other_than(self._base):
+        if not gone and not seen.is_other_than(self._base, self._profile):
             return
         if upload:
             upload.close()
@@ -967,7 +977,3 @@ def chmod_line(profile: Profile, where: str, mode: int) -> str:
     if profile.mff_mode:
         return f"MFF UNIX.mode={bits:04o}; {where}"
     return f"SITE CHMOD {bits:03o} {where}"
-
-
-def set_time_line(way: SetTime, where: str, seconds: int) -> str:
-    return way.value.format(time=listing.format_time_val(seconds), path=where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -11,10 +12,12 @@ import pytest
 from ftpfs import errors
 from ftpfs.config import Network, Server
 from ftpfs.credentials import Secret
-from ftpfs.ftp import lister
+from ftpfs.ftp import clock, lister
 from ftpfs.ftp.listing import Kind
 from ftpfs.ftp.profile import Profile
+from ftpfs.ftp.remote import Remote
 from ftpfs.ftp.session import Session
+from ftpfs.ftp.upload import FileContent
 from tests.conftest import RemoteDir, StartServer
 from tests.support import servers
 from tests.support.relay import Relay
@@ -24,9 +27,9 @@ NETWORK = Network(connect_timeout=2.0, reply_timeout=3.0, data_timeout=3.0, fini
 WHEN = 1_600_000_001
 
 
-def connect(server: FtpServer, port: int) -> Session:
+def connect(server: FtpServer, port: int, times: str = "") -> Session:
     place = Server(server.host, port, user=server.user, password=Secret(server.password))
-    return Session(place, NETWORK, Profile())
+    return Session(place, NETWORK, Profile([("times", times)] if times else []))
 
 
 @pytest.fixture
@@ -176,14 +179,14 @@ def test_an_unreadable_folder_teaches_nothing_about_list(
 
 
 @pytest.fixture(params=["America/New_York", "Asia/Kolkata", "Pacific/Auckland"])
-def local(
-    request: pytest.FixtureRequest, server_kind: servers.Kind, start_server: StartServer
-) -> RemoteDir:
-    """A folder of a server whose clock stands in another zone, and which has no MLSD."""
-    # Not vsftpd and pyftpdlib, whose MDTM tells local time then, too.
-    options = servers.Options(
-        use_localtime=server_kind in ("proftpd", "pure-ftpd"), tz=request.param
-    )
+def zone(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def local(zone: str, server_kind: servers.Kind, start_server: StartServer) -> RemoteDir:
+    """A folder of a server whose clock stands in another zone."""
+    options = servers.Options(use_localtime=True, tz=zone)
     try:
         server = start_server(server_kind, options=options)
     except servers.CannotDo as reason:
@@ -191,7 +194,15 @@ def local(
     return RemoteDir(server, server.root, "/")
 
 
-def test_times_are_exact_in_whatever_zone_the_server_is(local: RemoteDir) -> None:
+def tells_local_times(server: FtpServer) -> bool:
+    """By MDTM and MLSD, too, and not by LIST alone."""
+    return server.kind in ("vsftpd", "pyftpdlib")
+
+
+@pytest.mark.parametrize("mlsd", [False, True])
+def test_times_are_exact_in_whatever_zone_the_server_is(
+    local: RemoteDir, zone: str, mlsd: bool
+) -> None:
     """Files to the second; folders, which MDTM does not take, to the minute that LIST shows."""
     now = int(time.time())
     day = 86400
@@ -204,14 +215,55 @@ def test_times_are_exact_in_whatever_zone_the_server_is(local: RemoteDir) -> Non
     for number, when in enumerate(recent):
         local.write(f"folder{number}/inside", b"")
         os.utime(local.disk / f"folder{number}", (when - 60, when - 60))
-    session = connect(local.server, local.server.port)
-    session.profile.mlsd = False
+    told = {"vsftpd": clock.told_by(clock.shown_at(now, zone), now), "pyftpdlib": zone}
+    session = connect(local.server, local.server.port, told.get(local.server.kind, ""))
+    if not mlsd:
+        session.profile.mlsd = False
     times = {entry.name: entry.mtime for entry in lister.list_directory(session, "/")}
+    to_seconds = session.profile.mlsd
     session.close()
     assert [times[f"file{n}"] for n in range(len(old + recent))] == old + recent
     assert [times[f"folder{n}"] for n in range(len(recent))] == [
-        (when - 60) // 60 * 60 for when in recent
+        when - 60 if to_seconds else (when - 60) // 60 * 60 for when in recent
     ]
+
+
+def test_an_upload_shows_the_zone_of_a_server_that_tells_local_times(local: RemoteDir) -> None:
+    """Its own time is set rightly from then on, too, and what was known is no conflict."""
+    now = int(time.time())
+    os.utime(local.write("before", b"x"), (now - 100_000, now - 100_000))
+    server = local.server
+    place = Server(server.host, server.port, user=server.user, password=Secret(server.password))
+    remote = Remote(place, NETWORK)
+    try:
+        (base,) = remote.list("/")
+        with tempfile.TemporaryFile() as file:
+            file.write(b"new")
+            file.flush()
+            for name, known in (("first", None), ("before", base)):
+                content = FileContent(file.fileno(), 3, now - 200_000, None)
+                stored = remote.store(f"/{name}", content, base=known)
+                assert stored.mtime == now - 200_000
+                assert int((local.disk / name).stat().st_mtime) == now - 200_000
+        os.utime(local.write("after", b""), (now - 300_000, now - 300_000))
+        listed = {entry.name: entry.mtime for entry in remote.list("/")}
+        assert listed == {"first": now - 200_000, "before": now - 200_000, "after": now - 300_000}
+        assert (remote.profile.times != "UTC") is tells_local_times(server)
+    finally:
+        remote.close()
+
+
+@pytest.mark.parametrize(
+    ("zone", "seen"),
+    [("UTC", "UTC"), ("+0530", "+0530"), ("-0330", "-0330"), ("Europe/Berlin", "+0200")],
+)
+def test_the_zone_is_told_by_how_now_is_shown(zone: str, seen: str) -> None:
+    now = 1_720_000_000  # in July
+    for late in (-20, 0, 20):
+        assert clock.told_by(clock.shown_at(now, zone) + late, now) == seen
+    assert clock.told_by(now + 1234, now) == "UTC"  # a wrong clock is no zone
+    for when in (now, now + 180 * 86400, -(1 << 40), 1 << 40):
+        assert clock.to_utc(clock.shown_at(when, zone), zone) == when
 
 
 def test_a_zone_learned_in_one_folder_counts_in_one_that_has_no_files(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ftpfs import errors
 from ftpfs.ftp.profile import Profile, SetTime
 
 
@@ -60,3 +61,17 @@ def test_a_way_that_worked_is_kept_whatever_one_file_says() -> None:
     assert not server.saw_set_time(SetTime.MFMT, 213)
     assert not server.saw_set_time(SetTime.MFMT, 550)
     assert server.way_to_set_time() is SetTime.MFMT
+
+
+def test_a_zone_given_as_a_quirk_is_not_learned_otherwise() -> None:
+    server = Profile([("times", "-0330")])
+    server.saw_clock(1_000_000, 1_000_000)
+    assert server.utc_of(1_000_000) == 1_000_000 + 3 * 3600 + 1800
+    assert server.set_time_line(SetTime.MFMT, "/x", 0) == "MFMT 19700101000000 /x"
+    assert server.set_time_line(SetTime.MDTM, "/x", 86400) == "MDTM 19700101203000 /x"
+
+
+@pytest.mark.parametrize("value", ["Mars/Olympus", "../../etc/passwd", "+9900", "yes"])
+def test_a_zone_that_is_none_is_refused(value: str) -> None:
+    with pytest.raises(errors.InvalidArgument):
+        Profile([("times", value)])
