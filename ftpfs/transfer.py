@@ -137,7 +137,9 @@ def _receive(
     ):
         for chunk in _from_wire(chunks()) if text else chunks():
             out.write(chunk)
-        if promised not in (None, arrived):
+        if promised is None:
+            download.check_end()
+        elif promised != arrived:
             raise errors.DataMismatch(f"{path}: {arrived} of {promised} bytes arrived")
 
 

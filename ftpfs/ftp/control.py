@@ -204,11 +204,14 @@ class Control(ftplib.FTP_TLS):
         """TLS on a data connection, resuming the control connection's session.
 
         vsftpd (require_ssl_reuse), ProFTPD and FileZilla Server refuse anything else. The newest
-        session is taken each time: TLS 1.3 tickets are for one use.
+        session is taken each time: TLS 1.3 tickets are for one use. An end without close_notify is
+        SSLEOFError on it, so that it can be told from a proper one.
         """
         control = self.sock
         session = control.session if isinstance(control, ssl.SSLSocket) else self._resumable
-        wrapped = self.context.wrap_socket(channel, server_hostname=self.host, session=session)
+        wrapped = self.context.wrap_socket(
+            channel, server_hostname=self.host, session=session, suppress_ragged_eofs=False
+        )
         self._check_pin(wrapped)
         return wrapped
 

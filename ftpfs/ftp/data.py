@@ -87,6 +87,7 @@ class Download(Transfer):
         super().__init__(session, channel, done)
         self.replies = replies
         self.final_text = ""  # all lines of the final reply, once all has come
+        self._unsaid = False  # the data ended without TLS's close_notify
         self._plain = not isinstance(channel, ssl.SSLSocket)
         if self._plain:
             # The kernel's own timeout: Python's would poll before each recv, and make it return
@@ -103,6 +104,8 @@ class Download(Transfer):
             return 0
         try:
             count = self._channel.recv_into(view)
+        except ssl.SSLEOFError:
+            count, self._unsaid = 0, True
         except OSError as error:
             self._break()
             raise data_error(error) from error
@@ -142,6 +145,16 @@ class Download(Transfer):
         if not self._session.on_long_link:
             self.read(1)
 
+    def check_end(self) -> None:
+        """After the end of something whose size nobody knows: raises DataConnectionFailed when it
+        may have been cut short on the way.
+
+        Under TLS that is an end without close_notify, of a server that was seen to send it. The
+        226 does not tell: the server says it for what it has sent.
+        """
+        if self._unsaid and self._session.profile.close_notify:
+            raise errors.DataConnectionFailed("the data ended without TLS's word for it")
+
     def _read_by_pieces(self, size: int) -> bytes:
         """TLS hands out a record at a time, of 16 KiB at most."""
         buffer = bytearray(size)
@@ -153,6 +166,8 @@ class Download(Transfer):
 
     def _end(self) -> None:
         self._ended = True
+        if not self._plain and not self._unsaid:
+            self._session.profile.close_notify = True
         say_end(self._channel, 0)
         self._channel.close()
         self.final_text = "\n".join(self._session.finish_transfer().lines)

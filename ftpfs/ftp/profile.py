@@ -76,6 +76,7 @@ class Profile:
         self.rest: bool | None = None
         self.restart: Restart | None = None  # of uploads; probed when first needed
         self.pipelining = True
+        self.close_notify = False  # TLS data connections of it were seen to end properly
         # The zone that MDTM, MLSD and MLST tell times in, as `clock` names it. None: not seen yet,
         # and taken for UTC.
         self.times: str | None = None
@@ -208,6 +209,7 @@ _QUIRKS: dict[str, dict[str, object]] = {
     **{name: dict(_SWITCHES) for name in ("mlsd", "mlst", "list_all", "mdtm", "chmod", "rest")},
     "pipelining": dict(_SWITCHES),
     "arming": dict(_SWITCHES),
+    "close_notify": dict(_SWITCHES),
     "passive": {way.name: way for way in Passive},
     "set_time": {way.name: way for way in SetTime},
     "restart": {what.name: what for what in Restart},

@@ -347,6 +347,7 @@ class Session:
                 total += count
                 if total > MAX_LISTING:
                     raise errors.ProtocolError(f"a listing of more than {MAX_LISTING} bytes")
+            download.check_end()
         data = b"".join(chunks)
         if data and not data.endswith(b"\n"):
             raise errors.DataConnectionFailed("the listing ends in the middle of a line")

@@ -17,6 +17,8 @@ class Proxy:
 
     def __init__(self, *, refuse: bool = False) -> None:
         self.asked: list[tuple[str, int]] = []
+        # Under TLS, what comes from a port other than the one asked for first: data connections.
+        self.cuts_before_close_notify = False
         self._refuse = refuse
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -45,7 +47,9 @@ class Proxy:
                 server.settimeout(None)
                 ok = b"\5\0\0\1" + bytes(6)
                 client.sendall(ok if first == b"\5" else b"HTTP/1.1 200 OK\r\n\r\n")
-                back = threading.Thread(target=_copy, args=[server, client], daemon=True)
+                cut = self.cuts_before_close_notify and port != self.asked[0][1]
+                copy = _copy_until_close_notify if cut else _copy
+                back = threading.Thread(target=copy, args=[server, client], daemon=True)
                 back.start()
                 _copy(client, server)
                 back.join()
@@ -75,6 +79,20 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+def _copy_until_close_notify(source: socket.socket, sink: socket.socket) -> None:
+    """RFC 8446, 5: a record is its type, a version, its length in two bytes, and so many.
+
+    TLS 1.3 hides the type: an alert is told by its length, two bytes and what encrypting adds.
+    """
+    with contextlib.suppress(OSError):
+        while len(head := source.recv(5, socket.MSG_WAITALL)) == 5:
+            kind, length = head[0], int.from_bytes(head[3:], "big")
+            if kind == 21 or (kind, length) == (23, 2 + 17):
+                break
+            sink.sendall(head + source.recv(length, socket.MSG_WAITALL))
         sink.shutdown(socket.SHUT_WR)
 
 

@@ -12,6 +12,7 @@ from ftpfs.credentials import Surroundings
 from tests.conftest import StartServer
 from tests.support import odd_server, proxy, servers
 from tests.support.odd_server import Script
+from tests.support.servers import Kind
 from tests.unit import test_tls
 from tests.unit.test_odd_servers import connected, everything_works
 
@@ -79,3 +80,40 @@ def test_active_mode_through_a_proxy_is_refused() -> None:
     values = config.parse_options("proxy=socks5://host:1080,active")
     with pytest.raises(errors.InvalidArgument, match="active"):
         config.build(config.parse_source("host"), values, around)
+
+
+@pytest.mark.parametrize("newest", ["1.2", "1.3"])
+@pytest.mark.parametrize("way", test_tls.WAYS, ids=lambda way: f"{way[0]}-{way[1]}")
+def test_a_listing_that_ends_without_close_notify_is_not_believed(
+    start_server: StartServer, way: tuple[Kind, servers.Tls], newest: str
+) -> None:
+    """Whoever is on the way can cut a connection between two records, and the server says 226."""
+    kind, tls = way
+    server = test_tls.start(start_server, kind, tls=tls, require_tls=True)
+    mode = Tls.EXPLICIT if tls == "explicit" else Tls.IMPLICIT
+    with (
+        proxy.running() as through,
+        test_tls.connected(
+            server,
+            mode,
+            network={"proxy": f"socks5://127.0.0.1:{through.port}"},
+            tls_ca=server.ca,
+            tls_max=newest,
+        ) as remote,
+    ):
+        (server.root / "file").write_bytes(bytes(50_000))
+        (server.root / "file").chmod(0o644)
+        through.cuts_before_close_notify = True
+        # A server of which nothing better is known.
+        assert [entry.name for entry in remote.list("/")] == ["file"]
+        through.cuts_before_close_notify = False
+        remote.list("/")
+        through.cuts_before_close_notify = True
+        with pytest.raises(errors.DataConnectionFailed, match="TLS"):
+            remote.list("/")
+        # A file is known by its size.
+        with remote.open_read("/file") as download:
+            assert download.read(50_000) == bytes(50_000)
+            download.finish()
+        through.cuts_before_close_notify = False
+        assert [entry.name for entry in remote.list("/")] == ["file"]
