@@ -16,6 +16,7 @@ never under a lock of the state.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -23,7 +24,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from ftpfs.ftp.listing import Entry, Kind
 log = logging.getLogger(__name__)
 
 NAME = "journal.sqlite"
+_SIDE_FILES = "-wal", "-shm"  # SQLite's
 
 _SCHEMA = """
 create table if not exists unsent (
@@ -77,16 +78,23 @@ class Journal:
     """The rows of one spool folder. Methods raise NoSpace, or FtpfsError when SQLite fails."""
 
     def __init__(self, folder: Path, *, sync: bool = False) -> None:
-        """A journal that cannot be read (a disk gone bad) is set aside, and a new one begun."""
+        """A journal that is none any more (a disk gone bad) is set aside, and a new one begun; one
+        that only cannot be had now (a full disk) is left alone, and raises."""
         self._path = folder / NAME
         self._lock = threading.Lock()
+        self._removed: set[str] = set()  # rows that could not be taken out yet; guarded by _lock
         try:
             self._connection = self._open(sync)
         except sqlite3.DatabaseError as error:
-            aside = self._path.with_name(f"{NAME}.unreadable-{time.time_ns()}")
-            log.error("the journal cannot be read (%s); it is left in %s", error, aside)
-            self._path.rename(aside)
-            self._remove_side_files()
+            # SQLite's "corrupt" and "not a database" have no class of their own, the others have.
+            if type(error) is not sqlite3.DatabaseError:
+                raise _as_ours(error) from error
+            aside = f"{NAME}.unreadable-{time.time_ns()}"
+            log.error("the journal cannot be read (%s); it is left in %s", error, folder / aside)
+            # What was written last is in the side files, under names by which SQLite finds it.
+            for suffix in ("", *_SIDE_FILES):
+                with contextlib.suppress(FileNotFoundError):
+                    (folder / f"{NAME}{suffix}").rename(folder / f"{aside}{suffix}")
             self._connection = self._open(sync)
 
     def _open(self, sync: bool) -> sqlite3.Connection:
@@ -95,7 +103,10 @@ class Journal:
             connection.execute("pragma journal_mode = wal")
             connection.execute(f"pragma synchronous = {'full' if sync else 'off'}")
             connection.executescript(_SCHEMA)
-            connection.execute("select count(*) from unsent").fetchone()
+            # All of it is looked at: the rows are read once, and in use from then on.
+            (state,) = connection.execute("pragma quick_check(1)").fetchone()
+            if state != "ok":
+                raise sqlite3.DatabaseError(state)
         except BaseException:
             connection.close()
             raise
@@ -123,8 +134,19 @@ class Journal:
             )
 
     def remove(self, spool: str) -> None:
-        with self._working() as connection:
-            connection.execute("delete from unsent where spool = ?", (spool,))
+        """Take a row out, or see to it later: a full disk does not even take a deletion, and what
+        the row speaks of is done in any case."""
+        with self._lock:
+            self._removed.add(spool)
+            try:
+                self._take_out_locked()
+            except sqlite3.Error as error:
+                log.warning("the journal of unsent files failed, for now: %s", error)
+
+    def _take_out_locked(self) -> None:
+        for spool in list(self._removed):
+            self._connection.execute("delete from unsent where spool = ?", (spool,))
+            self._removed.discard(spool)
 
     def note_error(self, spool: str, error: str | None) -> None:
         with self._working() as connection:
@@ -198,29 +220,35 @@ class Journal:
     def close(self) -> None:
         """End it; with no rows left the file goes, too."""
         with self._lock:
+            left = 1
             try:
+                self._take_out_locked()
                 (left,) = self._connection.execute(
                     "select (select count(*) from unsent) + (select count(*) from intent)"
                 ).fetchone()
+            except sqlite3.Error as error:
+                log.error("the journal of unsent files failed, and stays as it is: %s", error)
             finally:
                 self._connection.close()
             if not left:
-                self._path.unlink(missing_ok=True)
-                self._remove_side_files()
+                for suffix in ("", *_SIDE_FILES):
+                    self._path.with_name(NAME + suffix).unlink(missing_ok=True)
 
-    def _remove_side_files(self) -> None:
-        for suffix in ("-wal", "-shm"):
-            self._path.with_name(NAME + suffix).unlink(missing_ok=True)
-
-    @contextmanager
+    @contextlib.contextmanager
     def _working(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
+                if self._removed:
+                    self._take_out_locked()
                 yield self._connection
             except sqlite3.Error as error:
-                if "full" in str(error):
-                    raise errors.NoSpace("the disk that holds the spool is full") from error
-                raise errors.FtpfsError(f"the journal of unsent files failed: {error}") from error
+                raise _as_ours(error) from error
+
+
+def _as_ours(error: sqlite3.Error) -> errors.FtpfsError:
+    if "full" in str(error):
+        return errors.NoSpace("the disk that holds the spool is full")
+    return errors.FtpfsError(f"the journal of unsent files failed: {error}")
 
 
 # A path, and what lies below it: all that sorts between "path/" and "path0" ("0" follows "/").

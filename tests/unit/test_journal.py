@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +97,66 @@ def test_an_unreadable_journal_is_set_aside_and_the_mount_goes_on(
     assert list(tmp_path.glob(f"{NAME}.unreadable-*"))
     assert "cannot be read" in caplog.text
     journal.close()
+
+
+def test_a_journal_damaged_in_the_middle_is_set_aside_with_all_that_was_written_last(
+    tmp_path: Path,
+) -> None:
+    journal = Journal(tmp_path)
+    for number in range(200):
+        journal.put(record(str(number)))
+    journal._connection.execute("pragma wal_checkpoint(truncate)")
+    journal.put(record("last", "/written last"))
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for file in tmp_path.glob(f"{NAME}*"):
+        shutil.copy(file, killed)
+    journal.close()
+    whole = (killed / NAME).read_bytes()
+    (killed / NAME).write_bytes(whole[:8192] + b"\xff" * 8192 + whole[16384:])
+    again = Journal(killed)
+    assert again.records() == []
+    again.close()
+    aside = b"".join(path.read_bytes() for path in killed.glob(f"{NAME}.unreadable-*"))
+    assert b"written last" in aside
+
+
+def test_a_journal_that_cannot_be_had_just_now_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.put(record("1"))
+    journal._connection.execute("pragma locking_mode = exclusive")
+    journal.put(record("2"))  # SQLite takes such a lock with the next write
+    code = f"""
+import sys
+from pathlib import Path
+from ftpfs import errors
+from ftpfs.core import journal
+real = journal.sqlite3.connect
+journal.sqlite3.connect = lambda *a, **k: real(*a, timeout=0.1, **k)
+try:
+    journal.Journal(Path({str(tmp_path)!r}))
+except errors.FtpfsError as error:
+    sys.exit(f"told: {{error}}")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "told: the journal of unsent files failed: database is locked" in run.stderr
+    assert len(journal.records()) == 2
+    assert not list(tmp_path.glob("*unreadable*"))
+    journal.close()
+
+
+def test_a_row_that_cannot_be_taken_out_just_now_is_taken_out_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path)
+    journal.put(record("1"))
+    journal._connection.execute("pragma query_only = 1")  # what a full disk does to a deletion
+    journal.remove("1")
+    assert "for now" in caplog.text
+    journal._connection.execute("pragma query_only = 0")
+    assert journal.records() == []
+    journal.close()
+    assert not list(tmp_path.iterdir())
 
 
 # Folders.
