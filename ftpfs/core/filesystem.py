@@ -608,7 +608,7 @@ class Filesystem:
                 continue
             if record.path in self._files:
                 # Two mounts of the server wrote it, and both ended before they had sent it.
-                record = replace(record, path=_conflict_name(record.path))
+                record = replace(record, path=self._free_name(record.path))
             file = self._new_file(record.path, record.base, 0)
             file.restore(record, spool_file)
             with self._lock:
@@ -618,6 +618,15 @@ class Filesystem:
         if records:
             log.warning("%d files of an earlier mount are uploaded now", len(records))
         return len(records)
+
+    def _free_name(self, path: str) -> str:
+        """A conflict copy's name that no file here has."""
+        name = _conflict_name(path)
+        for number in itertools.count(2):
+            if name not in self._files:
+                break
+            name = _conflict_name(path, f" {number}")
+        return name
 
     def _was_renamed(self, old: str) -> bool:
         """Whether a rename that was asked for in another life was carried out."""
@@ -855,6 +864,10 @@ class Filesystem:
                     self._taking.discard(posixpath.dirname(file.path))
             file.failed(error)
             raise
+        except Exception as error:
+            # Nobody foresaw it (the queue logs it): who waits must not wait for ever.
+            file.failed(errors.FtpfsError(f"{type(error).__name__}: {error}"))
+            raise
 
     def _settle_conflict(self, file: OpenFile, conflict: errors.FtpfsError) -> None:
         """The server has something else under the file's name than we knew of.
@@ -874,10 +887,8 @@ class Filesystem:
                 ) from conflict
             file.rebase(None, generation)
             return
-        ours = file.shows(seen)
-        if ours or (seen.kind is Kind.FILE and file.needs_base):
+        if file.shows(seen):
             file.rebase(seen, generation)
-        if ours:
             return
         aside = _conflict_name(path)
         log.warning(
@@ -885,7 +896,8 @@ class Filesystem:
             path,
             aside,
         )
-        file.become_new(aside)
+        based = seen.kind is Kind.FILE and file.needs_base
+        file.become_new(aside, seen if based else None, generation)
         with self._lock:
             if self._files.get(path) is file:
                 del self._files[path]
@@ -1066,13 +1078,13 @@ def _below(path: str) -> Callable[[OpenFile], bool]:
     return lambda file: file.path == path or file.path.startswith(inside)
 
 
-def _conflict_name(path: str) -> str:
+def _conflict_name(path: str, number: str = "") -> str:
     """A name beside `path` that says what it is; nothing else is likely to have it."""
     folder, name = posixpath.split(path)
     stem, dot, ending = name.rpartition(".")
     if not stem:  # none, or a hidden file's
         stem, dot, ending = name, "", ""
-    words = time.strftime(" (conflict copy %Y-%m-%d %H%M%S)")
+    words = time.strftime(f" (conflict copy %Y-%m-%d %H%M%S{number})")
     ending = dot + ending
     room = NAME_MAX - len(os.fsencode(words + ending))
     stem = os.fsdecode(os.fsencode(stem)[: max(1, room)])

@@ -131,10 +131,13 @@ class OpenFile:
         self._committed = self._sent = 0
         self._unsent = RangeSet()
         self._recorded: tuple[int, int] | None = None  # size and time in the row
+        self._row_failed = False  # the row could not be written, and is an older one, or none
         self._since = 0.0  # when it was first committed after it was clean; wall clock
         # Size and time of uploads of which nobody knows what came of them.
         self._tried: set[tuple[int, int | None]] = set()
         self._patching = False  # the server's file may be between two contents
+        # What the base is read from while a conflict is settled: not what may be replaced.
+        self._foreign: Entry | None = None
         self._uploading = False
         self._sending: _Sending | None = None
         self._uploaded_bytes = 0
@@ -449,7 +452,6 @@ class OpenFile:
                 if size == self._size and self._entry is not None:
                     return
             file = self._spool_file()
-            file.truncate(size)
             with self._changed:
                 file.cut(size)
                 self._unsent.cut(size)
@@ -461,8 +463,11 @@ class OpenFile:
                 self._size = size
                 self._touch_locked()
                 recorded = self._recorded is not None
-            if recorded:
-                self._record()  # it speaks of bytes that are gone
+            try:
+                if recorded:
+                    self._record()  # first: it must not speak of bytes that are gone
+            finally:
+                file.truncate(size)
 
     # To the server.
 
@@ -475,7 +480,8 @@ class OpenFile:
             with self._changed:
                 if self._deleted or not self._dirty_locked():
                     return False
-                if self._committed == self._writes and self._recorded is not None:
+                recorded = self._recorded is not None and not self._row_failed
+                if self._committed == self._writes and recorded:
                     return False
                 if self._committed <= self._sent:
                     self._since = time.time()
@@ -556,7 +562,7 @@ class OpenFile:
         written. Raises Superseded, Conflict, and what the server makes of it."""
         try:
             self._upload(streamed=streamed)
-        except errors.FtpfsError as error:
+        except BaseException as error:
             with self._changed:
                 if self._sending is not None:
                     self._sending.give_back_locked()
@@ -603,19 +609,39 @@ class OpenFile:
         if reader:
             reader.close()
 
-    def become_new(self, path: str) -> None:
-        """All of its content is here, and goes to a name of its own: it is not the server's file
-        any more that it was based on."""
+    def become_new(self, path: str, seen: Entry | None, generation: int) -> None:
+        """It goes to a name of its own, and is not the server's file any more that it was based on.
+
+        What of it only the server has comes out of what is there now (`seen`; None: nothing is
+        missing). Until all of it is here the file, and its row, are what they were: interrupted,
+        the conflict is found again.
+        """
         with self._spool_lock:
             file = self._spool_file()
-        self._hydrate(file)
+        if seen is not None:
+            self._read_from(seen, generation)
+        try:
+            self._hydrate(file)
+        finally:
+            with self._changed:
+                self._foreign = None
         with self._spool_lock:
             with self._changed:
                 self._path = self._read_path = path
-                self._entry, self._base_size = None, 0
+                self._entry, self._base_size, self._patching = None, 0, False
                 recorded = self._recorded is not None
             if recorded:
                 self._record()
+
+    def _read_from(self, seen: Entry, generation: int) -> None:
+        with self._changed:
+            self._foreign = seen
+            self._version = version_of(self._path, seen, generation)
+            self._base_size = min(self._base_size, self._version.size)
+            self._unsent.add(self._base_size, self._size)
+            reader, self._reader = self._reader, None
+        if reader:
+            reader.close()
 
     def replace_target(self, target: Entry | None, victim: OpenFile | None) -> None:
         """A new file was renamed over what the server has as `target`; it was `moved` already.
@@ -695,9 +721,12 @@ class OpenFile:
                 tried=tuple(self._traces_locked()),
             )
             self._recorded = record.size, record.mtime
+            self._row_failed = True
         if self._spool.sync:
             file.save()
         self._spool.journal.put(record)
+        with self._changed:
+            self._row_failed = False
 
     def _spool_file(self) -> SpoolFile:
         """The spool file, made when first needed; with `_spool_lock` held."""
@@ -728,7 +757,8 @@ class OpenFile:
             path = self._read_path
             # While it is changed in place from here, its time is no sign of anything.
             whole = self._version.size <= BLOCK_SIZE and not self._cache.outlives_mount
-            expect = None if whole or self._patching else self._entry
+            known = None if self._patching else self._entry
+            expect = None if whole else self._foreign or known
         return self._remote.open_read(path, offset, give_way=give_way, expect=expect)
 
     def _upload(self, *, streamed: bool) -> None:
@@ -775,7 +805,7 @@ class OpenFile:
                 self._record()
         try:
             entry = self._remote.patch(path, sending, ranges, base=base)
-        except errors.FtpfsError as error:
+        except BaseException as error:
             with self._changed:
                 # Else the server's file may be between two contents, and is still ours to finish.
                 self._patching = _may_be_done(error)
@@ -1051,9 +1081,11 @@ class _Sending:
         return gaps[0][0] if gaps else self._owner._size
 
 
-def _may_be_done(error: errors.FtpfsError) -> bool:
+def _may_be_done(error: BaseException) -> bool:
     """Whether an upload that failed so may have left something on the server."""
-    return isinstance(error, (errors.NetworkError, errors.DataMismatch, errors.ProtocolError))
+    foreseen = isinstance(error, errors.FtpfsError)
+    odd = isinstance(error, (errors.NetworkError, errors.DataMismatch, errors.ProtocolError))
+    return odd or not foreseen
 
 
 def _join(

@@ -96,6 +96,7 @@ class _Job(Generic[F]):
         self.ticket = 0  # of its valid place in a heap
         self.size = 0
         self.hurried = False
+        self.touched = False  # closed again while it was RUNNING
         self.paused = False  # LATER because of a failure, not for lingering
         self.pause = FIRST_PAUSE
         self.attempts = 0
@@ -149,7 +150,8 @@ class Uploads(Generic[F]):
             if job is None:
                 job = self._jobs[file] = _Job(file, since or time.time(), now)
             elif job.state is State.RUNNING or job.hurried:
-                return  # it is looked at again at the end
+                job.touched = True  # it is looked at again at the end
+                return
             elif job.state is State.FAILED or job.paused:
                 job.state, job.paused, job.pause = State.LATER, False, FIRST_PAUSE
                 job.attempts, job.entered = 0, now
@@ -381,7 +383,7 @@ class Uploads(Generic[F]):
             while not self._stopped:
                 job = self._pick_locked()
                 if job is not None:
-                    job.state, job.hurried = State.RUNNING, False
+                    job.state, job.hurried, job.touched = State.RUNNING, False, False
                     job.ticket = 0
                     self._running += 1
                     if self._ready or self._later:
@@ -463,6 +465,11 @@ class Uploads(Generic[F]):
             return lambda: log.warning(
                 "%s could not be uploaded, trying again: %s", job.file.path, error
             )
+        if job.touched or job.hurried:
+            # Who came during this try may have come too late to be told how it ended.
+            job.attempts = 0
+            self._make_ready_locked(job)
+            return _say_nothing
         first = job.attempts == 1 or odd
         if isinstance(error, NO_ROOM):
             self._pause_locked(job, now, FULL_PAUSE)

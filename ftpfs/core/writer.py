@@ -93,6 +93,8 @@ class Spool:
         path = self._folder / record.spool
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            # What was written after the close that the row speaks of, or cut off, is no hole.
+            os.ftruncate(fd, min(record.size, os.fstat(fd).st_size))
         except OSError as error:
             raise errors.FtpfsError(f"{path} is not readable: {error.strerror}") from error
         file = SpoolFile(self, fd, path)
@@ -120,6 +122,8 @@ class Spool:
             if folder != self._folder and (lock := _take(folder)) is not None:
                 try:
                     self._empty(folder)
+                except (errors.FtpfsError, OSError) as error:
+                    log.error("what earlier mounts left in %s is not uploaded: %s", folder, error)
                 finally:
                     os.close(lock)
 

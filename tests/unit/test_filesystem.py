@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -15,7 +16,9 @@ import pytest
 
 from ftpfs import errors
 from ftpfs.config import Cache, Write
+from ftpfs.core.blocks import BLOCK_SIZE
 from ftpfs.core.filesystem import RENAME_EXCHANGE, RENAME_NOREPLACE, Filesystem
+from ftpfs.core.journal import Record
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Entry, Kind
 from tests.support.memory_remote import Gate, MemoryRemote
@@ -686,6 +689,54 @@ def test_a_change_by_others_under_an_unsent_file_keeps_both(
     assert bench.read(copy) == b"mine"
 
 
+def changed_on_both_sides(bench: Bench) -> tuple[int, bytes]:
+    """A file of several blocks, written to here in one place, and replaced on the server; a handle
+    on it, and what others made of it."""
+    open_directory(bench, "/d")
+    bench.remote.outside_write("/d/big", b"a" * (3 * BLOCK_SIZE))
+    handle = bench.fs.open("/d/big", os.O_RDWR)
+    bench.fs.write(handle, BLOCK_SIZE, b"mine")
+    theirs = b"b" * (3 * BLOCK_SIZE)
+    bench.remote.outside_write("/d/big", theirs, mtime=bench.remote.now + 5)
+    return handle, theirs
+
+
+def kept_both(bench: Bench, theirs: bytes) -> bool:
+    files = bench.remote.files()
+    copies = [content for path, content in files.items() if "conflict" in path]
+    mine = theirs[:BLOCK_SIZE] + b"mine" + theirs[BLOCK_SIZE + 4 :]
+    return files["/d/big"] == theirs and copies == [mine]
+
+
+def test_a_conflict_whose_settling_was_interrupted_still_keeps_both(bench: Bench) -> None:
+    handle, theirs = changed_on_both_sides(bench)
+    for call in range(8):
+        bench.remote.fail("open_read", errors.ConnectionLost("cut"), after=call)
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.fsync(handle)
+    bench.remote.calm()
+    bench.fs.fsync(handle)
+    bench.fs.release(handle)
+    assert kept_both(bench, theirs)
+
+
+def test_a_conflict_that_was_being_settled_when_the_mount_was_killed_keeps_both(
+    bench: Bench, tmp_path: Path
+) -> None:
+    handle, theirs = changed_on_both_sides(bench)
+    gate = bench.remote.hold("open_read")
+    bench.fs.flush(handle)
+    assert gate.reached.wait(5)
+    # Its row is written once more in the meantime.
+    bench.fs.set_mtime("/d/big", 4242)
+    next_one = reborn(bench, tmp_path / "next")
+    next_one.fs.recover()
+    next_one.fs.close()
+    assert kept_both(bench, theirs)
+    gate.open()
+    bench.fs.release(handle)
+
+
 def test_a_file_that_appeared_under_a_new_files_name_is_kept(bench: Bench) -> None:
     open_directory(bench)
     handle = bench.new("/new.txt", b"mine")
@@ -793,6 +844,36 @@ def test_a_patch_that_broke_off_is_finished_and_no_conflict(bench: Bench) -> Non
     assert not [path for path in bench.remote.files() if "conflict" in path]
 
 
+def test_an_upload_that_ends_in_a_way_nobody_foresaw_is_told_and_nothing_of_it_forgotten(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the disk of the spool fails (EIO)."""
+    content = bytearray(os.urandom(3 << 20))
+    bench.remote.outside_write("/d/big", bytes(content))
+    handle = bench.fs.open("/d/big", os.O_RDWR)
+
+    def patched(offset: int) -> None:
+        bench.fs.write(handle, offset, b"patched")
+        content[offset : offset + 7] = b"patched"
+
+    patched(1 << 20)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "pread", fails_with(errno.EIO))
+        with ThreadPoolExecutor(1) as pool, pytest.raises(errors.FtpfsError, match="OSError"):
+            pool.submit(bench.fs.fsync, handle).result(20)
+    patched(2 << 20)
+    bench.fs.fsync(handle)
+    bench.fs.release(handle)
+    assert bench.remote.content("/d/big") == bytes(content)
+
+
+def fails_with(number: int) -> Callable[..., bytes]:
+    def pread(*_: object) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    return pread
+
+
 # After a crash.
 
 
@@ -877,6 +958,43 @@ def test_a_change_by_others_after_the_crash_keeps_both(bench: Bench, tmp_path: P
     assert files["/a"] == b"theirs, later"
     assert [content for path, content in files.items() if "conflict" in path] == [b"mine"]
     gate.open()
+
+
+def test_what_was_written_after_the_last_close_does_not_come_back_as_a_hole(
+    bench: Bench, tmp_path: Path
+) -> None:
+    open_directory(bench)
+    gate = bench.remote.hold("store")
+    handle = bench.new("/new", b"abc")
+    bench.fs.flush(handle)
+    assert gate.reached.wait(5)
+    bench.fs.write(handle, 3, b"not closed")
+    next_one = reborn(bench, tmp_path / "next")
+    next_one.fs._uploads._linger = 1000
+    next_one.fs.recover()
+    next_one.fs.truncate("/new", 9)
+    next_one.fs.close()
+    assert bench.remote.content("/new") == b"abc" + bytes(6)
+    gate.open()
+    bench.fs.release(handle)
+
+
+def test_one_name_that_several_killed_mounts_wrote_keeps_all_contents(tmp_path: Path) -> None:
+    bench = made(tmp_path)
+    contents = [b"first", b"second", b"third"]
+    for number, content in enumerate(contents):
+        file = bench.fs._spool.open()
+        file.write(0, content)
+        present = ((0, len(content)),)
+        bench.fs._spool.journal.put(
+            Record(file.name, "/f", len(content), present, None, 0, None, 1000 + number, number)
+        )
+        file.close(delete=False)
+    assert bench.fs.recover() == 3
+    assert bench.fs.close() == 0
+    files = bench.remote.files()
+    assert sorted(c for path, c in files.items() if path.startswith("/f")) == contents
+    assert files["/f"] == b"first"
 
 
 def test_what_is_left_when_the_grace_is_over_stays_for_the_next_mount(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -276,6 +277,42 @@ def test_what_could_not_be_uploaded_stays_in_the_spool_and_in_the_journal(bench:
     spool_file = bench.folder / row.spool
     assert spool_file.read_bytes() == b"precious"
     spool_file.unlink()
+
+
+def test_a_close_whose_row_cannot_be_written_fails_each_time_until_it_is(bench: Bench) -> None:
+    file = bench.open()
+    file.write(0, b"first")
+    assert file.commit()
+    file.write(0, b"again")
+    bench.spool.journal._connection.execute("pragma query_only = 1")
+    for _ in range(2):
+        with pytest.raises(errors.FtpfsError, match="journal"):
+            file.commit()
+    bench.spool.journal._connection.execute("pragma query_only = 0")
+    assert file.commit()
+    assert not file.commit()
+    save(file)
+    assert bench.rows() == []
+
+
+def test_a_row_never_speaks_of_bytes_that_are_cut_off_already(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = bench.open(None)
+    file.write(0, b"0123456789")
+    file.commit()
+    told: list[int] = []
+    real = os.ftruncate
+
+    def ftruncate(fd: int, size: int) -> None:
+        told.extend(row.size for row in bench.rows())
+        real(fd, size)
+
+    monkeypatch.setattr(os, "ftruncate", ftruncate)
+    file.truncate(4)
+    assert told == [4]
+    assert whole(file) == b"0123"
+    save(file)
 
 
 def test_the_tree_is_told_before_the_file_counts_as_clean(bench: Bench) -> None:
