@@ -14,7 +14,7 @@ order.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from cachetools import LRUCache
@@ -128,6 +128,11 @@ class BlockCache:
                 self._keep_locked(version, index, block)
         if self._tier is not None:
             self._tier.put(version, index, block)
+
+    def holds(self, version: Version, indexes: Iterable[int]) -> list[bool]:
+        """Which of these blocks memory has; that is no use of them."""
+        with self._lock:
+            return [(version, index) in self._blocks for index in indexes]
 
     def get_pieces(self, version: Version, span: range) -> bytes | None:
         """The pieces of that content, joined; None unless all are there."""

@@ -534,12 +534,15 @@ class Pool:
     def _log_in_spare(self) -> None:
         """One session more, for when the next transfer would have to wait for one.
 
-        Nobody asked for it, so nobody is told when it fails.
+        It is armed before anybody gets it: who waits has one that is being groomed, and that is
+        there sooner than a data connection would be. Nobody asked for it, so nobody is told when it
+        fails.
         """
         session: Session | None = None
         failure: errors.FtpfsError | None = None
         try:
             session = self._connect()
+            session.groom_for_transfer()
         except errors.FtpfsError as error:
             log.info("no further connection: %s", error)
             failure = error

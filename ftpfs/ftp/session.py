@@ -267,6 +267,12 @@ class Session:
             log.info("grooming a session: %s", error)
         self._used_data = False
 
+    def groom_for_transfer(self) -> None:
+        """`groom` as after a transfer: the next use is one, too."""
+        self._used_data = True
+        if self.wants_grooming():
+            self.groom()
+
     def disarm(self) -> None:
         """Close a data connection that was made ahead; the session stays usable."""
         channel = self.take_armed()

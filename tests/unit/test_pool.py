@@ -39,6 +39,9 @@ class FakeSession:
         self.groomed += 1
         self.armed, self.settled = arm, True
 
+    def groom_for_transfer(self) -> None:
+        self.groom()
+
     def disarm(self) -> None:
         self.armed = False
 
@@ -736,6 +739,7 @@ def test_a_transfer_that_had_to_wait_has_one_session_more_logged_in(
     thread = elsewhere(lambda: pool.lease(Use.TRANSFER).release())
     until(lambda: server.connects == 2)
     assert joined([thread]), "it got the new one, being faster"
+    assert server.sessions[1].armed, "a data connection was made for it before it was handed out"
     session.may_go_on.set()
     until(lambda: groomed(pool))
     assert pool.status().idle == 2

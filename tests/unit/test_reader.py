@@ -179,13 +179,29 @@ def test_a_small_read_at_an_odd_place_fetches_no_more_than_its_piece(bench: Benc
     assert bench.remote.calls["open_read"] == 1, "the piece is kept"
 
 
-def test_a_second_small_read_in_a_block_brings_all_of_it(bench: Bench) -> None:
+def test_a_small_read_across_two_blocks_fetches_no_more_than_its_pieces(bench: Bench) -> None:
     reader = bench.reader()
-    for place in (5, 1, 7, 3):
+    offset = 9 * BLOCK_SIZE - 10
+    assert reader.read(offset, 20) == CONTENT[offset : offset + 20]
+    assert bench.remote.calls["open_read"] == 1
+    assert bench.cache.used == 2 * PIECE_SIZE
+
+
+def test_a_third_small_read_in_a_block_brings_all_of_it(bench: Bench) -> None:
+    reader = bench.reader()
+    for place in (15, 1, 9, 3):
         offset = 9 * BLOCK_SIZE + place * 2 * PIECE_SIZE
         assert reader.read(offset, 10) == CONTENT[offset : offset + 10]
-    assert bench.remote.calls["open_read"] == 2
-    assert bench.cache.used == PIECE_SIZE + BLOCK_SIZE
+    assert bench.remote.calls["open_read"] == 3
+    assert bench.cache.used == 2 * PIECE_SIZE + BLOCK_SIZE
+
+
+def test_small_reads_all_over_a_file_begin_no_stream(bench: Bench) -> None:
+    reader = bench.reader()
+    for index in (9, 12, 10, 13, 8):
+        offset = index * BLOCK_SIZE + index * PIECE_SIZE
+        assert reader.read(offset, 10) == CONTENT[offset : offset + 10]
+    assert bench.cache.used == 5 * PIECE_SIZE
 
 
 def test_small_reads_that_go_on_become_a_stream(bench: Bench) -> None:
