@@ -32,6 +32,7 @@ from ftpfs.core import disktier
 from ftpfs.core.disktier import DiskTier
 from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.writer import Spool
+from ftpfs.ftp.memory import Memory
 from ftpfs.ftp.remote import Remote
 from ftpfs.fuse import binding
 from ftpfs.fuse.operations import Look, Operations
@@ -197,7 +198,8 @@ def _serve(
     _keep_heap()
     # A name for this mount's temporary files; a read-only mount cleans up after nobody.
     owner = None if config.mount.ro else secrets.token_hex(4)
-    remote = Remote(config.server, config.network, owner=owner)
+    memory = Memory(profile_file(config))
+    remote = Remote(config.server, config.network, owner=owner, memory=memory)
     try:
         remote.connect()
         remote.list("/")  # the folder is there and may be read
@@ -291,6 +293,15 @@ def spool_folder(server: Server, chosen: Path | None = None) -> Path:
     folder for all servers."""
     name = hashlib.sha256(str(server).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return (chosen or platformdirs.user_state_path("ftpfs") / "spool") / name
+
+
+def profile_file(config: Config) -> Path:
+    """Where it is kept what mounts have learned about this server, as this user, by this way."""
+    server = config.server
+    way = f"{server.tls.value} {server.data_mode.value} {server.encoding} {config.network.proxy}"
+    key = f"{server.user}@{server.host}:{server.port} {way}"
+    name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return platformdirs.user_state_path("ftpfs") / "servers" / f"{name}.json"
 
 
 def _disk_tier(config: Config) -> DiskTier | None:

@@ -3,21 +3,25 @@
 Owns: the blocks and their bound. Does not know where blocks come from. What memory does not hold
 may be in a `Tier` below it (the disk).
 
+A content larger than the cache that is read from end to end would, by that rule, push out each
+block before it is read again. So where the least recently used block is one of such a *scan*, it is
+one that was read lately, further on, that goes: the beginning stays, and reading it all again costs
+only the rest. What was not read yet stays in any case.
+
 A block is immutable `bytes`: it is handed to the kernel as it is, without another copy. It is
 filed under the *version* of its file (path, size, mtime, generation), so a changed file finds none
 of its old blocks; they age out.
 
-Threading: a lock each in BlockCache (cachetools does no locking) and Generations; third in the lock
-order.
+Threading: a lock each in BlockCache and Generations; third in the lock order.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
-
-from cachetools import LRUCache
 
 from ftpfs.core.status import CacheStatus
 
@@ -29,6 +33,10 @@ BLOCK_SIZE = 128 << 10
 # sends before it has heard of us: at 20 ms, half of the reads took a second round trip.
 PIECE_SIZE = 4 << 10
 
+
+# So many blocks of a scan that were read last stay: the kernel reads one in several requests, and
+# several at once. In a small cache less, a part of it.
+LINGER, LINGER_PART = 64, 8
 
 # Paths whose changes are remembered one by one. Beyond it all blocks are given up together.
 MAX_CHANGES = 50_000
@@ -101,12 +109,15 @@ class BlockCache:
         # Guarded by _lock:
         self._hits = self._misses = 0  # blocks that were here or in the tier, and that were not
         self._downloaded = 0  # bytes
-        self._blocks: LRUCache[tuple[Version, int], bytes] = LRUCache(capacity, getsizeof=len)
+        self._used = 0  # bytes
+        self._blocks: OrderedDict[tuple[Version, int], bytes] = OrderedDict()  # oldest use first
+        # Of the contents being scanned: the blocks here that were read, in that order.
+        self._scanned: dict[Version, OrderedDict[int, None]] = {}
 
     def get(self, version: Version, index: int) -> bytes | None:
         """Block `index` of that content; its use is noted."""
         with self._lock:
-            block = self._blocks.get((version, index))
+            block = self._used_locked(version, index)
             if block is not None:
                 self._hits += 1
                 return block
@@ -119,13 +130,11 @@ class BlockCache:
                 self._keep_locked(version, index, block)
         return block
 
-    def put(self, version: Version, index: int, block: bytes, *, passing: bool = False) -> None:
-        """File a block from the server: BLOCK_SIZE bytes, or less at the end of a file. One that is
-        `passing` is not kept in memory."""
+    def put(self, version: Version, index: int, block: bytes) -> None:
+        """File a block from the server: BLOCK_SIZE bytes, or less at the end of a file."""
         with self._lock:
             self._downloaded += len(block)
-            if not passing:
-                self._keep_locked(version, index, block)
+            self._keep_locked(version, index, block)
         if self._tier is not None:
             self._tier.put(version, index, block)
 
@@ -137,7 +146,7 @@ class BlockCache:
     def get_pieces(self, version: Version, span: range) -> bytes | None:
         """The pieces of that content, joined; None unless all are there."""
         with self._lock:
-            found = [self._blocks.get((version, ~piece)) for piece in span]
+            found = [self._used_locked(version, ~piece) for piece in span]
         pieces = [piece for piece in found if piece is not None]
         return b"".join(pieces) if len(pieces) == len(found) else None
 
@@ -148,15 +157,50 @@ class BlockCache:
             self._downloaded += len(data)
             self._keep_locked(version, ~piece, data)
 
+    def scanned(self, version: Version, index: int) -> None:
+        """A block of a content larger than this cache was read, after the one before it."""
+        with self._lock:
+            if (version, index) in self._blocks:
+                read = self._scanned.setdefault(version, OrderedDict())
+                read[index] = None
+                read.move_to_end(index)
+
+    def _used_locked(self, version: Version, index: int) -> bytes | None:
+        block = self._blocks.get((version, index))
+        if block is not None:
+            self._blocks.move_to_end((version, index))
+        return block
+
     def _keep_locked(self, version: Version, index: int, block: bytes) -> None:
-        if len(block) <= self.capacity:
-            self._blocks[(version, index)] = block
+        if len(block) > self.capacity:
+            return
+        self._drop_locked(version, index)
+        while self._used + len(block) > self.capacity:
+            self._drop_locked(*self._victim_locked())
+        self._blocks[(version, index)] = block
+        self._used += len(block)
+
+    def _victim_locked(self) -> tuple[Version, int]:
+        oldest = next(iter(self._blocks))
+        read = self._scanned.get(oldest[0], ())
+        linger = min(LINGER, self.capacity // BLOCK_SIZE // LINGER_PART)
+        if len(read) <= linger:
+            return oldest
+        return oldest[0], next(itertools.islice(reversed(read), linger, None))
+
+    def _drop_locked(self, version: Version, index: int) -> None:
+        self._used -= len(self._blocks.pop((version, index), b""))
+        read = self._scanned.get(version)
+        if read is not None:
+            read.pop(index, None)
+            if not read:
+                del self._scanned[version]
 
     def status(self) -> CacheStatus:
         """How full it is, and how much use."""
         with self._lock:
             return CacheStatus(
-                used=int(self._blocks.currsize),
+                used=self._used,
                 capacity=self.capacity,
                 hits=self._hits,
                 misses=self._misses,
@@ -172,4 +216,4 @@ class BlockCache:
     def used(self) -> int:
         """Bytes held now."""
         with self._lock:
-            return int(self._blocks.currsize)
+            return self._used

@@ -174,6 +174,7 @@ class Reader:
         self._cache = cache
         self._budget = budget
         self._blocks = -(-version.size // BLOCK_SIZE)
+        self._overflows = version.size > cache.capacity
         self._lock = threading.Lock()
         # Guarded by _lock:
         self._streams: list[Stream] = []
@@ -317,6 +318,8 @@ class Reader:
 
     def _note(self, index: int, end: int) -> None:
         """Tell the stream behind `index` that its reader moved on, up to `end` (bytes)."""
+        if self._overflows and index - 1 in self._recent:
+            self._cache.scanned(self.version, index)
         with self._lock:
             self._recent.append(index)
             self._ends.append(end)
@@ -820,8 +823,7 @@ class Stream:
 
     def _publish(self, block: bytes) -> None:
         reader, helper = self._reader, None
-        passing = self._passes_by()
-        reader._cache.put(reader.version, self.position, block, passing=passing)
+        reader._cache.put(reader.version, self.position, block)
         with reader._lock:
             served = self._take_locked(BLOCK_SIZE) if self.wishes else ()
             self.position += 1
@@ -848,18 +850,6 @@ class Stream:
             log.debug("%s: a second stream is no faster", self._reader.version.path)
             self._reader._budget.no_help()
             self.stop_locked()
-
-    def _passes_by(self) -> bool:
-        """Whether the block that has come is for those who wait for it, and not for the cache.
-
-        So it is while a helper fills the cache with a file that does not fit into it: what was read
-        just now would push out what is about to be read.
-        """
-        reader = self._reader
-        if self.helper is None or reader.version.size <= reader._cache.capacity:
-            return False
-        with reader._lock:
-            return any(w.index == self.position and w.large for w in self.wishes)
 
     def _look_at_pace_locked(self) -> Stream | None:
         """A helper, when the reader waits for nearly every block, and it would pay."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 from ftpfs import errors
 from ftpfs.ftp import clock, listing
@@ -61,6 +62,7 @@ class Profile:
         # server's own time.
         self.round_trip = float("inf")
         self.known = False  # a session has logged in and looked around
+        self.recalled = False  # what it knows was learned by an earlier mount
         self.passive: Passive | None = None
         self.arming = True  # data connections made ahead work
         self.armed_failures = 0  # of them, in a row
@@ -92,6 +94,42 @@ class Profile:
     def __setattr__(self, name: str, value: object) -> None:
         if name not in self.__dict__.get("_pinned", ()):
             super().__setattr__(name, value)
+
+    def learned(self) -> dict[str, object]:
+        """What an earlier mount can tell a later one, as JSON has it.
+
+        Not what the user has said, nor the round trip: that is the link's, and links change. Nor
+        the zone that times are told in, and what was compared with such times: by the next mount
+        the clocks may have changed to summer time.
+        """
+        learned = {
+            name: _as_json(getattr(self, name)) for name in _KEPT if name not in self._pinned
+        }
+        if self.times not in (None, clock.UTC):
+            learned["list_zones"] = []
+        return learned
+
+    def recall(self, learned: dict[str, object]) -> None:
+        """Know what `learned` said once. Raises ValueError or TypeError when it is none of it, and
+        then nothing is recalled."""
+        recalled = {
+            name: from_json(learned[name]) for name, from_json in _KEPT.items() if name in learned
+        }
+        for name, value in recalled.items():
+            setattr(self, name, value)
+        self.recalled = True
+
+    def is_recalled_for(self, welcome: str) -> bool:
+        """Whether what is recalled may be of the server that greets like this: in its numbers (of
+        users, the time of day) greetings differ each time."""
+        return self.recalled and _NUMBER.sub("0", self.welcome) == _NUMBER.sub("0", welcome)
+
+    def forget(self) -> None:
+        """What was recalled is another server's."""
+        fresh = Profile()
+        for name in _KEPT:
+            setattr(self, name, getattr(fresh, name))
+        self.recalled = False
 
     def saw_handshake(self, seconds: float) -> None:
         """How long a connect took."""
@@ -147,12 +185,7 @@ class Profile:
 
     def read_features(self, lines: Iterable[str]) -> None:
         """Take the lines between 211- and 211 of a FEAT reply (RFC 2389, 3.2)."""
-        features: dict[str, str] = {}
-        for line in lines:
-            name, _, rest = line.strip().partition(" ")
-            if name:
-                features[name.upper()] = rest
-        self.features = features
+        self.features = features = features_in(lines)
         if "MLST" not in features:  # RFC 3659, 7.8: FEAT names MLST for both
             self.mlsd = self.mlst = False
         if "MDTM" in features:
@@ -202,6 +235,79 @@ class Profile:
     def utf8(self) -> bool:
         return "UTF8" in self.features
 
+
+def features_in(lines: Iterable[str]) -> dict[str, str]:
+    """The features that the lines of a FEAT reply name, and what they say of each."""
+    features: dict[str, str] = {}
+    for line in lines:
+        name, _, rest = line.strip().partition(" ")
+        if name:
+            features[name.upper()] = rest
+    return features
+
+
+# What `learned` is made of, and how it comes back from JSON.
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, enum.Enum):
+        return value.name
+    return [list(zone) for zone in value] if isinstance(value, tuple) else value
+
+
+def _known(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"neither true nor false: {value!r}")
+    return value
+
+
+def _maybe_known(value: object) -> bool | None:
+    return None if value is None else _known(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"no text: {value!r}")
+    return value
+
+
+def _features(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise TypeError(f"no features: {value!r}")
+    return {_text(name): _text(rest) for name, rest in value.items()}
+
+
+def _one_of(choices: type[enum.Enum]) -> Callable[[object], object]:
+    def choose(value: object) -> object:
+        if value is None:
+            return None
+        if not isinstance(value, str) or value not in choices.__members__:
+            raise ValueError(f"no {choices.__name__}: {value!r}")
+        return choices[value]
+
+    return choose
+
+
+def _zones(value: object) -> tuple[tuple[int, int], ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"no zones: {value!r}")
+    return tuple((int(when), int(ahead)) for when, ahead in value)
+
+
+_KEPT: dict[str, Callable[[object], object]] = {
+    "welcome": _text,
+    "features": _features,
+    "system": _text,
+    "passive": _one_of(Passive),
+    "set_time": _one_of(SetTime),
+    "restart": _one_of(Restart),
+    "list_zones": _zones,
+    **dict.fromkeys(("arming", "pipelining", "set_time_works"), _known),
+    **dict.fromkeys(("mlsd_shows_itself", "list_shows_itself"), _known),
+    **dict.fromkeys(("mlsd", "mlst", "list_all", "mdtm", "chmod", "rest"), _maybe_known),
+}
+
+_NUMBER = re.compile(r"\d+")
 
 _SWITCHES = {"yes": True, "no": False}
 # What `--quirk name=value` can say, and what it sets.

@@ -24,6 +24,7 @@ from ftpfs.ftp import clock, lister, upload
 from ftpfs.ftp.control import Reply
 from ftpfs.ftp.data import Download, Upload
 from ftpfs.ftp.listing import Entry, Kind
+from ftpfs.ftp.memory import Memory
 from ftpfs.ftp.pool import Pool, PoolStatus, Use
 from ftpfs.ftp.profile import Profile, Restart, SetTime
 from ftpfs.ftp.session import Session
@@ -46,10 +47,21 @@ class Space:
 class Remote:
     """One server (and one folder of it), through a pool of sessions."""
 
-    def __init__(self, server: Server, network: Network, *, owner: str | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        network: Network,
+        *,
+        owner: str | None = None,
+        memory: Memory | None = None,
+    ) -> None:
         """`owner`: 8 hex digits for the names of temporary files. With it, listings also clean up
-        what broken uploads have left (see `upload.Uploads`)."""
+        what broken uploads have left (see `upload.Uploads`). `memory`: of this server, where what
+        is learned is kept for the next mount."""
         self.profile = Profile(server.quirks)
+        self._memory = memory
+        if memory is not None:
+            memory.load(self.profile)
         self._server = server
         self._root = ""  # on the server; known after the first login
         self._pool = Pool(
@@ -67,10 +79,16 @@ class Remote:
 
     def close(self) -> None:
         self._pool.close()
+        self._remember()
 
     def tidy(self) -> None:
         """Housekeeping, to be called every few seconds."""
         self._pool.close_idle()
+        self._remember()
+
+    def _remember(self) -> None:
+        if self._memory is not None:
+            self._memory.save(self.profile)
 
     def round_trip(self) -> float:
         """The link's round trip in seconds; infinite before the first transfer."""

@@ -28,7 +28,7 @@ from ftpfs import errors
 from ftpfs.config import DataMode, Network, Server, Tls
 from ftpfs.ftp.control import Control, Reply, login_error, mapped, reason_of
 from ftpfs.ftp.data import Download, Upload
-from ftpfs.ftp.profile import Passive, Profile
+from ftpfs.ftp.profile import Passive, Profile, features_in
 
 log = logging.getLogger(__name__)
 
@@ -445,14 +445,36 @@ class Session:
             self._control.protect_data()
 
     def _look_around(self) -> None:
-        """Set the session up; the first one of a server also asks what the server can do."""
+        """Set the session up; the first one of a server also asks what the server can do.
+
+        Where an earlier mount has learned that, it is only asked whether it is so still, together
+        with all the rest: two round trips less.
+        """
         profile = self.profile
-        if not profile.known:
-            profile.welcome = self.decode(self._control.welcome or "")
-            feat = self.command("FEAT")
-            profile.read_features(feat.lines[1:-1] if feat.ok else ())
+        welcome = self.decode(self._control.welcome or "")
+        if profile.known:
+            self._set_up()
+        elif profile.is_recalled_for(welcome):
+            feat, *_ = self._set_up("FEAT")
+            if features_in(_features_of(feat)) != profile.features:
+                log.info("the server can do other things than it could; looking around anew")
+                profile.forget()
+                self._look_around()
+                return
+        else:
+            if profile.recalled:
+                profile.forget()
+            profile.welcome = welcome
+            profile.read_features(_features_of(self.command("FEAT")))
             system = self.command("SYST")
             profile.system = system.text if system.ok else ""
+            self._set_up()
+        profile.known = True
+
+    def _set_up(self, *first: str) -> list[Reply]:
+        """What each session is told, and the first one asked, after the commands `first`: all
+        replies."""
+        profile = self.profile
         settings = ["TYPE I"]
         if profile.utf8 and self._codec == "utf-8":
             settings.append("OPTS UTF8 ON")
@@ -460,11 +482,11 @@ class Session:
             settings.append(profile.mlst_options)
         if not profile.home:
             settings.append("PWD")
-        replies = self.exchange(settings)
-        self._text_mode = not replies[0].ok
+        replies = self.exchange([*first, *settings])
+        self._text_mode = not replies[len(first)].ok
         if not profile.home:
             profile.home = self._read_home(replies[-1])
-        profile.known = True
+        return replies
 
     def _read_home(self, reply: Reply) -> str:
         if reply.code != 257:  # RFC 959: 257 "PATHNAME", with quotes doubled inside
@@ -783,6 +805,10 @@ def _port_in(way: Passive, reply: Reply) -> int:
     if way is Passive.EPSV:
         return int(found.group(2))
     return int(found.group(1)) * 256 + int(found.group(2))
+
+
+def _features_of(feat: Reply) -> Sequence[str]:
+    return feat.lines[1:-1] if feat.ok else ()
 
 
 # What servers say to a transfer that they have no data connection for: 425 all four measured.

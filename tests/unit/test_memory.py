@@ -1,0 +1,249 @@
+"""What mounts learn about a server, kept for the next one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ftpfs.config import Network, Server
+from ftpfs.credentials import Secret
+from ftpfs.ftp.memory import FORMAT, MAX_AGE, Memory
+from ftpfs.ftp.profile import Passive, Profile, Restart, SetTime
+from ftpfs.ftp.remote import Remote
+from tests.conftest import RemoteDir
+from tests.support.relay import Command, Relay
+
+NOW = 1_800_000_000.0
+
+
+def learned_profile() -> Profile:
+    """One in which nothing is as in a new one."""
+    profile = Profile()
+    profile.welcome, profile.system = "220 me", "UNIX"
+    profile.read_features([" MLST size*;", " UTF8"])
+    profile.passive, profile.set_time, profile.restart = Passive.PASV, SetTime.MDTM, Restart.HEAD
+    profile.list_zones = ((1_700_000_000, 3600), (1_750_000_000, 7200))
+    for name in ("arming", "pipelining"):
+        setattr(profile, name, False)
+    for name in ("set_time_works", "mlsd_shows_itself", "list_shows_itself"):
+        setattr(profile, name, True)
+    for name in ("mlsd", "mlst", "list_all", "mdtm", "chmod", "rest"):
+        setattr(profile, name, False)
+    profile.known = True
+    return profile
+
+
+def kept(path: Path, profile: Profile) -> dict[str, object]:
+    Memory(path, lambda: NOW).save(profile)
+    content: dict[str, object] = json.loads(path.read_text())
+    return content
+
+
+def recalled(path: Path, *, quirks: tuple[tuple[str, str], ...] = (), now: float = NOW) -> Profile:
+    profile = Profile(quirks)
+    Memory(path, lambda: now).load(profile)
+    return profile
+
+
+def test_what_was_learned_comes_back(tmp_path: Path) -> None:
+    profile = learned_profile()
+    kept(tmp_path / "a" / "b" / "x.json", profile)
+    found = recalled(tmp_path / "a" / "b" / "x.json")
+    assert found.recalled
+    assert not found.known, "that it is the same server is not known before a login"
+    assert found.learned() == profile.learned()
+    fresh = Profile().learned()
+    assert all(value != fresh[name] for name, value in profile.learned().items())
+
+
+def test_everything_a_profile_knows_is_kept_or_known_not_to_be() -> None:
+    not_kept = {"round_trip", "known", "recalled", "home", "armed_failures", "times"}
+    not_kept.add("close_notify")  # by the first listing it is known again, and it has to be right
+    assert {n for n in vars(Profile()) if not n.startswith("_")} - not_kept == set(
+        Profile().learned()
+    )
+
+
+def test_what_was_compared_with_times_in_a_zone_of_their_own_is_not_kept(tmp_path: Path) -> None:
+    profile = learned_profile()
+    profile.times = "+0100"
+    kept(tmp_path / "x.json", profile)
+    assert recalled(tmp_path / "x.json").list_zones == ()
+
+
+def test_the_file_is_for_its_user_alone(tmp_path: Path) -> None:
+    path = tmp_path / "servers" / "x.json"
+    kept(path, learned_profile())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert os.listdir(path.parent) == ["x.json"]
+
+
+def test_nothing_is_written_while_nothing_new_was_learned(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    memory, profile = Memory(path), learned_profile()
+    memory.save(profile)
+    path.unlink()
+    memory.save(profile)
+    assert not path.exists()
+    profile.chmod = True
+    memory.save(profile)
+    assert path.exists()
+
+
+def test_what_the_user_says_is_neither_kept_nor_overruled(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    told = Profile((("chmod", "yes"),))
+    told.known = True
+    assert "chmod" not in kept(path, told)["learned"]  # type: ignore[operator]
+    kept(path, learned_profile())
+    assert recalled(path, quirks=(("chmod", "yes"),)).chmod is True
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"format": 1}',
+        '{"format": 1, "since": "x", "learned": {}}',
+        '{"format": 1, "since": 1800000000, "learned": {"chmod": 3}}',
+        '{"format": 1, "since": 1800000000, "learned": {"passive": "NONSENSE"}}',
+        '{"format": 1, "since": 1800000000, "learned": {"list_zones": [1]}}',
+        '{"format": 1, "since": 1800000000, "learned": {"features": ["MLST"]}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_harmed_file_is_ignored_with_a_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    found = recalled(path)
+    assert not found.recalled
+    assert found.learned() == Profile().learned()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert str(path) in caplog.text
+
+
+@pytest.mark.parametrize("later", [-1, MAX_AGE + 1])
+def test_what_is_too_old_or_from_the_future_is_learned_anew(tmp_path: Path, later: float) -> None:
+    kept(tmp_path / "x.json", learned_profile())
+    assert not recalled(tmp_path / "x.json", now=NOW + later).recalled
+
+
+def test_recalling_makes_it_no_younger(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    kept(path, learned_profile())
+    profile = Profile()
+    memory = Memory(path, lambda: NOW + 1000)
+    memory.load(profile)
+    profile.known = profile.chmod = True
+    memory.save(profile)
+    assert json.loads(path.read_text())["since"] == NOW
+    profile.forget()
+    memory.save(profile)
+    assert json.loads(path.read_text())["since"] == NOW + 1000
+
+
+def test_a_folder_that_cannot_be_written_troubles_nobody(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    Memory(tmp_path / "file" / "x.json").save(learned_profile())
+
+
+# On the four real servers.
+
+
+MakeRemote = Callable[[], Remote]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "profile.json"
+
+
+@pytest.fixture
+def make_remote(remote_dir: RemoteDir, relay: Relay, path: Path) -> Iterator[MakeRemote]:
+    made: list[Remote] = []
+    server = remote_dir.server
+
+    def make() -> Remote:
+        relay.reset()
+        made.append(
+            Remote(
+                Server(server.host, relay.port, user=server.user, password=Secret(server.password)),
+                Network(),
+                memory=Memory(path),
+            )
+        )
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def verbs(relay: Relay) -> list[str]:
+    """What came after the last login."""
+    return [command.verb for command in settings(relay)]
+
+
+def settings(relay: Relay) -> list[Command]:
+    seen = list(relay.commands)
+    login = max(n for n, command in enumerate(seen) if command.verb == "PASS")
+    return seen[login + 1 :]
+
+
+def test_the_second_mount_asks_in_one_write_whether_all_is_as_it_was(
+    make_remote: MakeRemote, relay: Relay
+) -> None:
+    first = make_remote()
+    first.connect()
+    assert {"FEAT", "SYST", "PWD"} <= set(verbs(relay))
+    first.close()
+    second = make_remote()
+    relay.latency = 0.05
+    second.connect()
+    assert verbs(relay)[0] == "FEAT"
+    assert "SYST" not in verbs(relay)
+    assert settings(relay)[-1].t - settings(relay)[0].t < 0.04, "they came together"
+    assert second.profile.learned() == first.profile.learned()
+    assert second.pwd() == first.pwd()
+
+
+def test_the_second_mount_need_not_try_what_rest_does(
+    make_remote: MakeRemote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    first = make_remote()
+    found = first.restart_of_uploads()
+    first.close()
+    second = make_remote()
+    assert second.restart_of_uploads() is found
+    assert "STOR" not in verbs(relay)
+
+
+@pytest.mark.parametrize("what", ["welcome", "features"])
+def test_another_server_at_the_same_address_is_got_to_know_anew(
+    make_remote: MakeRemote, relay: Relay, path: Path, what: str
+) -> None:
+    first = make_remote()
+    first.connect()
+    first.close()
+    wanted = first.profile.learned() | {"welcome": ""}
+    content = json.loads(path.read_text())
+    assert content["format"] == FORMAT
+    content["learned"] |= {"restart": "HEAD", "mlsd": None, "chmod": False}
+    content["learned"][what] = "220 another" if what == "welcome" else {"SIZE": ""}
+    path.write_text(json.dumps(content))
+    second = make_remote()
+    second.connect()
+    assert second.profile.learned() | {"welcome": ""} == wanted  # it counts its users
+    assert not second.profile.recalled
