@@ -62,6 +62,9 @@ STREAM_PAUSE, STREAM_PATIENCE = 1.0, 10.0
 WORTH_PATCHING = 256 << 10
 # Content that is written again and again while it is sent is sent as it is after so many tries.
 OVERTAKEN = 2
+# A file that was closed and is being written again is sent when that was closed, too; or when no
+# write came for so long, or the last close is so long ago (seconds).
+WRITER_PAUSE, LONGEST_WRITE = 10.0, 60.0
 # Content up to so much goes to the block cache when the server has it: programs read back what they
 # just wrote (compilers, `git`).
 CACHE_UP_TO = 1 << 20
@@ -129,6 +132,8 @@ class OpenFile:
         # Counts of writes: all, those in the journal, those that the server has.
         self._writes = 0 if entry else 1
         self._committed = self._sent = 0
+        self._written_at = self._committed_at = 0.0  # time.monotonic()
+        self._waiting = 0  # threads, in `wait_until_sent`
         self._unsent = RangeSet()
         self._recorded: tuple[int, int] | None = None  # size and time in the row
         self._row_failed = False  # the row could not be written, and is an older one, or none
@@ -486,6 +491,7 @@ class OpenFile:
                 if self._committed <= self._sent:
                     self._since = time.time()
                 self._committed = self._writes
+                self._committed_at = time.monotonic()
                 self._stream_wanted = False
                 if self._sending is not None and not self._sending.captured:
                     self._sending.capture_locked()
@@ -499,14 +505,21 @@ class OpenFile:
         Raises what an upload raises meanwhile; the content stays in the spool then, and dirty.
         """
         with self._changed:
-            goal, failures = self._committed, self._failures
-            while self._sent < goal and not self._deleted:
-                if self._failures != failures and self._error is not None:
-                    self._told = self._error
-                    raise errors.again(self._error) from self._error
-                if self._closed:
-                    raise errors.ConnectionLost("the mount is being closed")
-                self._changed.wait()
+            self._waiting += 1
+            try:
+                self._wait_until_sent_locked()
+            finally:
+                self._waiting -= 1
+
+    def _wait_until_sent_locked(self) -> None:
+        goal, failures = self._committed, self._failures
+        while self._sent < goal and not self._deleted:
+            if self._failures != failures and self._error is not None:
+                self._told = self._error
+                raise errors.again(self._error) from self._error
+            if self._closed:
+                raise errors.ConnectionLost("the mount is being closed")
+            self._changed.wait()
 
     def give_up(self, error: errors.FtpfsError) -> None:
         """Its upload failed for good: that is told until it is written to again."""
@@ -560,6 +573,9 @@ class OpenFile:
     def upload(self, *, streamed: bool = False) -> None:
         """Send what was written, with `exclusive` held; `streamed`: perhaps while it is still being
         written. Raises Superseded, Conflict, and what the server makes of it."""
+        with self._changed:
+            if streamed and self._is_being_written_locked():
+                raise errors.Superseded(f"{self._path}: is being written again")
         try:
             self._upload(streamed=streamed)
         except BaseException as error:
@@ -572,6 +588,14 @@ class OpenFile:
                 self._broken, self._sending = (self._sending if network else None), None
                 self._overtaken += isinstance(error, errors.Superseded)
             raise
+
+    def _is_being_written_locked(self) -> bool:
+        """Whether a program is in the middle of it: what there is now was never closed, and others
+        should not see it. Nobody is kept waiting for that."""
+        if self._committed in (0, self._writes) or self._stream_wanted or self._waiting:
+            return False
+        now = time.monotonic()
+        return now - self._written_at < WRITER_PAUSE and now - self._committed_at < LONGEST_WRITE
 
     def failed(self, error: errors.FtpfsError) -> None:
         """An upload ended by `error`, that nothing could be done about: tell who waits for it."""
@@ -689,6 +713,7 @@ class OpenFile:
 
     def _touch_locked(self) -> None:
         self._writes += 1
+        self._written_at = time.monotonic()
         self._failure = None
         # Whole seconds, as FTP keeps them: the time must not change when the upload sets it.
         self._mtime = int(time.time())

@@ -415,7 +415,9 @@ class Uploads(Generic[F]):
                     self._make_ready_locked(job)
                 elif waits:
                     job.entered = now
-                    self._schedule_locked(job, now if self._drains else now + self._linger)
+                    # It is still being written: to look at once would be to do nothing else.
+                    at_once = self._drains and error is None
+                    self._schedule_locked(job, now if at_once else now + self._linger)
                 else:
                     self._drop_locked(job)
             elif not waits:

@@ -874,6 +874,26 @@ def fails_with(number: int) -> Callable[..., bytes]:
     return pread
 
 
+def test_a_file_that_is_written_again_before_its_turn_is_sent_when_that_is_closed(
+    bench: Bench,
+) -> None:
+    open_directory(bench)
+    handle = bench.fs.open("/a", os.O_RDWR)
+    bench.fs.write(handle, 0, b"first")
+    bench.fs.flush(handle)  # closed, as by a program before
+    bench.fs.write(handle, 0, b"half of th")
+    time.sleep(0.5)
+    assert bench.remote.content("/a") == b"aaaa"
+    bench.fs.write(handle, 10, b"e second")
+    bench.fs.flush(handle)
+    bench.fs.sync("/", 20)
+    assert bench.remote.content("/a") == b"half of the second"
+    bench.fs.write(handle, 0, b"H")
+    bench.fs.fsync(handle)  # who waits is not kept waiting
+    assert bench.remote.content("/a") == b"Half of the second"
+    bench.fs.release(handle)
+
+
 # After a crash.
 
 
