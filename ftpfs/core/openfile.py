@@ -962,7 +962,7 @@ class _Sending:
     """What one upload sends of a file (`core.remote.Content`): the content as it was when it was
     captured; before that, as far as it was written.
 
-    What was promised to the server and is written over afterwards makes `ready` raise Superseded.
+    What was captured or promised, and is written over afterwards, makes `ready` raise Superseded.
     Guarded by the file's `_changed`.
     """
 
@@ -1008,7 +1008,9 @@ class _Sending:
         return same and not self.patches and not self.cancelled
 
     def written_locked(self, start: int, end: int) -> None:
-        if start < self._promised and not self.patches:
+        # All that was captured is promised: a part that was not asked for yet would be sent as it
+        # is by then, and what was cut off as zeros.
+        if start < (self._end if self.captured else self._promised) and not self.patches:
             if self.captured:
                 self._superseded = True
             else:

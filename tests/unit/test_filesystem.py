@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -892,6 +893,31 @@ def test_a_file_that_is_written_again_before_its_turn_is_sent_when_that_is_close
     bench.fs.fsync(handle)  # who waits is not kept waiting
     assert bench.remote.content("/a") == b"Half of the second"
     bench.fs.release(handle)
+
+
+def test_a_file_that_is_replaced_before_its_upload_has_begun_is_never_sent_as_a_mixture(
+    bench: Bench,
+) -> None:
+    open_directory(bench)
+    seen: list[bytes] = []
+    store, ready = bench.remote.store, threading.Event()
+
+    def slow_store(path: str, content: Any, *, base: Entry | None) -> Entry:
+        ready.set()
+        time.sleep(0.2)  # as connecting and asking take
+        entry = store(path, content, base=base)
+        seen.append(bench.remote.content(path))
+        return entry
+
+    bench.remote.store = slow_store  # type: ignore[method-assign]
+    bench.write("/new", b"long" * 1000)
+    assert ready.wait(5)
+    handle = bench.fs.open("/new", os.O_WRONLY | os.O_TRUNC)
+    bench.fs.write(handle, 0, b"short")
+    bench.fs.flush(handle)
+    bench.fs.release(handle)
+    bench.fs.sync("/", 20)
+    assert seen == [b"short"]
 
 
 # After a crash.
