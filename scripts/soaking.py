@@ -397,9 +397,11 @@ class Worker:
             self.soak.counts.killed += 1
             return
         self.soak.counts.failed += 1
+        # mv copies what it cannot rename: but the rename was done, and only its answer was lost.
+        why = "" if self.doubt and self.doubt.moved and "cannot stat" in why else why
         lines = [line for line in why.splitlines() if line and not line.startswith("rsync error")]
         strange = [line for line in lines if not any(word in line for word in EXCUSES)]
-        if not lines or len(strange) == len(lines):
+        if strange and len(strange) == len(lines):
             raise Finding(f"{self.name}: {why.strip()}")
 
     # What came of it.
