@@ -617,7 +617,7 @@ def install_service(
     try:
         if _source.convert(source, None, context).password:
             raise _Misuse("a unit file is no place for a password: use --password-file")
-        config.parse_options(options)
+        grace = config.parse_options(options).get("grace")
     except InvalidArgument as error:
         raise _Misuse(str(error)) from None
     if automount and user:
@@ -629,6 +629,7 @@ def install_service(
         file and file.absolute(),
         password_file,
         user,
+        grace if isinstance(grace, float) else None,
     )
     units = (
         systemd.automount_units(service)

@@ -17,7 +17,6 @@ import hashlib
 import logging
 import logging.handlers
 import os
-import secrets
 import shutil
 import sys
 import tempfile
@@ -73,10 +72,11 @@ def run(config: Config, mountpoint: str) -> int:
 def spooled(config: Config) -> Iterator[Filesystem]:
     """The file system without a mount, for what earlier mounts left in its spool. What is not
     uploaded at the end stays there. Raises FtpfsError."""
-    remote = Remote(config.server, config.network)
+    spool = open_spool(config)
+    remote = Remote(config.server, config.network, owner=spool.owner)
     try:
-        remote.connect()
-        filesystem = Filesystem(remote, open_spool(config), config.cache, write=config.write)
+        _connect(remote, spool)
+        filesystem = Filesystem(remote, spool, config.cache, write=config.write)
         try:
             filesystem.recover()
             yield filesystem
@@ -196,16 +196,26 @@ def _serve(
     """Connect, mount, serve until the end, leave."""
     secrecy.protect_memory()
     _keep_heap()
+    spool = open_spool(config)
     # A name for this mount's temporary files; a read-only mount cleans up after nobody.
-    owner = None if config.mount.ro else secrets.token_hex(4)
+    owner = None if config.mount.ro else spool.owner
     memory = Memory(profile_file(config))
     remote = Remote(config.server, config.network, owner=owner, memory=memory)
     try:
-        remote.connect()
-        remote.list("/")  # the folder is there and may be read
-        _mount(config, mountpoint, chosen, remote, started)
+        _connect(remote, spool)
+        _mount(config, mountpoint, chosen, remote, spool, started)
     finally:
         remote.close()
+
+
+def _connect(remote: Remote, spool: Spool) -> None:
+    """Log in, and see that the folder is there and may be read; else let the spool go."""
+    try:
+        remote.connect()
+        remote.list("/")
+    except BaseException:
+        spool.remove()
+        raise
 
 
 def _mount(
@@ -213,10 +223,10 @@ def _mount(
     mountpoint: str,
     chosen: binding.Binding,
     remote: Remote,
+    spool: Spool,
     started: Callable[[], None],
 ) -> None:
     mount = config.mount
-    spool = open_spool(config)
     filesystem = Filesystem(
         remote,
         spool,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import sys
@@ -60,6 +61,10 @@ class JournalFormatter(logging.Formatter):
 
 # Units.
 
+# Seconds that a service uploads when it is stopped: nobody sits in front of it, as somebody does
+# who presses Ctrl-C. And those that leaving may take besides.
+STOP_GRACE, LEAVING = 540.0, 60.0
+
 
 @dataclass(frozen=True)
 class Service:
@@ -71,6 +76,7 @@ class Service:
     config: Path | None = None  # file of named servers, absolute; None: the default one
     password_file: Path | None = None
     user: bool = False  # for systemd --user
+    grace: float | None = None  # seconds, if `options` say so
 
     @property
     def name(self) -> str:
@@ -82,8 +88,12 @@ def service_unit(service: Service) -> str:
     command = [*program(), "mount", "--foreground"]
     if service.config:
         command += ["--config", str(service.config)]
-    if service.options:
-        command += ["-o", service.options]
+    grace, options = service.grace, service.options
+    if grace is None:
+        grace = STOP_GRACE
+        options = ",".join(filter(None, [f"grace={grace:g}", options]))
+    if options:
+        command += ["-o", options]
     arguments = " ".join(map(quoted, [*command, "--", service.source, service.mountpoint]))
     credential = ""
     if service.password_file:
@@ -102,9 +112,10 @@ def service_unit(service: Service) -> str:
         f"{credential}"
         "Restart=on-failure\n"
         "RestartSec=10\n"
-        "# One signal to the daemon, which unmounts; what is not on the server yet may take long.\n"
+        "# One signal to the daemon, which unmounts, and uploads what is left for as long as its\n"
+        "# option `grace` says. Killed after that, it loses nothing: the next mount goes on.\n"
         "KillMode=mixed\n"
-        "TimeoutStopSec=10min\n"
+        f"TimeoutStopSec={math.ceil(grace + LEAVING)}\n"
         "# No Private* or Protect* settings: they would keep the mount from everybody else.\n\n"
         "[Install]\n"
         f"WantedBy={'default.target' if service.user else 'multi-user.target'}\n"

@@ -19,8 +19,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import logging
 import os
+import platform
 import secrets
 import threading
 import time
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 KEPT = "kept"
 SUFFIX = ".spool"
 _LOCK = "lock"
+_OWNER = "owner"
 _FOLDERS = 1000  # mounts of one server on one machine, at most
 
 # How long a killed process may take to let its folder go (seconds).
@@ -74,6 +77,19 @@ class Spool:
     @property
     def folder(self) -> Path:
         return self._folder
+
+    @property
+    def owner(self) -> str:
+        """8 hex digits for the names of temporary files on the server: those of this folder, in
+        this life and in the next ones, so that what a killed mount left is known as its own."""
+        path = self._folder / _OWNER
+        with contextlib.suppress(FileExistsError), _disk_errors():
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "w") as file:
+                file.write(secrets.token_hex(16))
+        # A folder that was copied, or a machine that was cloned, is somebody else.
+        whose = f"{path.read_text(errors='replace')} {path.stat().st_ino} {platform.node()}"
+        return hashlib.sha256(whose.encode()).hexdigest()[:8]
 
     @property
     def used(self) -> int:
@@ -334,9 +350,10 @@ def _is_dying(lock: int) -> bool:
 
 
 def _remove_folder(folder: Path) -> None:
-    """Delete a folder whose lock we have, if nothing but the lock is in it."""
+    """Delete a folder whose lock we have, if nothing else is in it."""
     with contextlib.suppress(OSError):
-        if [path.name for path in folder.iterdir()] == [_LOCK]:
+        if {path.name for path in folder.iterdir()} <= {_LOCK, _OWNER}:
+            (folder / _OWNER).unlink(missing_ok=True)
             (folder / _LOCK).unlink()
             folder.rmdir()
 

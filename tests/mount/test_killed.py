@@ -138,3 +138,26 @@ def test_killed_at_random_moments_nothing_that_was_closed_is_lost(
     wait_until_sent(mounted.path)
     work.check(remote_dir.disk)
     assert work.done > KILLS
+
+
+def test_the_next_mount_deletes_the_temporary_files_of_the_killed_one_and_no_others(
+    remote_dir: RemoteDir, mount_server: MountServer
+) -> None:
+    another = remote_dir.disk / f".ftpfs-0123abcd-{int(time.time()):08x}-01.tmp"
+    another.write_bytes(b"of a mount elsewhere, under way")
+    os.chmod(another, 0o666)
+    mounted = mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path)
+    (mounted.path / "first").write_bytes(b"1")
+    with open(mounted.path / "big", "wb") as file:
+        # Streamed: it is on its way under a temporary name while it is written.
+        deadline = time.monotonic() + 20
+        while len(list(remote_dir.disk.glob(".ftpfs-*.tmp"))) < 2:
+            assert time.monotonic() < deadline
+            file.write(bytes(1 << 20))
+            time.sleep(0.05)
+        kill(mounted)
+        with contextlib.suppress(OSError):
+            file.close()
+    mounted = mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path)
+    assert "first" in os.listdir(mounted.path)
+    assert list(remote_dir.disk.glob(".ftpfs-*")) == [another]

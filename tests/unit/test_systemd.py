@@ -126,7 +126,12 @@ def test_install_service_writes_the_units_and_says_what_to_do(
     assert "enable --now 'ftpfs-mnt-nas.service'" in capsys.readouterr().out
     text = (tmp_path / "ftpfs-mnt-nas.service").read_text()
     assert f"LoadCredential=ftpfs-password:{password}\n" in text
-    assert "-o ro -- bob@nas /mnt/nas\n" in text
+    assert "-o grace=540,ro -- bob@nas /mnt/nas\n" in text
+    assert "TimeoutStopSec=600\n" in text
+    assert cli.main([*command, "-o", "grace=1h"]) == 0
+    text = (tmp_path / "ftpfs-mnt-nas.service").read_text()
+    assert "-o grace=1h -- bob@nas /mnt/nas\n" in text
+    assert "TimeoutStopSec=3660\n" in text
     assert cli.main([*command, "--automount"]) == 0
     assert "'mnt-nas.automount'" in capsys.readouterr().out
     assert "Options=_netdev\n" in (tmp_path / "mnt-nas.mount").read_text()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -92,3 +94,24 @@ def test_no_room_for_a_spool_file_is_no_space(
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(errors.NoSpace):
         spool.open()
+
+
+def test_a_folder_keeps_its_name_for_temporary_files_over_a_crash_and_a_copy_gets_another(
+    tmp_path: Path,
+) -> None:
+    spool = Spool(tmp_path / "s")
+    owner = spool.owner
+    assert re.fullmatch("[0-9a-f]{8}", owner)
+    assert spool.owner == owner
+    beside = Spool(tmp_path / "s")
+    assert beside.owner != owner
+    beside.remove()
+    os.close(spool._lock)  # killed
+    shutil.copytree(tmp_path / "s", tmp_path / "copy")
+    again = Spool(tmp_path / "s")
+    assert again.owner == owner
+    copy = Spool(tmp_path / "copy")
+    assert copy.owner != owner
+    for each in (again, copy):
+        each.remove()
+    assert list(tmp_path.iterdir()) == []
