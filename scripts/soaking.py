@@ -51,6 +51,7 @@ SIZES = (0, 1, 100, 4096, 70_000, 300_000, 1_500_000)
 FOLDERS = ("", "d/", "d/e/", "g/")
 PATIENCE = 40.0  # seconds until a mount must be readable in spite of the faults
 MOST_FOUND = 60  # files that one worker keeps, about
+SMALL = 64 << 10  # bytes; larger uploads are measured before they are renamed
 OPTIONS = (
     "connect_timeout=2,reply_timeout=2,data_timeout=2,finish_timeout=2,idle_timeout=5,"
     "log_level=debug"
@@ -186,6 +187,20 @@ def read_tree(folder: Path) -> Tree:
             if not name.startswith(".ftpfs-") and not _LITTER.match(name):
                 tree[inside + name] = Path(here, name).read_bytes()
     return tree
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a journal says of a path."""
+
+    patching: bool  # the file on the server was being changed in place
+    small: bytes = b""  # the content, up to SMALL
+
+    def explains(self, content: bytes) -> bool:
+        """Whether an upload that did not end may have left this under the final name. Small files
+        are renamed and measured in one exchange: cut short by a server that says 226 to it, they
+        have their name until they are sent again (docs/design.md)."""
+        return self.patching or self.small.startswith(content)
 
 
 class Worker:
@@ -430,14 +445,14 @@ class Worker:
             return True
         return False
 
-    def check_after_kill(self, rows: dict[str, bool]) -> None:
-        """Before the next mount: `rows` are the paths in the journal, and whether the file on the
-        server was being changed in place."""
+    def check_after_kill(self, rows: dict[str, Row]) -> None:
+        """Before the next mount: `rows` are those of the journal, by path."""
         disk = read_tree(self.disk)
         for path, content in disk.items():
-            if content is not None and not rows.get(f"{self.name}/{path}", False):
+            if content is not None:
                 self.soak.compared(content)
-                if not self.soak.knows(content):
+                row = rows.get(f"{self.name}/{path}")
+                if not self.soak.knows(content) and not (row and row.explains(content)):
                     raise Finding(f"{self.name}/{path} is torn: {len(content)} bytes on the disk")
         if self.doubt is None:
             for path in self.tree:
@@ -537,7 +552,7 @@ class Foreigner(Worker):
     def settle_doubt(self) -> bool:
         return True
 
-    def check_after_kill(self, rows: dict[str, bool]) -> None:
+    def check_after_kill(self, rows: dict[str, Row]) -> None:
         self.tree = {}
         super().check_after_kill(rows)
 
@@ -762,9 +777,9 @@ class Soak:
                 self.mount()
             self.dead = False
 
-    def rows(self) -> dict[str, bool]:
+    def rows(self) -> dict[str, Row]:
         """What the journals of this mount speak of. Read from copies: nothing is changed."""
-        rows: dict[str, bool] = {}
+        rows: dict[str, Row] = {}
         for journal in self.state.rglob("journal.sqlite"):
             with tempfile.TemporaryDirectory() as folder:
                 for path in journal.parent.glob("journal.sqlite*"):
@@ -777,7 +792,9 @@ class Soak:
                     if not (journal.parent / spool).exists():
                         raise Finding(f"the journal speaks of {spool}, which is not there")
                     names = [path, *(_moved(path, old, new) for old, new in moved)]
-                    rows.update((os.fsdecode(name).lstrip("/"), bool(patching)) for name in names)
+                    content = (journal.parent / spool).read_bytes()
+                    row = Row(bool(patching), content if len(content) <= SMALL else b"")
+                    rows.update((os.fsdecode(name).lstrip("/"), row) for name in names)
                 connection.close()
         return rows
 
@@ -857,29 +874,50 @@ def run_round(kind: Kind, seed: int, seconds: float, **pace: float) -> Counts:
     return counts
 
 
+def soak_core(seed: int, deadline: float) -> int:
+    """The state machines of tests/unit/test_filesystem_model.py, with one seed after the other."""
+    while time.monotonic() < deadline:
+        model = ["tests/unit/test_filesystem_model.py", f"--hypothesis-seed={seed}"]
+        print(f"--core --seed {seed}", flush=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-o", "timeout=0", *model],
+            env={**os.environ, "FTPFS_MODEL_EXAMPLES": "200"},
+            check=False,
+        )
+        if done.returncode:
+            return done.returncode
+        seed += 1
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10, help="how long (10)")
     parser.add_argument("--kills", type=int, default=0, help="go on until there were so many")
-    parser.add_argument("--seed", type=int, help="repeat the round with this seed")
+    parser.add_argument("--core", action="store_true", help="the core alone, against its model")
+    parser.add_argument(
+        "--seed", type=int, help="repeat the round with this seed; with --kills, begin with it"
+    )
     parser.add_argument("--server", choices=KINDS, help="with this server (all in turn)")
     options = parser.parse_args()
     total = Counts()
     deadline = time.monotonic() + options.minutes * 60
     seed = options.seed if options.seed is not None else int(time.time())
+    if options.core:
+        return soak_core(seed, deadline)
     while True:
         kind = options.server or KINDS[seed % len(KINDS)]
         began = time.monotonic()
         left = ROUND if options.kills else min(ROUND, max(5.0, deadline - began))
         try:
-            counts = run_round(kind, seed, left)
+            counts = run_round(kind, seed, left, kill_every=0.7 if options.kills else 2.0)
         except Finding as finding:
             print(f"FOUND by --seed {seed} --server {kind}: {finding}")
             return 1
         total.add(counts)
         print(f"--seed {seed} --server {kind}: {counts}", flush=True)
         enough = time.monotonic() > deadline if not options.kills else total.kills >= options.kills
-        if enough or options.seed is not None:
+        if enough or (options.seed is not None and not options.kills):
             break
         seed += 1
     print(f"in all: {total}")

@@ -30,7 +30,7 @@ from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.remote import Remote
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Kind
-from tests.support.memory_remote import MemoryRemote
+from tests.support.memory_remote import Gate, MemoryRemote
 
 NAMES = ["a", "b"]
 DIRECTORIES = ["/", "/d", "/d/f"]
@@ -468,7 +468,81 @@ class TinyCache(Model):
     block_cache = 2 * BLOCK_SIZE
 
 
-@pytest.mark.parametrize("model", [Model, BelievingListings, WithoutFaults, TinyCache])
+class AmongOthers(Model):
+    """Others change files on the server: at rest, what they did shows; under a file that waits to
+    be uploaded, theirs keeps the name and ours becomes a conflict copy."""
+
+    def at_rest(self, path: str) -> File | None:
+        """The file at `path`, when the server has all there is, and no handle is open on it."""
+        file = self.tree.get(path)
+        if file is None or file in self.handles.values():
+            return None
+        self.everything_is_synced()
+        return file
+
+    def unlike(self) -> bytes:
+        """Content of a size that no other has: FTP tells by size and whole seconds."""
+        self.seed += 1
+        return pattern(self.seed, 1000 + self.seed)[: 1000 + self.seed]
+
+    @rule(path=paths)
+    def others_replace(self, path: str) -> None:
+        if self.at_rest(path) is not None:
+            theirs = self.unlike()
+            self.remote.outside_write(path, theirs)
+            self.tree[path] = File(theirs)
+
+    @rule(path=paths)
+    def others_create(self, path: str) -> None:
+        if path not in self.tree and self.parent_is_there(path) and not self.handles:
+            self.everything_is_synced()
+            theirs = self.unlike()
+            self.remote.outside_write(path, theirs)
+            self.tree[path] = File(theirs)
+
+    @rule(path=paths)
+    def others_delete(self, path: str) -> None:
+        if self.at_rest(path) is not None:
+            self.remote.outside_remove(path)
+            del self.tree[path]
+
+    @rule(old=paths, new=paths)
+    def others_rename(self, old: str, new: str) -> None:
+        if new not in self.tree and self.parent_is_there(new) and not self.handles:
+            file = self.at_rest(old)
+            if file is not None:
+                self.remote.outside_write(new, bytes(file.content))
+                self.remote.outside_remove(old)
+                self.tree[new] = self.tree.pop(old)
+
+    @rule(path=paths, dies=st.booleans())
+    def others_replace_what_waits(self, path: str, dies: bool) -> None:
+        if self.at_rest(path) is None:
+            return
+        mine, theirs = self.unlike(), self.unlike()
+        self.fs._takes_files(posixpath.dirname(path))  # or the close would wait
+        self.remote.stall_uploads = gate = Gate()
+        handle = self.fs.open(path, os.O_WRONLY | os.O_TRUNC)
+        self.fs.write(handle, 0, mine)
+        self.fs.flush(handle)
+        self.fs.release(handle)
+        self.tree[path] = File(mine)
+        self.remote.outside_write(path, theirs)
+        self.remote.stall_uploads = None
+        if dies:
+            threading.Timer(0.05, gate.open).start()
+            self.killed(resting=False)
+        gate.open()
+        self.fs.sync("/", 20)
+        assert self.remote.content(path) == theirs
+        (copy,) = {
+            p for p, content in self.remote.files().items() if content == mine and HIDDEN not in p
+        }
+        assert posixpath.basename(copy).startswith(posixpath.basename(path) + " (conflict copy")
+        self.tree[path], self.tree[copy] = File(theirs), File(mine)
+
+
+@pytest.mark.parametrize("model", [Model, BelievingListings, WithoutFaults, TinyCache, AmongOthers])
 def test_random_operations_agree_with_the_model(model: type[Model]) -> None:
     machine = model.TestCase
     machine.settings = settings(

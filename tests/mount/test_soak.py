@@ -1,0 +1,23 @@
+"""A short run of scripts/soak: programs, broken networks, killed daemons, changes by others."""
+
+from __future__ import annotations
+
+import pytest
+
+from scripts import soaking
+from tests.support import servers
+from tests.support.servers import Kind
+
+pytestmark = pytest.mark.mount
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("vsftpd", 1), ("proftpd", 2)])
+def test_nothing_is_lost_or_torn_while_everything_breaks(kind: Kind, seed: int) -> None:
+    reason = servers.why_unavailable(kind)
+    if reason:
+        pytest.skip(reason)
+    counts = soaking.run_round(kind, seed, 16, kill_every=0.8, settle_every=6)
+    print(counts)
+    assert min(counts.operations, counts.faults, counts.files) >= 20
+    assert counts.kills >= 2
+    assert counts.settled >= 1
