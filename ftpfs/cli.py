@@ -262,9 +262,10 @@ def _build(source: Source, values: dict[str, object]) -> config.Config:
 
 
 def _environment() -> dict[str, str]:
-    """The environment, from which the password is taken: no program started from here gets it."""
+    """The environment, from which passwords are taken: no program started from here gets them."""
     environ = dict(os.environ)
     os.environ.pop(credentials.PASSWORD_VARIABLE, None)
+    os.environ.pop(credentials.PROXY_PASSWORD_VARIABLE, None)
     return environ
 
 

@@ -22,10 +22,12 @@ from typing import Any, NamedTuple
 from ftpfs.credentials import (
     ANONYMOUS,
     PASSWORD_VARIABLE,
+    PROXY_PASSWORD_VARIABLE,
     Secret,
     Surroundings,
     has_line_break,
     login,
+    proxy_password,
 )
 from ftpfs.errors import InvalidArgument, printable
 
@@ -173,8 +175,11 @@ def _fingerprint(text: str) -> str:
 
 
 def _proxy(text: str) -> str:
-    if not re.fullmatch(r"(?:socks5|socks4|http)://[^/@\s]+:[0-9]{1,5}/?", text):
-        raise ValueError("is written socks5://host:port or http://host:port, without a password")
+    if not re.fullmatch(r"(?:socks5|socks4|http)://(?:[^/@:\s]+@)?[^/@\s]+:[0-9]{1,5}/?", text):
+        raise ValueError(
+            "is written socks5://[user@]host:port or http://[user@]host:port; the user's password "
+            f"comes from ${PROXY_PASSWORD_VARIABLE}"
+        )
     return text.rstrip("/")
 
 
@@ -349,8 +354,9 @@ class Network:
     # All connections go through it; it looks the server's name up. SOCKS, or HTTP's CONNECT.
     proxy: str = field(
         default="",
-        metadata=_option("Proxy: socks5://host:port or http://host:port.", Kind("URL", _proxy)),
+        metadata=_option("Proxy: socks5://[user@]host:port or http://...", Kind("URL", _proxy)),
     )
+    proxy_login: tuple[str, Secret] | None = None  # the user in `proxy`, and the password
 
 
 @dataclass(frozen=True)
@@ -725,6 +731,13 @@ def build(source: Source, values: Mapping[str, object], around: Surroundings) ->
     path = source.path.rstrip("/") or source.path[:1]
     if values.get("proxy") and values.get("active"):
         raise InvalidArgument("no server can connect to us through a proxy: not with active")
+    network = _values_of(Network, values)
+    if "@" in network.get("proxy", ""):
+        from urllib.parse import urlsplit
+
+        proxy = urlsplit(network["proxy"])
+        who = _unquote(proxy.username or "")
+        network["proxy_login"] = who, proxy_password(proxy.hostname or "", who, around)
     kernel_flags = values.get(_KERNEL_FLAGS)
     server = {
         "host": source.host,
@@ -737,7 +750,7 @@ def build(source: Source, values: Mapping[str, object], around: Surroundings) ->
     }
     return Config(
         server=Server(**server),
-        network=Network(**_values_of(Network, values)),
+        network=Network(**network),
         cache=Cache(**_values_of(Cache, values)),
         write=Write(**_values_of(Write, values)),
         mount=Mount(

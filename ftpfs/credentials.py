@@ -18,13 +18,16 @@ PASSWORD_VARIABLE = "FTPFS_PASSWORD"  # noqa: S105 - the variable's name, not it
 # The name of systemd's credential: `LoadCredential=ftpfs-password:/path`, systemd.exec(5).
 CREDENTIAL = "ftpfs-password"
 _CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
+# The same two for the proxy, where the server is reached through one that asks.
+PROXY_PASSWORD_VARIABLE = "FTPFS_PROXY_PASSWORD"  # noqa: S105 - as above
+PROXY_CREDENTIAL = "ftpfs-proxy-password"
 _WAYS = f"--password-file, ${PASSWORD_VARIABLE}, ~/.netrc or a keyring"
 
 
 class Secret:
     """A password that does not show itself: not in repr, str, logs or tracebacks.
 
-    `reveal()` is called in one place, where it goes to the server.
+    `reveal()` is called only where it goes to the server (or proxy).
     """
 
     __slots__ = ("_value",)
@@ -92,11 +95,7 @@ def login(
         return user, Secret("anonymous@")
     entry = entry or _netrc_entry(host, around.home)
     if entry and entry.user == user:
-        if entry.exposed and not anonymous:
-            raise InvalidArgument(
-                "~/.netrc holds a password and others can read it; run: chmod 600 ~/.netrc"
-            )
-        return user, entry.password
+        return user, entry.password if anonymous else _not_exposed(entry)
     if kept := _from_keyring(host, user, around.warn):
         return user, kept
     who = printable(f"{user}@{host}")
@@ -118,13 +117,40 @@ def password_given(
         if file.is_file() and file.stat().st_mode & 0o077:
             warn(f"others can read the password in {file}; run: chmod 600 {file}")
         return password
-    if folder := environ.get(_CREDENTIALS_VARIABLE):
-        credential = Path(folder, CREDENTIAL)
-        if credential.exists():
-            return _from_file(credential)
-    if value := environ.get(PASSWORD_VARIABLE):
-        return _checked(value, f"${PASSWORD_VARIABLE}")
+    return _from_environment(environ, CREDENTIAL, PASSWORD_VARIABLE)
+
+
+def proxy_password(host: str, user: str, around: Surroundings) -> Secret:
+    """The password of `user` at the proxy `host`: systemd's credential, the environment, ~/.netrc.
+
+    Raises InvalidArgument when there is none.
+    """
+    if given := _from_environment(around.environ, PROXY_CREDENTIAL, PROXY_PASSWORD_VARIABLE):
+        return given
+    entry = _netrc_entry(host, around.home)
+    if not entry or entry.user != user:
+        raise InvalidArgument(
+            f"no password for {printable(user)} at the proxy: use ${PROXY_PASSWORD_VARIABLE} or "
+            "~/.netrc"
+        )
+    return _not_exposed(entry)
+
+
+def _from_environment(environ: Mapping[str, str], credential: str, variable: str) -> Secret | None:
+    """What systemd's credential of that name holds, else the environment variable, else None."""
+    if (folder := environ.get(_CREDENTIALS_VARIABLE)) and Path(folder, credential).exists():
+        return _from_file(Path(folder, credential))
+    if value := environ.get(variable):
+        return _checked(value, f"${variable}")
     return None
+
+
+def _not_exposed(entry: _Entry) -> Secret:
+    if entry.exposed:
+        raise InvalidArgument(
+            "~/.netrc holds a password and others can read it; run: chmod 600 ~/.netrc"
+        )
+    return entry.password
 
 
 def has_line_break(text: str) -> bool:

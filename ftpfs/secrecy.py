@@ -12,7 +12,7 @@ import os
 import re
 import sys
 
-from ftpfs.credentials import PASSWORD_VARIABLE
+from ftpfs.credentials import PASSWORD_VARIABLE, PROXY_PASSWORD_VARIABLE
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 # In /proc/self/stat, proc(5): arg_start, arg_end, env_start, env_end are fields 48 to 51, counted
@@ -22,7 +22,9 @@ _ARGUMENTS, _ENVIRONMENT = 45, 47
 # From the colon after the user to the last @, so that a password with unescaped separators in it
 # is covered too.
 _IN_ADDRESS = re.compile(r"\A((?:[^/:]*://)?[^/:]*:)(?!//)(.*)(?=@)", re.DOTALL)
-_IN_ENVIRONMENT = re.compile(rf"\A({PASSWORD_VARIABLE}=)(.*)", re.DOTALL)
+_IN_ENVIRONMENT = re.compile(
+    rf"\A((?:{PASSWORD_VARIABLE}|{PROXY_PASSWORD_VARIABLE})=)(.*)", re.DOTALL
+)
 
 
 def hide_passwords() -> None:
@@ -34,7 +36,7 @@ def hide_passwords() -> None:
     """
     if any(map(_IN_ADDRESS.search, sys.argv)):
         _overwrite(_ARGUMENTS, _IN_ADDRESS)
-    if PASSWORD_VARIABLE in os.environ:
+    if PASSWORD_VARIABLE in os.environ or PROXY_PASSWORD_VARIABLE in os.environ:
         _overwrite(_ENVIRONMENT, _IN_ENVIRONMENT)
 
 

@@ -33,7 +33,11 @@ _FILES = [
 ]
 _ENVIRONMENT = [
     ("FTPFS_PASSWORD", "The password; taken away at once."),
-    ("CREDENTIALS_DIRECTORY", "Where systemd keeps the credential ftpfs-password."),
+    ("FTPFS_PROXY_PASSWORD", "The password of the user in the option proxy; taken away, too."),
+    (
+        "CREDENTIALS_DIRECTORY",
+        "Where systemd keeps the credentials ftpfs-password and ftpfs-proxy-password.",
+    ),
     ("XDG_CONFIG_HOME, XDG_STATE_HOME", "Instead of ~/.config and ~/.local/state."),
 ]
 _EXAMPLES = [

@@ -11,6 +11,7 @@ Threading: one thread at a time, like the session it belongs to.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ftplib
 import functools
@@ -130,14 +131,18 @@ class Control(ftplib.FTP_TLS):
             from python_socks.sync import Proxy
         except ImportError:
             raise errors.NotSupported("a proxy needs pip install 'ftpfs[proxy]'") from None
+        kind, at, at_port, _, _ = python_socks.parse_proxy_url(self._network.proxy)
+        user, secret = self._network.proxy_login or (None, None)
+        password = secret.reveal() if secret else None
         try:
-            channel: socket.socket = Proxy.from_url(self._network.proxy).connect(
-                host, port, timeout=timeout
-            )
+            proxy = Proxy.create(kind, at, at_port, username=user, password=password)
+            channel: socket.socket = proxy.connect(host, port, timeout=timeout)
         except python_socks.ProxyTimeoutError as error:
             raise TimeoutError from error
         except python_socks.ProxyError as error:
-            raise OSError(f"the proxy says: {errors.printable(str(error))}") from error
+            # A proxy may quote what it was sent; `from None`, or a traceback would quote it, too.
+            said = _without(str(error), user, password) if user and password else str(error)
+            raise OSError(f"the proxy says: {errors.printable(said)}") from None
         return channel
 
     def secure(self) -> None:
@@ -342,6 +347,12 @@ def tls_context(server: Server) -> ssl.SSLContext:
     if server.tls_max == "1.2":
         context.maximum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+def _without(text: str, user: str, password: str) -> str:
+    """`text` without the password, as it is and as HTTP sends it (RFC 7617)."""
+    basic = base64.b64encode(f"{user}:{password}".encode("latin-1", "replace")).decode()
+    return text.replace(basic, "***").replace(password, "***")
 
 
 def reason_of(error: OSError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import socket
 import struct
@@ -15,7 +16,9 @@ SECRET_HOST = "only-the-proxy-knows.invalid"
 class Proxy:
     """One listener; the first byte tells which of the two protocols a client speaks."""
 
-    def __init__(self, *, refuse: bool = False) -> None:
+    def __init__(self, *, refuse: bool = False, password: str = "") -> None:
+        """`password`: of "user", without which nothing is let through."""
+        self._password = password
         self.asked: list[tuple[str, int]] = []
         # Under TLS, what comes from a port other than the one asked for first: data connections.
         self.cuts_before_close_notify = False
@@ -54,11 +57,22 @@ class Proxy:
                 _copy(client, server)
                 back.join()
 
-    @staticmethod
-    def _socks(client: socket.socket) -> tuple[str, int]:
-        """RFC 1928: greeting, then a request by name or by address."""
-        client.recv(client.recv(1)[0])
-        client.sendall(b"\5\0")
+    def _socks(self, client: socket.socket) -> tuple[str, int]:
+        """RFC 1928: greeting, then a request by name or by address; RFC 1929 between the two."""
+        offered = client.recv(client.recv(1)[0])
+        if self._password:
+            if 2 not in offered:
+                client.sendall(b"\5\xff")
+                raise OSError("no password offered")
+            client.sendall(b"\5\2")
+            client.recv(1)
+            user, password = (client.recv(client.recv(1)[0]).decode() for _ in range(2))
+            right = (user, password) == ("user", self._password)
+            client.sendall(b"\1\0" if right else b"\1\1")
+            if not right:
+                raise OSError("wrong password")
+        else:
+            client.sendall(b"\5\0")
         kind = client.recv(4)[3]
         if kind == 3:
             host = client.recv(client.recv(1)[0]).decode()
@@ -66,11 +80,15 @@ class Proxy:
             host = socket.inet_ntop(socket.AF_INET, client.recv(4))
         return host, struct.unpack(">H", client.recv(2))[0]
 
-    @staticmethod
-    def _connect(client: socket.socket) -> tuple[str, int]:
+    def _connect(self, client: socket.socket) -> tuple[str, int]:
         head = b""
         while b"\r\n\r\n" not in head:
             head += client.recv(1)
+        basic = base64.b64encode(f"user:{self._password}".encode())
+        if self._password and b"Basic " + basic + b"\r\n" not in head:
+            # It quotes what it was sent, as some do in their words for a person.
+            client.sendall(b"HTTP/1.1 407 no " + head.replace(b"\r\n", b" ") + b"\r\n\r\n")
+            raise OSError("wrong password")
         host, _, port = head.split(b" ")[1].decode().rpartition(":")
         return host, int(port)
 
@@ -97,8 +115,8 @@ def _copy_until_close_notify(source: socket.socket, sink: socket.socket) -> None
 
 
 @contextlib.contextmanager
-def running(*, refuse: bool = False) -> Iterator[Proxy]:
-    proxy = Proxy(refuse=refuse)
+def running(*, refuse: bool = False, password: str = "") -> Iterator[Proxy]:
+    proxy = Proxy(refuse=refuse, password=password)
     try:
         yield proxy
     finally:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import subprocess
+import sys
+import traceback
 from pathlib import Path
 
 import pytest
 
-from ftpfs import config, errors
+from ftpfs import config, credentials, errors
 from ftpfs.config import Tls
 from ftpfs.credentials import Surroundings
 from tests.conftest import StartServer
@@ -68,6 +72,48 @@ def test_a_proxy_that_refuses_or_is_not_there_is_named(scheme: str, tmp_path: Pa
         assert odd.commands == []
 
 
+@pytest.mark.parametrize("scheme", ["socks5", "http"])
+def test_a_proxy_is_given_its_password_from_where_nobody_sees_it(
+    scheme: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login user password from-netrc")
+    (tmp_path / ".netrc").chmod(0o600)
+    (tmp_path / credentials.PROXY_CREDENTIAL).write_text("from-systemd\n")
+    root = tmp_path / "root"
+    root.mkdir()
+    environ = {credentials.PROXY_PASSWORD_VARIABLE: "from-environ"}
+    systemd = {**environ, "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    for given in ({}, environ, systemd):
+        right = {0: "from-netrc", 1: "from-environ", 2: "from-systemd"}[len(given)]
+        around = Surroundings(given, tmp_path, None, lambda _line: None)
+        for password in (right, "another"):
+            with proxy.running(password=password) as through, odd_server.start(root) as odd:
+                text = f"proxy={scheme}://user@127.0.0.1:{through.port}"
+                settings = config.parse_options(text)
+                built = config.build(config.parse_source("anonymous@host"), settings, around)
+                assert right not in repr(built)
+                network = {"proxy": built.network.proxy, "proxy_login": built.network.proxy_login}
+                if password == right:
+                    with connected(odd, network) as remote:
+                        assert remote.list("/") == []
+                else:
+                    with (
+                        pytest.raises(errors.NetworkError, match="proxy") as caught,
+                        connected(odd, network),
+                    ):
+                        pass
+                    shown = "".join(traceback.format_exception(caught.value))
+                    sent = base64.b64encode(f"user:{right}".encode()).decode()
+                    assert not [secret for secret in (right, sent) if secret in shown]
+
+
+def test_a_user_at_the_proxy_without_a_password_is_refused() -> None:
+    around = Surroundings({}, None, None, lambda _line: None)
+    values = config.parse_options("proxy=socks5://user@host:1080")
+    with pytest.raises(errors.InvalidArgument, match="FTPFS_PROXY_PASSWORD"):
+        config.build(config.parse_source("host"), values, around)
+
+
 @pytest.mark.parametrize("text", ["host:1080", "socks5://me:pw@host:1080", "ftp://host:21", "x"])
 def test_what_is_no_proxy_is_refused(text: str) -> None:
     with pytest.raises(errors.InvalidArgument, match="option proxy") as caught:
@@ -117,3 +163,19 @@ def test_a_listing_that_ends_without_close_notify_is_not_believed(
             download.finish()
         through.cuts_before_close_notify = False
         assert [entry.name for entry in remote.list("/")] == ["file"]
+
+
+def test_its_password_is_blanked_in_the_environment_that_proc_shows() -> None:
+    shown = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from ftpfs import secrecy; secrecy.hide_passwords();"
+            "print(open('/proc/self/environ').read())",
+        ],
+        env={credentials.PROXY_PASSWORD_VARIABLE: "hunter2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert f"{credentials.PROXY_PASSWORD_VARIABLE}=*******" in shown
