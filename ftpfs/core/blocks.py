@@ -23,6 +23,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
+import cachetools
+
 from ftpfs.core.status import CacheStatus
 
 # The kernel reads 128 KiB at a time, aligned, so one request is one block and one object: nothing
@@ -99,6 +101,56 @@ class Tier(Protocol):
         """Take a block if that can be done without waiting. Called with no lock held."""
 
 
+class _Blocks(cachetools.Cache[tuple[Version, int], bytes]):
+    """Bounded in bytes by cachetools; which block goes is decided here. Guarded by its owner."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity, getsizeof=len)
+        self._order: OrderedDict[tuple[Version, int], None] = OrderedDict()  # oldest use first
+        # Of the contents being scanned: the blocks here that were read, in that order.
+        self._scanned: dict[Version, OrderedDict[int, None]] = {}
+
+    def scanned(self, version: Version, index: int) -> None:
+        """A block of a scan was read."""
+        if (version, index) in self:
+            read = self._scanned.setdefault(version, OrderedDict())
+            read[index] = None
+            read.move_to_end(index)
+
+    def __getitem__(self, key: tuple[Version, int]) -> bytes:
+        block = super().__getitem__(key)
+        self._order.move_to_end(key)
+        return block
+
+    def __setitem__(self, key: tuple[Version, int], block: bytes) -> None:
+        super().__setitem__(key, block)  # calls popitem until there is room
+        self._order[key] = None
+        self._order.move_to_end(key)
+
+    def __delitem__(self, key: tuple[Version, int]) -> None:
+        super().__delitem__(key)
+        del self._order[key]
+        version, index = key
+        read = self._scanned.get(version)
+        if read is not None:
+            read.pop(index, None)
+            if not read:
+                del self._scanned[version]
+
+    def popitem(self) -> tuple[tuple[Version, int], bytes]:
+        """Take out the block that goes next."""
+        key = self._victim()
+        return key, self.pop(key)
+
+    def _victim(self) -> tuple[Version, int]:
+        oldest = next(iter(self._order))
+        read = self._scanned.get(oldest[0], ())
+        linger = min(LINGER, int(self.maxsize) // BLOCK_SIZE // LINGER_PART)
+        if len(read) <= linger:
+            return oldest
+        return oldest[0], next(itertools.islice(reversed(read), linger, None))
+
+
 class BlockCache:
     """Blocks of all files, at most `capacity` bytes of them in memory, more in `tier`."""
 
@@ -109,10 +161,7 @@ class BlockCache:
         # Guarded by _lock:
         self._hits = self._misses = 0  # blocks that were here or in the tier, and that were not
         self._downloaded = 0  # bytes
-        self._used = 0  # bytes
-        self._blocks: OrderedDict[tuple[Version, int], bytes] = OrderedDict()  # oldest use first
-        # Of the contents being scanned: the blocks here that were read, in that order.
-        self._scanned: dict[Version, OrderedDict[int, None]] = {}
+        self._blocks = _Blocks(capacity)
 
     def get(self, version: Version, index: int) -> bytes | None:
         """Block `index` of that content; its use is noted."""
@@ -160,47 +209,20 @@ class BlockCache:
     def scanned(self, version: Version, index: int) -> None:
         """A block of a content larger than this cache was read, after the one before it."""
         with self._lock:
-            if (version, index) in self._blocks:
-                read = self._scanned.setdefault(version, OrderedDict())
-                read[index] = None
-                read.move_to_end(index)
+            self._blocks.scanned(version, index)
 
     def _used_locked(self, version: Version, index: int) -> bytes | None:
-        block = self._blocks.get((version, index))
-        if block is not None:
-            self._blocks.move_to_end((version, index))
-        return block
+        return self._blocks.get((version, index))
 
     def _keep_locked(self, version: Version, index: int, block: bytes) -> None:
-        if len(block) > self.capacity:
-            return
-        self._drop_locked(version, index)
-        while self._used + len(block) > self.capacity:
-            self._drop_locked(*self._victim_locked())
-        self._blocks[(version, index)] = block
-        self._used += len(block)
-
-    def _victim_locked(self) -> tuple[Version, int]:
-        oldest = next(iter(self._blocks))
-        read = self._scanned.get(oldest[0], ())
-        linger = min(LINGER, self.capacity // BLOCK_SIZE // LINGER_PART)
-        if len(read) <= linger:
-            return oldest
-        return oldest[0], next(itertools.islice(reversed(read), linger, None))
-
-    def _drop_locked(self, version: Version, index: int) -> None:
-        self._used -= len(self._blocks.pop((version, index), b""))
-        read = self._scanned.get(version)
-        if read is not None:
-            read.pop(index, None)
-            if not read:
-                del self._scanned[version]
+        if len(block) <= self.capacity:
+            self._blocks[(version, index)] = block
 
     def status(self) -> CacheStatus:
         """How full it is, and how much use."""
         with self._lock:
             return CacheStatus(
-                used=self._used,
+                used=int(self._blocks.currsize),
                 capacity=self.capacity,
                 hits=self._hits,
                 misses=self._misses,
@@ -216,4 +238,4 @@ class BlockCache:
     def used(self) -> int:
         """Bytes held now."""
         with self._lock:
-            return self._used
+            return int(self._blocks.currsize)
