@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from rich import progress
 from rich.console import Console, Group, RenderableType
 from rich.filesize import decimal
 from rich.live import Live
@@ -22,6 +21,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ftpfs import bars
 from ftpfs.control import Report
 from ftpfs.core.status import PendingFile, UploadStatus
 from ftpfs.errors import printable
@@ -191,14 +191,7 @@ def upload_bar() -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield lambda _uploads: None
         return
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+    with bars.bar() as bar:
         task = bar.add_task("nothing to upload", total=0, visible=False)
         total = 0
 

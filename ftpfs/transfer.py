@@ -255,18 +255,11 @@ def _bar(path: str, total: int | None, *, wanted: bool) -> Iterator[Progress]:
     if not wanted or not sys.stderr.isatty():
         yield lambda _done: None
         return
-    from rich import progress
-    from rich.console import Console
     from rich.markup import escape
 
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+    from ftpfs.bars import bar as shown
+
+    with shown() as bar:
         task = bar.add_task(escape(printable(posixpath.basename(path))), total=total)
         yield lambda done: bar.update(task, completed=done)
 

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pyftpdlib.authorizers import DummyAuthorizer
@@ -23,6 +22,8 @@ from pyftpdlib.filesystems import AbstractedFS
 from pyftpdlib.handlers import FTPHandler
 from pyftpdlib.ioloop import IOLoop
 from pyftpdlib.servers import FTPServer
+
+from tests.support.stoppable import Stoppable
 
 USER, PASSWORD = "odd", "Odd-secret.9"
 
@@ -64,7 +65,7 @@ class Script:
     host: str = "127.0.0.1"
 
 
-class OddServer:
+class OddServer(Stoppable):
     """A running odd server. Leaving the `with` block, or `stop()`, ends it."""
 
     def __init__(self, root: Path, script: Script) -> None:
@@ -93,17 +94,6 @@ class OddServer:
         while not self._stopping.is_set():
             self._server.ioloop.loop(timeout=0.02, blocking=False)
         self._server.close_all()
-
-    def __enter__(self) -> OddServer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 def start(root: Path, script: Script | None = None) -> OddServer:

@@ -32,8 +32,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal
+
+from tests.support.stoppable import Stoppable
 
 Direction = Literal["down", "up"]  # down: from the server to the client
 How = Literal["rst", "fin"]
@@ -115,7 +116,7 @@ class DataRule:
         self._relay._remove(self)
 
 
-class Relay:
+class Relay(Stoppable):
     """Listens on `host`:`port`; everything may be set and read at any time, from any thread."""
 
     host = "127.0.0.1"
@@ -402,14 +403,6 @@ class Relay:
 
     def __enter__(self) -> Relay:
         return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     # Within.
 

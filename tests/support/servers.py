@@ -25,8 +25,9 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
+
+from tests.support.stoppable import Stoppable
 
 Kind = Literal["vsftpd", "proftpd", "pure-ftpd", "pyftpdlib"]
 KINDS: tuple[Kind, ...] = ("vsftpd", "proftpd", "pure-ftpd", "pyftpdlib")
@@ -76,7 +77,7 @@ IDLE = 3600
 
 
 @dataclass
-class FtpServer:
+class FtpServer(Stoppable):
     """A running server. Leaving the `with` block, or `stop()`, ends it and all it started."""
 
     kind: Kind
@@ -152,17 +153,6 @@ class FtpServer:
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
-
-    def __enter__(self) -> FtpServer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 def can_tls(kind: Kind, tls: Tls) -> bool:

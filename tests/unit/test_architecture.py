@@ -18,6 +18,7 @@ LAYERS = [
     {"show"},
     {"demo", "serve", "transfer", "manage", "mount", "doctor"},
     {"systemd"},
+    {"bars"},
     {"named"},
     {"running"},
     {"control", "mountpoints"},

@@ -14,6 +14,7 @@ from ftpfs import errors
 from ftpfs.ftp import pool as pool_module
 from ftpfs.ftp.pool import ATTEMPTS, Lease, Pool, Use
 from ftpfs.ftp.session import Session
+from tests.support.clock import Clock
 
 
 class FakeSession:
@@ -89,14 +90,6 @@ class FakeServer:
     @property
     def open(self) -> int:
         return sum(not session.closed for session in self.sessions)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

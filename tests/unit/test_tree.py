@@ -11,15 +11,8 @@ from ftpfs import errors
 from ftpfs.core import tree as tree_module
 from ftpfs.core.tree import Tree
 from ftpfs.ftp.listing import Entry, Kind
+from tests.support.clock import Clock
 from tests.support.memory_remote import MemoryRemote
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -17,19 +17,12 @@ from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.inode import inode
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Kind
+from tests.support.clock import Clock
 from tests.support.memory_remote import MemoryRemote
 
 WORKERS = 3
 # In no order, with names that order differently for bytes, people and inode numbers.
 NAMES = ["m", "B", "a-c", "ab", "_z", "k1", "K0", "q", "f", "y", "d", "x"]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
