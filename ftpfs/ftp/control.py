@@ -11,7 +11,6 @@ Threading: one thread at a time, like the session it belongs to.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import ftplib
 import functools
@@ -26,6 +25,7 @@ from dataclasses import dataclass
 
 from ftpfs import errors
 from ftpfs.config import Network, Server, Tls
+from ftpfs.ftp import proxy
 
 log = logging.getLogger(__name__)
 
@@ -126,24 +126,9 @@ class Control(ftplib.FTP_TLS):
         """A connection to `port` of `host`, through the proxy if there is one. Raises OSError."""
         if not self._network.proxy:
             return socket.create_connection((host, port), timeout=timeout)
-        try:
-            import python_socks
-            from python_socks.sync import Proxy
-        except ImportError:
-            raise errors.NotSupported("a proxy needs pip install 'ftpfs[proxy]'") from None
-        kind, at, at_port, _, _ = python_socks.parse_proxy_url(self._network.proxy)
-        user, secret = self._network.proxy_login or (None, None)
-        password = secret.reveal() if secret else None
-        try:
-            proxy = Proxy.create(kind, at, at_port, username=user, password=password)
-            channel: socket.socket = proxy.connect(host, port, timeout=timeout)
-        except python_socks.ProxyTimeoutError as error:
-            raise TimeoutError from error
-        except python_socks.ProxyError as error:
-            # A proxy may quote what it was sent; `from None`, or a traceback would quote it, too.
-            said = _without(str(error), user, password) if user and password else str(error)
-            raise OSError(f"the proxy says: {errors.printable(said)}") from None
-        return channel
+        user, password = self._network.proxy_login or ("", None)
+        login = (user, password.reveal()) if password else None
+        return proxy.dial(self._network.proxy, login, host, port, timeout)
 
     def secure(self) -> None:
         """AUTH TLS. What a man in the middle sent ahead of the handshake is thrown away.
@@ -347,12 +332,6 @@ def tls_context(server: Server) -> ssl.SSLContext:
     if server.tls_max == "1.2":
         context.maximum_version = ssl.TLSVersion.TLSv1_2
     return context
-
-
-def _without(text: str, user: str, password: str) -> str:
-    """`text` without the password, as it is and as HTTP sends it (RFC 7617)."""
-    basic = base64.b64encode(f"{user}:{password}".encode("latin-1", "replace")).decode()
-    return text.replace(basic, "***").replace(password, "***")
 
 
 def reason_of(error: OSError) -> str:

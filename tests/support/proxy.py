@@ -22,6 +22,8 @@ class Proxy:
         self.asked: list[tuple[str, int]] = []
         # Under TLS, what comes from a port other than the one asked for first: data connections.
         self.cuts_before_close_notify = False
+        # What the server says first comes in one packet with the proxy's own reply.
+        self.greets_at_once = False
         self._refuse = refuse
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -48,8 +50,10 @@ class Proxy:
             address = "127.0.0.1" if host == SECRET_HOST else host
             with socket.create_connection((address, port), timeout=5) as server:
                 server.settimeout(None)
-                ok = b"\5\0\0\1" + bytes(6)
-                client.sendall(ok if first == b"\5" else b"HTTP/1.1 200 OK\r\n\r\n")
+                ok = b"\5\0\0\1" + bytes(6) if first == b"\5" else b"HTTP/1.1 200 OK\r\n\r\n"
+                if self.greets_at_once:
+                    ok += server.recv(65536)
+                client.sendall(ok)
                 cut = self.cuts_before_close_notify and port != self.asked[0][1]
                 copy = _copy_until_close_notify if cut else _copy
                 back = threading.Thread(target=copy, args=[server, client], daemon=True)

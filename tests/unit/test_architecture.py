@@ -47,7 +47,7 @@ ONLY = {
     "fuse": {"fuse.binding"},
     "mfusepy": {"fuse.binding"},
     "ftplib": {"ftp.control", "ftp.session"},
-    "socket": {"ftp.control", "ftp.session", "ftp.data"},
+    "socket": {"ftp.control", "ftp.proxy", "ftp.session", "ftp.data"},
     "ssl": {"ftp.control", "ftp.data"},
 }
 

@@ -38,6 +38,16 @@ def test_everything_works_through_a_proxy_and_nothing_goes_beside_it(
         assert len(through.asked) > 5  # data connections, too
 
 
+@pytest.mark.parametrize("scheme", ["socks5", "http"])
+def test_a_greeting_that_comes_together_with_the_proxys_reply_is_not_lost(
+    scheme: str, tmp_path: Path
+) -> None:
+    with proxy.running() as through, odd_server.start(tmp_path) as odd:
+        through.greets_at_once = True
+        with connected(odd, {"proxy": f"{scheme}://127.0.0.1:{through.port}"}) as remote:
+            assert remote.pwd() == "/"
+
+
 def test_tls_is_spoken_with_the_server_and_not_with_the_proxy(start_server: StartServer) -> None:
     if reason := servers.why_unavailable("vsftpd"):
         pytest.skip(reason)
