@@ -612,8 +612,11 @@ class OpenFile:
             return entry.exact and (entry.size, entry.mtime) in known
 
     def is_based_on_other(self) -> bool:
-        """Whether the server has another content under this name than the one we knew."""
+        """Whether the server has another content under this name than the one we knew, and than
+        what a patch of ours has left that broke off."""
         with self._changed:
+            if self._patching:
+                return False
             known, path = self._entry, self._read_path
         return known is None or _is_other_content(known, self._remote.stat(path))
 
