@@ -119,18 +119,19 @@ def test_a_block_is_found_under_its_version_only(tier: MakeTier) -> None:
 
 
 @pytest.mark.parametrize(
-    "version",
+    "make",
     [
-        FILE._replace(exact=False),
-        FILE._replace(mtime=None),
-        FILE._replace(mtime=int(time.time()) - 1),
-        FILE._replace(mtime=int(time.time()) + 3600),
+        lambda: FILE._replace(exact=False),
+        lambda: FILE._replace(mtime=None),
+        lambda: FILE._replace(mtime=int(time.time()) - 1),
+        lambda: FILE._replace(mtime=int(time.time()) + 3600),
     ],
     ids=["inexact", "no time", "just changed", "from the future"],
 )
 def test_what_may_change_without_a_trace_is_not_kept(
-    tier: MakeTier, tmp_path: Path, version: Version
+    tier: MakeTier, tmp_path: Path, make: Callable[[], Version]
 ) -> None:
+    version = make()
     first = tier()
     fill(first, version, FILE)
     first.close()
