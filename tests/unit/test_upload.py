@@ -660,6 +660,10 @@ class Patch(Replace):
             self.remote.patch(f"/{self.name}", content, self.ranges, base=self.base)
         except errors.NotSupported:
             self.remote.store(f"/{self.name}", content, base=self.base)
+        except errors.DeadlineExceeded:
+            # pyftpdlib says nothing at all of some resets; the queue then tries it again.
+            assert self.place.server.kind == "pyftpdlib"
+            self.do()
         except errors.NetworkError:
             raise
         except errors.FtpfsError:
