@@ -391,16 +391,18 @@ class Filesystem:
                 return
             hidden = self._hide_base(file, path)
             if hidden is None and file.may_be_on_server:
-                self._remove_if_there(path, sure=not file.dirty)
+                self._remove_if_there(path, dirty=file.dirty)
             with self._lock:
                 if self._files.get(path) is file:
                     del self._files[path]
             self._removed(path)
-            self._lost_its_name(file, hidden)
+            self._lost_its_name(file, hidden, settled=path)
 
-    def _lost_its_name(self, file: OpenFile, hidden: str | None) -> None:
+    def _lost_its_name(
+        self, file: OpenFile, hidden: str | None, *, settled: str | None = None
+    ) -> None:
         """A file was deleted or replaced: it lives on in its handles, if there are any."""
-        file.deleted(hidden)
+        file.deleted(hidden, settled=settled)
         self._uploads.forget(file)
         self._retire(file)
 
@@ -593,11 +595,7 @@ class Filesystem:
         """
         journal = self._spool.journal
         self._spool.recover()
-        for old, new in journal.intents():
-            if self._was_renamed(old):
-                journal.rename(old, new)
-            else:
-                journal.withdraw(old)
+        self._settle_intents()
         records = journal.records()
         for record in records:
             try:
@@ -628,14 +626,41 @@ class Filesystem:
             name = _conflict_name(path, f" {number}")
         return name
 
-    def _was_renamed(self, old: str) -> bool:
-        """Whether a rename that was asked for in another life was carried out."""
+    def _settle_intents(self) -> None:
+        """An earlier mount was killed when it had asked the server for renames and deletions: what
+        was done is done here, too. What had made way for another file comes last, when it is known
+        whether that one came."""
+        journal = self._spool.journal
+        for old, new in sorted(journal.intents(), key=lambda names: _is_hidden(names[1])):
+            if _is_hidden(new):
+                self._settle_hidden(old, new)
+                journal.withdraw(old)
+            elif self._is_gone(old):
+                self._spool.discard(journal.rename(old, new) if new else journal.drop(old))
+            else:
+                journal.withdraw(old)
+
+    def _settle_hidden(self, path: str, hidden: str) -> None:
+        """Give a file its name back that was hidden to be replaced or deleted, or let it go when
+        another one came."""
         try:
-            self._remote.stat(old)
+            if self._is_gone(path):
+                self._remote.rename(hidden, path, replace=False)
+            else:
+                self._remote.remove(hidden)
+        except errors.NotFound:
+            pass  # it was never hidden
+        except errors.FtpfsError as error:
+            log.error("what was %s is left on the server as %s: %s", path, hidden, error)
+
+    def _is_gone(self, path: str) -> bool:
+        """Whether the server has nothing at `path`, as far as it can be asked."""
+        try:
+            self._remote.stat(path)
         except errors.NotFound:
             return True
         except errors.FtpfsError as error:
-            log.warning("nobody knows whether %s was renamed: %s", old, error)
+            log.warning("nobody knows whether %s was renamed or deleted: %s", path, error)
         return False
 
     # The end.
@@ -677,8 +702,7 @@ class Filesystem:
 
     def _peek(self, path: str) -> Entry | None:
         # On a short link a listing costs hardly more, and tells of all names.
-        hidden = posixpath.basename(path).startswith(HIDDEN_PREFIX)
-        if hidden or self._remote.round_trip() <= LONG_LINK:
+        if _is_hidden(path) or self._remote.round_trip() <= LONG_LINK:
             return None
         return self._remote.peek(path)
 
@@ -1001,19 +1025,32 @@ class Filesystem:
         hidden = posixpath.join(
             posixpath.dirname(path), f"{HIDDEN_PREFIX}deleted-{secrets.token_hex(6)}"
         )
-        with self._changing(path):
-            self._remote.rename(path, hidden, replace=False)
+        # Killed before what this is for is done, the next mount gives the name back.
+        self._spool.journal.intend(path, hidden, always=True)
+        try:
+            with self._changing(path):
+                self._remote.rename(path, hidden, replace=False)
+        except errors.FtpfsError as error:
+            if not isinstance(error, errors.NetworkError):  # else it may be hidden now
+                self._spool.journal.withdraw(path)
+            raise
         self._removed(path)
         return hidden
 
-    def _remove_if_there(self, path: str, *, sure: bool) -> None:
-        """Delete a file on the server; unless `sure`, it need not be there."""
+    def _remove_if_there(self, path: str, *, dirty: bool) -> None:
+        """Delete an open file on the server. What is `dirty` need not be there; and what waits to
+        be sent must not come back when we are killed before it is forgotten."""
+        if dirty:
+            self._spool.journal.intend(path, "", always=True)
         try:
             with self._changing(path):
                 self._remote.remove(path)
-        except errors.NotFound:
-            if sure:
-                raise
+        except errors.FtpfsError as error:
+            if dirty and isinstance(error, errors.NotFound):
+                return
+            if dirty:
+                self._spool.journal.withdraw(path)
+            raise
 
     def _unhide(self, hidden: str, path: str) -> None:
         """Give a hidden file its name back: what it made way for did not come."""
@@ -1021,7 +1058,9 @@ class Filesystem:
             with self._changing(path):
                 self._remote.rename(hidden, path, replace=False)
         except errors.FtpfsError as error:
-            log.error("%s is left on the server as %s: %s", path, hidden, error)
+            log.error("%s is on the server as %s until the next mount: %s", path, hidden, error)
+        else:
+            self._spool.journal.withdraw(path)
         self._tree.forget(posixpath.dirname(path))
 
     def _rename_here(self, old: str, new: str) -> None:
@@ -1093,6 +1132,10 @@ def _conflict_name(path: str, number: str = "") -> str:
 
 def _bad_handle(handle: int) -> errors.FtpfsError:
     return errors.BadHandle(f"no open file has the handle {handle}")
+
+
+def _is_hidden(path: str) -> bool:
+    return posixpath.basename(path).startswith(HIDDEN_PREFIX)
 
 
 def _check_name(path: str) -> None:

@@ -7,8 +7,8 @@ What `close()` returned for is in here, so it outlives the daemon. One row per f
 its spool file; a row goes when the server has the content. Writes are not synced to the disk: the
 kernel keeps what a killed process wrote. With `sync` they are, and power loss is outlived, too.
 
-A rename on the server is announced before it is asked for (`intent`): killed in between, the next
-mount looks which of the two names is there, and the rows follow.
+A rename or a deletion on the server is announced before it is asked for (`intent`): killed in
+between, the next mount looks whether the old name is still there, and the rows follow.
 
 Threading: any. `_lock` guards the connection. It is a leaf: taken under a file's `_spool_lock`,
 never under a lock of the state.
@@ -82,7 +82,9 @@ class Journal:
         that only cannot be had now (a full disk) is left alone, and raises."""
         self._path = folder / NAME
         self._lock = threading.Lock()
-        self._removed: set[str] = set()  # rows that could not be taken out yet; guarded by _lock
+        # Rows and intents that could not be taken out yet; guarded by _lock.
+        self._removed: set[str] = set()
+        self._settled: set[str] = set()
         try:
             self._connection = self._open(sync)
         except sqlite3.DatabaseError as error:
@@ -133,61 +135,75 @@ class Journal:
                 ),
             )
 
-    def remove(self, spool: str) -> None:
-        """Take a row out, or see to it later: a full disk does not even take a deletion, and what
-        the row speaks of is done in any case."""
+    def remove(self, spool: str | None, *, settled: str | None = None) -> None:
+        """Take a row out, and in the same moment the intent for the path `settled`; or see to it
+        later: a full disk does not even take a deletion, and what they speak of is done in any
+        case."""
         with self._lock:
-            self._removed.add(spool)
+            if spool is not None:
+                self._removed.add(spool)
+            if settled is not None:
+                self._settled.add(settled)
             try:
                 self._take_out_locked()
             except sqlite3.Error as error:
                 log.warning("the journal of unsent files failed, for now: %s", error)
 
     def _take_out_locked(self) -> None:
-        for spool in list(self._removed):
-            self._connection.execute("delete from unsent where spool = ?", (spool,))
-            self._removed.discard(spool)
+        with _transaction(self._connection) if self._settled else contextlib.nullcontext():
+            for spool in self._removed:
+                self._connection.execute("delete from unsent where spool = ?", (spool,))
+            for path in self._settled:
+                self._connection.execute("delete from intent where old = ?", (os.fsencode(path),))
+        self._removed.clear()
+        self._settled.clear()
 
     def note_error(self, spool: str, error: str | None) -> None:
         with self._working() as connection:
             connection.execute("update unsent set error = ? where spool = ?", (error, spool))
 
-    def intend(self, old: str, new: str) -> None:
-        """A rename on the server is about to be asked for. Nothing is noted when no row is at or
-        below `old`."""
+    def intend(self, old: str, new: str, *, always: bool = False) -> None:
+        """A rename on the server is about to be asked for, or a deletion (`new` is empty). Unless
+        `always`, nothing is noted when no row is at or below one of the names: the row of what is
+        replaced must not come back either."""
         with self._working() as connection:
-            query = f"select 1 from unsent where {_BELOW}"  # noqa: S608 (a constant)
-            if connection.execute(query, _below(old)).fetchone():
+            query = f"select 1 from unsent where {_BELOW} or {_BELOW}"  # noqa: S608 (constants)
+            if always or connection.execute(query, (*_below(old), *_below(new))).fetchone():
                 connection.execute(
                     "insert or replace into intent values (?, ?)",
                     (os.fsencode(old), os.fsencode(new)),
                 )
 
-    def rename(self, old: str, new: str) -> None:
-        """A file or directory has another name; what was at the new one is gone."""
-        with self._working() as connection:
-            connection.execute("begin immediate")
-            try:
-                delete = f"delete from unsent where {_BELOW}"  # noqa: S608 (a constant)
-                connection.execute(delete, _below(new))
-                move = f"{_MOVE} where {_BELOW}"
-                connection.execute(
-                    move,
-                    (os.fsencode(new), len(os.fsencode(old)) + 1, *_below(old)),
-                )
-                connection.execute("delete from intent where old = ?", (os.fsencode(old),))
-            except BaseException:
-                connection.execute("rollback")
-                raise
-            connection.execute("commit")
+    def rename(self, old: str, new: str) -> list[str]:
+        """A file or directory has another name; what was at the new one is gone. The spool files
+        of that, which no row speaks of any more.
+
+        What was intended of both names is settled by it: what was at the new one may have been
+        moved out of the way first.
+        """
+        with self._working() as connection, _transaction(connection):
+            gone = _delete_below(connection, new)
+            move = f"{_MOVE} where {_BELOW}"
+            connection.execute(move, (os.fsencode(new), len(os.fsencode(old)) + 1, *_below(old)))
+            settled = os.fsencode(old), os.fsencode(new)
+            connection.execute("delete from intent where old in (?, ?)", settled)
+        return gone
+
+    def drop(self, path: str) -> list[str]:
+        """The file at `path` was deleted, as was intended; as `rename`."""
+        with self._working() as connection, _transaction(connection):
+            gone = _delete_below(connection, path)
+            connection.execute("delete from intent where old = ?", (os.fsencode(path),))
+        return gone
 
     def withdraw(self, old: str) -> None:
-        """The rename that was intended was not done."""
+        """What was intended of `old` was not done."""
         with self._working() as connection:
             connection.execute("delete from intent where old = ?", (os.fsencode(old),))
 
     def intents(self) -> list[tuple[str, str]]:
-        """Renames of which nobody knows whether they were done."""
+        """Old and new name (empty: deleted) of changes of which nobody knows whether they were
+        done."""
         with self._working() as connection:
             rows = connection.execute("select old, new from intent").fetchall()
         return [(os.fsdecode(old), os.fsdecode(new)) for old, new in rows]
@@ -238,7 +254,7 @@ class Journal:
     def _working(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
-                if self._removed:
+                if self._removed or self._settled:
                     self._take_out_locked()
                 yield self._connection
             except sqlite3.Error as error:
@@ -254,6 +270,25 @@ def _as_ours(error: sqlite3.Error) -> errors.FtpfsError:
 # A path, and what lies below it: all that sorts between "path/" and "path0" ("0" follows "/").
 _MOVE = "update unsent set path = cast(? || substr(path, ?) as blob)"
 _BELOW = "(path = ? or (path > ? and path < ?))"
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("begin immediate")
+    try:
+        yield
+    except BaseException:
+        connection.execute("rollback")
+        raise
+    connection.execute("commit")
+
+
+def _delete_below(connection: sqlite3.Connection, path: str) -> list[str]:
+    """Take out the rows at and below `path`; the names of their spool files."""
+    query = f"select spool from unsent where {_BELOW}"  # noqa: S608 (a constant)
+    spools = [spool for (spool,) in connection.execute(query, _below(path)).fetchall()]
+    connection.executemany("delete from unsent where spool = ?", [(each,) for each in spools])
+    return spools
 
 
 def _below(path: str) -> tuple[bytes, bytes, bytes]:

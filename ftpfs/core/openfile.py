@@ -359,8 +359,11 @@ class OpenFile:
             if self._hidden_as and self._hidden_as.startswith(old + "/"):
                 self._hidden_as = self._read_path = new + self._hidden_as[len(old) :]
 
-    def deleted(self, hidden_as: str | None) -> None:
-        """The name is gone. Handles go on; the base can be read at `hidden_as` (None: nowhere)."""
+    def deleted(self, hidden_as: str | None, *, settled: str | None = None) -> None:
+        """The name is gone. Handles go on; the base can be read at `hidden_as` (None: nowhere).
+
+        `settled`: the path of which the journal has an intent that is done by this.
+        """
         with self._spool_lock:
             with self._changed:
                 self._deleted = True
@@ -369,8 +372,9 @@ class OpenFile:
                     self._read_path = hidden_as
                 file, recorded, self._recorded = self._file, self._recorded, None
                 self._changed.notify_all()
-            if recorded is not None and file is not None:
-                self._spool.journal.remove(file.name)
+            row = file.name if recorded is not None and file is not None else None
+            if row is not None or settled is not None:
+                self._spool.journal.remove(row, settled=settled)
 
     def shown_as(self, path: str) -> None:
         """A deleted file is shown under a name that exists only here."""

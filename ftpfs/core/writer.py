@@ -26,7 +26,7 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ftpfs import errors
@@ -118,6 +118,11 @@ class Spool:
             file.mark(start, end)
         return file
 
+    def discard(self, names: Iterable[str]) -> None:
+        """Delete spool files of which nothing is wanted any more."""
+        for name in names:
+            (self._folder / name).unlink(missing_ok=True)
+
     def keep(self, path: Path, name: str) -> Path:
         """Set aside a spool file that nobody will upload; where it lies now."""
         kept = self._folder / KEPT
@@ -154,7 +159,7 @@ class Spool:
                 (folder / record.spool).rename(self._folder / record.spool)
             journal.remove(record.spool)
         for old, new in journal.intents():
-            self.journal.intend(old, new)
+            self.journal.intend(old, new, always=True)
             journal.withdraw(old)
         journal.close()
         _remove_folder(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -1004,6 +1006,94 @@ def test_a_change_by_others_after_the_crash_keeps_both(bench: Bench, tmp_path: P
     assert files["/a"] == b"theirs, later"
     assert [content for path, content in files.items() if "conflict" in path] == [b"mine"]
     gate.open()
+
+
+@contextlib.contextmanager
+def killed_in(
+    bench: Bench, method: str, deed: Callable[[], None], folder: Path, *, after: int = 0
+) -> Iterator[Bench]:
+    """The next mount, when this one is killed in `deed`: the server has carried out its call of
+    `method`, the one after `after` others, and nobody has heard of it."""
+    gate = bench.remote.hold(method, after=after, answered=True)
+
+    def killed() -> None:
+        with contextlib.suppress(errors.FtpfsError):  # the next mount is in its way
+            deed()
+
+    thread = threading.Thread(target=killed)
+    thread.start()
+    assert gate.reached.wait(5)
+    next_one = reborn(bench, folder)
+    next_one.fs.recover()
+    try:
+        yield next_one
+        assert next_one.fs.close() == 0
+        assert not next_one.spool.exists()
+    finally:
+        gate.open()
+        thread.join(20)
+
+
+def append(bench: Bench, path: str, content: bytes) -> None:
+    """Closed, and not sent."""
+    handle = bench.fs.open(path, os.O_WRONLY | os.O_APPEND)
+    bench.fs.write(handle, 0, content)
+    bench.fs.flush(handle)
+    bench.fs.release(handle)
+
+
+def test_what_waited_under_a_name_that_was_replaced_right_before_the_kill_does_not_come_back(
+    bench: Bench, tmp_path: Path
+) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    append(bench, "/b", b" and more")
+    with killed_in(
+        bench, "rename", lambda: bench.fs.rename("/a", "/b"), tmp_path / "next"
+    ) as next_one:
+        assert next_one.read("/b") == b"aaaa"
+    assert bench.remote.files() == {"/b": b"aaaa"}
+
+
+def test_what_waited_of_a_file_that_was_deleted_right_before_the_kill_does_not_come_back(
+    bench: Bench, tmp_path: Path
+) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    append(bench, "/b", b" and more")
+    with killed_in(bench, "remove", lambda: bench.fs.unlink("/b"), tmp_path / "next") as next_one:
+        assert next_one.names("/") == {"a", "d", "made"}
+    assert bench.remote.files() == {"/a": b"aaaa"}
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_a_file_that_was_hidden_for_its_handles_right_before_the_kill_has_its_name_again(
+    bench: Bench, tmp_path: Path, replaced: bool
+) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    reader = bench.fs.open("/b", os.O_RDONLY)
+    append(bench, "/b", b" and more")
+    deed = partial(bench.fs.rename, "/a", "/b") if replaced else partial(bench.fs.unlink, "/b")
+    with killed_in(bench, "rename", deed, tmp_path / "next") as next_one:
+        assert next_one.read("/b") == b"bbbb and more"
+    assert bench.remote.files() == {"/a": b"aaaa", "/b": b"bbbb and more"}
+    bench.fs.release(reader)
+
+
+def test_a_file_that_was_hidden_and_then_replaced_goes_when_the_mount_is_killed(
+    bench: Bench, tmp_path: Path
+) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    reader = bench.fs.open("/b", os.O_RDONLY)
+    append(bench, "/b", b" and more")
+    with killed_in(
+        bench, "rename", lambda: bench.fs.rename("/a", "/b"), tmp_path / "next", after=1
+    ) as next_one:
+        assert next_one.read("/b") == b"aaaa"
+        assert bench.remote.files() == {"/b": b"aaaa"}
+    bench.fs.release(reader)
 
 
 def test_what_was_written_after_the_last_close_does_not_come_back_as_a_hole(
