@@ -28,7 +28,7 @@ import click
 
 from ftpfs import __version__, config, credentials, secrecy
 from ftpfs.config import OPTIONS, Option, Source
-from ftpfs.errors import FtpfsError, InvalidArgument, printable
+from ftpfs.errors import FtpfsError, InvalidArgument, printable, printable_lines
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -116,7 +116,7 @@ def _failure(message: str) -> int:
     if _debugging():
         import traceback
 
-        traceback.print_exc()
+        click.echo(printable_lines(traceback.format_exc().rstrip()), err=True)
     click.echo(f"ftpfs: {printable(message)}", err=True)
     return 1
 
@@ -293,6 +293,12 @@ _CONNECTION = [o for o in OPTIONS.values() if o.part in (config.Server, config.N
 _LOG_LEVEL = dataclasses.replace(OPTIONS["log_level"], default="warning")
 
 
+def _log_to_terminal(values: dict[str, object], default: str = _LOG_LEVEL.default) -> None:
+    from ftpfs import logs
+
+    logs.to_terminal(str(values.get("log_level", default)))
+
+
 # The commands.
 
 
@@ -403,12 +409,8 @@ def recover(source: Source, strings: tuple[str, ...], **flags: Any) -> int:
     A crash, a power cut or SIGTERM leave what was not uploaded yet to the next
     mount, or to this. Exits with 1 when something is still left: a line for each.
     """
-    import logging
-
     values = _given_twice(strings, flags)
-    logging.basicConfig(
-        level=str(values.get("log_level", _LOG_LEVEL.default)).upper(), format="ftpfs: %(message)s"
-    )
+    _log_to_terminal(values)
     built = _build(source, values)
     from ftpfs import manage, show
 
@@ -435,14 +437,11 @@ def _transfer_command(name: str) -> Callable[[Callable[..., Any]], click.Command
 @contextlib.contextmanager
 def _connected(url: Source, flags: dict[str, Any]) -> Iterator[tuple[Remote, str]]:
     """The server of `url`, and the path on it."""
-    import logging
-
     from ftpfs import transfer
     from ftpfs.ftp.remote import Remote
 
     values = _given(flags)
-    level = str(values.get("log_level", _LOG_LEVEL.default)).upper()
-    logging.basicConfig(level=level, format="ftpfs: %(message)s")
+    _log_to_terminal(values)
     signal.signal(signal.SIGTERM, _terminate)
     root, path = transfer.locate(url.path)
     built = _build(dataclasses.replace(url, path=root), values)
@@ -544,12 +543,11 @@ def doctor(source: Source, write: bool, as_json: bool, **flags: Any) -> None:
     Looks at the folder of SOURCE: one with a file in it shows more.
     """
     import json
-    import logging
 
     from ftpfs import doctor as examination
 
     values = _given(flags)
-    logging.basicConfig(level=str(values.get("log_level", "error")).upper(), format="%(message)s")
+    _log_to_terminal(values, default="error")
     built = _build(source, values)
     progress = (lambda _line: None) if as_json else lambda line: click.echo(f"{line} ...", err=True)
     report = examination.examine(built, write=write, progress=progress)
@@ -571,11 +569,9 @@ def doctor(source: Source, write: bool, as_json: bool, **flags: Any) -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Log logins and transfers.")
 def serve(password_file: Path | None, verbose: bool, **settings: Any) -> None:
     """Serve FOLDER by FTP until interrupted: read-only, on this machine only, unless asked."""
-    import logging
-
     from ftpfs import serve as serving
 
-    logging.basicConfig(level="INFO" if verbose else "WARNING", format="ftpfs: %(message)s")
+    _log_to_terminal({}, default="info" if verbose else "warning")
     password = None
     if user := settings["user"]:
         password = credentials.password_given(password_file, _environment(), _warn)

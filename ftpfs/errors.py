@@ -247,6 +247,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """`printable` for text of several lines, which stay lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def errno_of(error: BaseException) -> int:
     """The errno for `error`, always a positive one.
 

@@ -1,6 +1,6 @@
 """The composition root: builds one mount out of its parts, runs it, and takes it down.
 
-Owns: the checks before mounting, going to the background, logging, and the order of leaving
+Owns: the checks before mounting, going to the background, and the order of leaving
 (unmounted, then uploaded, then disconnected). Owns no file system logic, nor what happens while the
 mount is there (`running`).
 
@@ -15,7 +15,6 @@ import ctypes
 import errno
 import hashlib
 import logging
-import logging.handlers
 import os
 import shutil
 import sys
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import platformdirs
 
-from ftpfs import errors, mountpoints, secrecy, systemd
+from ftpfs import errors, logs, mountpoints, secrecy, systemd
 from ftpfs.config import Config, Server
 from ftpfs.core import disktier
 from ftpfs.core.disktier import DiskTier
@@ -62,7 +61,7 @@ def run(config: Config, mountpoint: str) -> int:
     chosen = binding.choose(config.mount.binding)
     _check_device()
     if config.mount.foreground:
-        _log_to_stderr(config.mount.log_level)
+        logs.to_stderr(config.mount.log_level)
         _serve(config, mountpoint, chosen, started=lambda: None)
         return 0
     return _run_in_background(config, mountpoint, chosen)
@@ -160,7 +159,7 @@ def _daemon(config: Config, mountpoint: str, chosen: binding.Binding, pipe: int)
     code = 1
     try:
         os.setsid()
-        _log_to_file(config)
+        logs.to_file(config.mount.log_file, config.mount.log_level)
 
         def started() -> None:
             os.chdir("/")
@@ -365,46 +364,3 @@ def _captured_stderr() -> Iterator[_Captured]:
         yield captured
     finally:
         captured.close()
-
-
-# Logging.
-
-_FORMAT = "%(asctime)s %(levelname)s %(message)s"
-
-
-def _log_to_stderr(level: str) -> None:
-    # A copy of stderr: libfuse's own messages are caught on the original while mounting.
-    stream = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    handler = logging.StreamHandler(stream)
-    _start_logging(handler, level)
-    if systemd.stderr_is_journal():
-        handler.setFormatter(systemd.JournalFormatter())  # it adds the time itself
-
-
-def _log_to_file(config: Config) -> None:
-    path = config.mount.log_file or platformdirs.user_log_path("ftpfs") / "ftpfs.log"
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Names of files are private, too.
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-        # Watched: a log that was rotated away is noticed and begun anew.
-        handler: logging.Handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
-    except OSError as error:
-        if config.mount.log_file:
-            raise errors.FtpfsError(f"cannot log to {path}: {error.strerror}") from error
-        handler = logging.handlers.SysLogHandler("/dev/log")
-    _start_logging(handler, config.mount.log_level)
-
-
-def _start_logging(handler: logging.Handler, level: str) -> None:
-    handler.setFormatter(logging.Formatter(_FORMAT))
-    handler.addFilter(_make_printable)
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # fusepy logs every ENOENT with a traceback.
-    logging.getLogger("fuse").setLevel(logging.CRITICAL)
-
-
-def _make_printable(record: logging.LogRecord) -> bool:
-    """Names come from servers: what would paint a terminal or forge a log line is made visible."""
-    record.msg, record.args = errors.printable(record.getMessage()), None
-    return True

@@ -79,9 +79,16 @@ class Profile:
         self.restart: Restart | None = None  # of uploads; probed when first needed
         self.pipelining = True
         self.close_notify = False  # TLS data connections of it were seen to end properly
+        # Whether the server reads commands as Telnet. None: by its greeting, see control.py.
+        self.telnet: bool | None = None
         # The zone that MDTM, MLSD and MLST tell times in, as `clock` names it. None: not seen yet,
         # and taken for UTC.
         self.times: str | None = None
+        # Whether that was seen by this mount. What an earlier one saw is the best there is until
+        # the first upload, but the clocks may have changed to summer time since.
+        self.times_seen = False
+        # LIST's zone, where the user has said it.
+        self.list_times: str | None = None
         # By how many seconds LIST's clock is ahead of UTC: (a time, what it was then), by time.
         # More than one, because clocks change to summer time and back.
         self.list_zones: tuple[tuple[int, int], ...] = ()
@@ -89,6 +96,7 @@ class Profile:
             setattr(self, name, quirk_of(name, value))
         if any(name == "set_time" for name, _ in quirks):
             self.set_time_works = True
+        self.times_seen = any(name == "times" for name, _ in quirks)
         self._pinned = frozenset(name for name, _ in quirks)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -98,16 +106,9 @@ class Profile:
     def learned(self) -> dict[str, object]:
         """What an earlier mount can tell a later one, as JSON has it.
 
-        Not what the user has said, nor the round trip: that is the link's, and links change. Nor
-        the zone that times are told in, and what was compared with such times: by the next mount
-        the clocks may have changed to summer time.
+        Not what the user has said, nor the round trip: that is the link's, and links change.
         """
-        learned = {
-            name: _as_json(getattr(self, name)) for name in _KEPT if name not in self._pinned
-        }
-        if self.times not in (None, clock.UTC):
-            learned["list_zones"] = []
-        return learned
+        return {name: _as_json(getattr(self, name)) for name in _KEPT if name not in self._pinned}
 
     def recall(self, learned: dict[str, object]) -> None:
         """Know what `learned` said once. Raises ValueError or TypeError when it is none of it, and
@@ -151,14 +152,18 @@ class Profile:
     def list_zone_at(self, shown: int) -> int:
         """How far LIST's clock is ahead of UTC (seconds) where it shows `shown`: as far as it was
         at the nearest time known; where none is, as far as MDTM's."""
+        if self.list_times:
+            return shown - clock.to_utc(shown, self.list_times)
         if not self.list_zones:
             return shown - self.utc_of(shown)
         return min(self.list_zones, key=lambda zone: abs(sum(zone) - shown))[1]
 
     def saw_clock(self, shown: int | None, now: float) -> None:
         """Learn the zone of times from what the server shows for a file written right now."""
+        before = self.times or clock.UTC
         self.times = clock.UTC if shown is None else clock.told_by(shown, now)
-        if self.times != clock.UTC:
+        self.times_seen = True
+        if self.times != before:
             self.list_zones = ()  # they were compared with times not understood
             log.warning(
                 "this server tells times in its own zone (%s): times seen so far were off by it",
@@ -271,6 +276,16 @@ def _text(value: object) -> str:
     return value
 
 
+def _zone(value: object) -> str | None:
+    if value is None:
+        return None
+    try:
+        clock.zone_of(_text(value))
+    except errors.InvalidArgument as error:
+        raise ValueError(str(error)) from None
+    return _text(value)
+
+
 def _features(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise TypeError(f"no features: {value!r}")
@@ -302,6 +317,7 @@ _KEPT: dict[str, Callable[[object], object]] = {
     "set_time": _one_of(SetTime),
     "restart": _one_of(Restart),
     "list_zones": _zones,
+    "times": _zone,
     **dict.fromkeys(("arming", "pipelining", "set_time_works"), _known),
     **dict.fromkeys(("mlsd_shows_itself", "list_shows_itself"), _known),
     **dict.fromkeys(("mlsd", "mlst", "list_all", "mdtm", "chmod", "rest"), _maybe_known),
@@ -316,19 +332,22 @@ _QUIRKS: dict[str, dict[str, object]] = {
     "pipelining": dict(_SWITCHES),
     "arming": dict(_SWITCHES),
     "close_notify": dict(_SWITCHES),
+    "telnet": dict(_SWITCHES),
     "passive": {way.name: way for way in Passive},
     "set_time": {way.name: way for way in SetTime},
     "restart": {what.name: what for what in Restart},
 }
+# Those whose value is a zone.
+_ZONES = ("times", "list_times")
 
 
 def quirk_of(name: str, value: str) -> object:
     """What a quirk's value stands for. Raises InvalidArgument with the choices."""
-    if name == "times":
+    if name in _ZONES:
         clock.zone_of(value)  # raises for what is no zone
         return value
     if name not in _QUIRKS:
-        raise errors.InvalidArgument(f"a quirk is one of {', '.join(_QUIRKS)}, times")
+        raise errors.InvalidArgument(f"a quirk is one of {', '.join((*_QUIRKS, *_ZONES))}")
     choices = {word.lower(): meaning for word, meaning in _QUIRKS[name].items()}
     if value.lower() not in choices:
         raise errors.InvalidArgument(f"quirk {name} must be one of {', '.join(_QUIRKS[name])}")

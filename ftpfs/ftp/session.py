@@ -86,6 +86,8 @@ class Session:
         try:
             with mapped(f"connecting to {server.host}:{server.port}"):
                 self._control.open()
+            if profile.telnet is not None:
+                self._control.telnet = profile.telnet
             with mapped("logging in"):
                 self._login()
             self._look_around()

@@ -599,7 +599,7 @@ class _Store(_Sender):
             self._size = self._pump(upload, begin)
             upload.finish()
         self._was_reset = upload.was_reset
-        if self._profile.times is None:
+        if not self._profile.times_seen:
             self._learn_clock(session)
 
     def _pump(self, upload: Upload, position: int) -> int:
@@ -699,7 +699,7 @@ class _Store(_Sender):
 
     def _learn_clock(self, session: Session) -> None:
         """What the server shows for a file that was written right now: a round trip, once per
-        server, for the zone of its times."""
+        mount, for the zone of its times."""
         seen = seen_in(session, session.exchange(questions(self._profile, self.temporary)))
         self._profile.saw_clock(seen.mtime, time.time())
 

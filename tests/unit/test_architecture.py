@@ -17,6 +17,7 @@ LAYERS = [
     {"cli", "__main__"},
     {"show"},
     {"demo", "serve", "transfer", "manage", "mount", "doctor"},
+    {"logs"},
     {"systemd"},
     {"bars"},
     {"named"},

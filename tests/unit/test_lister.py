@@ -27,9 +27,9 @@ NETWORK = Network(connect_timeout=2.0, reply_timeout=3.0, data_timeout=3.0, fini
 WHEN = 1_600_000_001
 
 
-def connect(server: FtpServer, port: int, times: str = "") -> Session:
+def connect(server: FtpServer, port: int, **quirks: str) -> Session:
     place = Server(server.host, port, user=server.user, password=Secret(server.password))
-    return Session(place, NETWORK, Profile([("times", times)] if times else []))
+    return Session(place, NETWORK, Profile(list(quirks.items())))
 
 
 @pytest.fixture
@@ -216,7 +216,8 @@ def test_times_are_exact_in_whatever_zone_the_server_is(
         local.write(f"folder{number}/inside", b"")
         os.utime(local.disk / f"folder{number}", (when - 60, when - 60))
     told = {"vsftpd": clock.told_by(clock.shown_at(now, zone), now), "pyftpdlib": zone}
-    session = connect(local.server, local.server.port, told.get(local.server.kind, ""))
+    known = {"times": told[local.server.kind]} if local.server.kind in told else {}
+    session = connect(local.server, local.server.port, **known)
     if not mlsd:
         session.profile.mlsd = False
     times = {entry.name: entry.mtime for entry in lister.list_directory(session, "/")}
@@ -264,6 +265,19 @@ def test_the_zone_is_told_by_how_now_is_shown(zone: str, seen: str) -> None:
     assert clock.told_by(now + 1234, now) == "UTC"  # a wrong clock is no zone
     for when in (now, now + 180 * 86400, -(1 << 40), 1 << 40):
         assert clock.to_utc(clock.shown_at(when, zone), zone) == when
+
+
+def test_the_zone_of_list_can_be_said_where_nothing_shows_it(start_server: StartServer) -> None:
+    """Folders only: no MDTM to compare with."""
+    server = start_server("proftpd", options=servers.Options(use_localtime=True, tz="Asia/Tokyo"))
+    place = RemoteDir(server, server.root, "/")
+    place.write("folder/inside", b"")
+    when = int((place.disk / "folder").stat().st_mtime)
+    for said, shown in (("Asia/Tokyo", when // 60 * 60), ("UTC", when // 60 * 60 + 9 * 3600)):
+        session = connect(server, server.port, list_times=said, mlsd="no")
+        (folder,) = lister.list_directory(session, "/")
+        session.close()
+        assert folder.mtime == shown
 
 
 def test_a_zone_learned_in_one_folder_counts_in_one_that_has_no_files(

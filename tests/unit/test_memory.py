@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import stat
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,13 +15,17 @@ import pytest
 
 from ftpfs.config import Network, Server
 from ftpfs.credentials import Secret
+from ftpfs.ftp import clock
 from ftpfs.ftp.memory import FORMAT, MAX_AGE, Memory
 from ftpfs.ftp.profile import Passive, Profile, Restart, SetTime
 from ftpfs.ftp.remote import Remote
-from tests.conftest import RemoteDir
+from ftpfs.ftp.upload import FileContent
+from tests.conftest import RemoteDir, StartServer
 from tests.support.relay import Command, Relay
+from tests.support.servers import CannotDo, Kind, Options
 
 NOW = 1_800_000_000.0
+NOON = 1_700_049_600
 
 
 def learned_profile() -> Profile:
@@ -29,6 +35,7 @@ def learned_profile() -> Profile:
     profile.read_features([" MLST size*;", " UTF8"])
     profile.passive, profile.set_time, profile.restart = Passive.PASV, SetTime.MDTM, Restart.HEAD
     profile.list_zones = ((1_700_000_000, 3600), (1_750_000_000, 7200))
+    profile.times = "+0100"
     for name in ("arming", "pipelining"):
         setattr(profile, name, False)
     for name in ("set_time_works", "mlsd_shows_itself", "list_shows_itself"):
@@ -63,18 +70,26 @@ def test_what_was_learned_comes_back(tmp_path: Path) -> None:
 
 
 def test_everything_a_profile_knows_is_kept_or_known_not_to_be() -> None:
-    not_kept = {"round_trip", "known", "recalled", "home", "armed_failures", "times"}
+    not_kept = {"round_trip", "known", "recalled", "home", "armed_failures", "times_seen"}
     not_kept.add("close_notify")  # by the first listing it is known again, and it has to be right
+    not_kept |= {"telnet", "list_times"}  # only ever said by the user
     assert {n for n in vars(Profile()) if not n.startswith("_")} - not_kept == set(
         Profile().learned()
     )
 
 
-def test_what_was_compared_with_times_in_a_zone_of_their_own_is_not_kept(tmp_path: Path) -> None:
-    profile = learned_profile()
-    profile.times = "+0100"
-    kept(tmp_path / "x.json", profile)
-    assert recalled(tmp_path / "x.json").list_zones == ()
+def test_the_zone_of_times_is_believed_until_the_first_upload_shows_it_anew(
+    tmp_path: Path,
+) -> None:
+    """Summer time may have begun since, and what was compared with the old zone is off by it."""
+    kept(tmp_path / "x.json", learned_profile())
+    for seen, zones in (("+0100", 2), ("+0200", 0)):
+        profile = recalled(tmp_path / "x.json")
+        assert (profile.times, profile.times_seen) == ("+0100", False)
+        assert profile.utc_of(NOON) == NOON - 3600
+        profile.saw_clock(clock.shown_at(NOON, seen), NOON)
+        assert (profile.times, profile.times_seen) == (seen, True)
+        assert len(profile.list_zones) == zones
 
 
 def test_the_file_is_for_its_user_alone(tmp_path: Path) -> None:
@@ -118,6 +133,7 @@ def test_what_the_user_says_is_neither_kept_nor_overruled(tmp_path: Path) -> Non
         '{"format": 1, "since": 1800000000, "learned": {"chmod": 3}}',
         '{"format": 1, "since": 1800000000, "learned": {"passive": "NONSENSE"}}',
         '{"format": 1, "since": 1800000000, "learned": {"list_zones": [1]}}',
+        '{"format": 1, "since": 1800000000, "learned": {"times": "Mars/Olympus"}}',
         '{"format": 1, "since": 1800000000, "learned": {"features": ["MLST"]}}',
         "[" * 100_000,
     ],
@@ -247,3 +263,29 @@ def test_another_server_at_the_same_address_is_got_to_know_anew(
     second.connect()
     assert second.profile.learned() | {"welcome": ""} == wanted  # it counts its users
     assert not second.profile.recalled
+
+
+def test_the_second_mount_of_a_server_in_another_zone_lists_right_times_at_once(
+    start_server: StartServer, server_kind: Kind, tmp_path: Path
+) -> None:
+    """The first has learned the zone by an upload; the second need not upload anything."""
+    options = Options(use_localtime=True, tz="Asia/Kolkata")
+    try:
+        server = start_server(server_kind, options=options)
+    except CannotDo as reason:
+        pytest.skip(f"server cannot: {reason}")
+    when = int(time.time()) - 5_000_000
+    (server.root / "file").write_bytes(b"x")
+    os.utime(server.root / "file", (when, when))
+    place = Server(server.host, server.port, user=server.user, password=Secret(server.password))
+    for first in (True, False):
+        remote = Remote(place, Network(), memory=Memory(tmp_path / "profile.json"))
+        try:
+            if first:
+                with tempfile.TemporaryFile() as file:
+                    content = FileContent(file.fileno(), 0, None, None)
+                    remote.store("/new", content, base=None, check=False)
+            times = {entry.name: entry.mtime for entry in remote.list("/")}
+            assert times["file"] == when
+        finally:
+            remote.close()

@@ -319,6 +319,28 @@ def test_names_in_the_servers_encoding(encoding: str, name: str, tmp_path: Path)
     assert sorted(os.listdir(os.fsencode(tmp_path))) == [raw, raw + b"2"]
 
 
+@pytest.mark.parametrize(
+    ("greeting", "quirk", "sent"),
+    [
+        ("ready", "", b"a\xffb"),
+        ("ProFTPD Server", "", b"a\xff\xffb"),
+        ("ready", "yes", b"a\xff\xffb"),
+        ("ProFTPD Server", "no", b"a\xffb"),
+    ],
+)
+def test_byte_255_is_doubled_where_commands_are_read_as_telnet(
+    greeting: str, quirk: str, sent: bytes, tmp_path: Path
+) -> None:
+    """By its greeting, or as the user says (RFC 854: it begins a Telnet command)."""
+    quirks = (("telnet", quirk),) if quirk else ()
+    with (
+        odd_server.start(tmp_path, Script(banner=greeting)) as odd,
+        connected(odd, quirks=quirks) as remote,
+    ):
+        remote.command("SIZE " + os.fsdecode(b"a\xffb"))
+        assert os.fsencode(odd.commands[-1]) == b"SIZE " + sent
+
+
 def test_a_server_that_ignores_case_has_one_file_under_two_names(tmp_path: Path) -> None:
     with odd_server.start(tmp_path, Script(ignores_case=True)) as odd, connected(odd) as remote:
         write(remote, "/File", b"one")

@@ -7,6 +7,8 @@ import pytest
 from ftpfs import errors
 from ftpfs.ftp.profile import Profile, SetTime
 
+JANUARY, JULY = 1_705_000_000, 1_720_000_000
+
 
 def profile(*features: str) -> Profile:
     made = Profile()
@@ -71,7 +73,20 @@ def test_a_zone_given_as_a_quirk_is_not_learned_otherwise() -> None:
     assert server.set_time_line(SetTime.MDTM, "/x", 86400) == "MDTM 19700101203000 /x"
 
 
+@pytest.mark.parametrize("quirk", ["times", "list_times"])
 @pytest.mark.parametrize("value", ["Mars/Olympus", "../../etc/passwd", "+9900", "yes"])
-def test_a_zone_that_is_none_is_refused(value: str) -> None:
+def test_a_zone_that_is_none_is_refused(quirk: str, value: str) -> None:
     with pytest.raises(errors.InvalidArgument):
-        Profile([("times", value)])
+        Profile([(quirk, value)])
+
+
+def test_a_zone_of_list_given_as_a_quirk_beats_what_was_compared() -> None:
+    """Berlin's clock is an hour ahead in winter and two in summer."""
+    server = Profile([("list_times", "Europe/Berlin")])
+    server.saw_list_zones({JANUARY: -3600})
+    assert (server.list_zone_at(JANUARY), server.list_zone_at(JULY)) == (3600, 7200)
+
+
+def test_a_zone_given_as_a_quirk_is_not_asked_the_server_for() -> None:
+    assert Profile([("times", "UTC")]).times_seen
+    assert not Profile([("list_times", "UTC")]).times_seen
