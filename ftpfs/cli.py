@@ -206,6 +206,22 @@ def _reader(option: Option) -> Callable[[str], object]:
     return value
 
 
+def _offering(
+    metavar: str,
+) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """What a shell offers for the value of an option: one of its words, or a file."""
+
+    def offer(_context: click.Context, _param: click.Parameter, begun: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        if metavar == "PATH":
+            return [CompletionItem(begun, type="file")]
+        words = metavar.split("|") if "|" in metavar else []
+        return [CompletionItem(word) for word in words if word.startswith(begun)]
+
+    return offer
+
+
 def _flags(*options: Option) -> Callable[[_Command], _Command]:
     """The flags for these options; each arrives in the command's `**flags` by its name."""
 
@@ -221,6 +237,7 @@ def _flags(*options: Option) -> Callable[[_Command], _Command]:
                     type=_reader(option),
                     metavar=option.kind.metavar,
                     help=shown,
+                    shell_complete=_offering(option.kind.metavar),
                 )(command)
         return command
 
@@ -659,7 +676,7 @@ def completion(shell: str) -> None:
     """Print the completion script for SHELL.
 
     bash: source <(ftpfs completion bash), in ~/.bashrc; zsh: the same, in
-    ~/.zshrc; fish: ftpfs completion fish > ~/.config/fish/completions/ftpfs.fish
+    ~/.zshrc after compinit; fish: ftpfs completion fish > ~/.config/fish/completions/ftpfs.fish
     """
     from click.shell_completion import get_completion_class
 

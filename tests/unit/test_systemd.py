@@ -1,4 +1,4 @@
-"""Units that systemd accepts, readiness it hears, helpers for mount(8), completion for shells."""
+"""Units that systemd accepts, readiness it hears, helpers for mount(8)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -162,56 +161,3 @@ def test_the_helper_called_wrongly_exits_as_mount_expects(arguments: list[str]) 
 
 def test_a_fake_mount_mounts_nothing() -> None:
     assert cli.mount_helper(["nas", "/nonexistent", "-f", "-o", "rw"]) == 0
-
-
-# Completion.
-
-
-def complete(line: str, tmp_path: Path) -> list[str]:
-    """What bash offers for the last word of `line`."""
-    (tmp_path / "bin").mkdir(exist_ok=True)
-    program = tmp_path / "bin" / "ftpfs"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m ftpfs "$@"\n')
-    program.chmod(0o755)
-    words = line.split(" ")
-    quoted = " ".join(f"'{word}'" for word in words)
-    script = (
-        'eval "$(ftpfs completion bash)"\n'
-        f"COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}\n"
-        "_ftpfs_completion ftpfs; printf '%s\\n' \"${COMPREPLY[@]}\"\n"
-    )
-    done = subprocess.run(
-        ["bash", "-ec", script],
-        env={
-            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-            "XDG_CONFIG_HOME": str(tmp_path),
-            "HOME": "/nonexistent",
-        },
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    return done.stdout.split()
-
-
-def test_bash_completes_commands_flags_and_named_servers(tmp_path: Path) -> None:
-    (tmp_path / "ftpfs").mkdir()
-    (tmp_path / "ftpfs" / "config.toml").write_text("[servers.nasty]\nurl = 'nas'\n")
-    assert complete("ftpfs umou", tmp_path) == ["umount"]
-    assert complete("ftpfs mount --list-t", tmp_path) == ["--list-ttl"]
-    assert complete("ftpfs mount nas", tmp_path) == ["nasty"]
-
-
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_get_a_script_and_answers(
-    shell: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert cli.main(["completion", shell]) == 0
-    assert f"_FTPFS_COMPLETE={shell}_complete" in capsys.readouterr().out
-    monkeypatch.setenv("_FTPFS_COMPLETE", f"{shell}_complete")
-    # fish tells all words and the current one, zsh its number.
-    monkeypatch.setenv("COMP_WORDS", "ftpfs umou")
-    monkeypatch.setenv("COMP_CWORD", "1" if shell == "zsh" else "umou")
-    assert cli.main([]) == 0
-    assert "umount" in capsys.readouterr().out
