@@ -22,8 +22,10 @@ _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def to_terminal(level: str) -> None:
-    """For a command that is over soon: what goes wrong beside its own outcome."""
-    _start(logging.StreamHandler(), level, "ftpfs: %(message)s")
+    """For a command that is over soon: what goes wrong beside its own outcome. Does nothing where
+    somebody logs already (whoever calls a command out of a program of theirs)."""
+    if not logging.getLogger().handlers:
+        _start(logging.StreamHandler(), level, "ftpfs: %(message)s")
 
 
 def to_stderr(level: str) -> None:
