@@ -161,9 +161,13 @@ def _empty_or_denied(refusal: errors.Unavailable) -> Listing:
     Both come as 450 or 550, and nothing but the text tells them apart.
     """
     text = str(refusal).lower()
-    if any(phrase in text for phrase in ("no files", "no such file", "not found", "empty")):
+    if any(phrase in text for phrase in _NOTHING_THERE):
         return Listing(entries=[], rejected=[])
     raise errors.PermissionDenied(str(refusal)) from refusal
+
+
+# "No data sets found", "No members found": z/OS.
+_NOTHING_THERE = ("no files", "no such file", "not found", "empty", "no data sets", "no members")
 
 
 def _with_exact_times(session: Session, path: str, entries: list[Entry]) -> list[Entry]:

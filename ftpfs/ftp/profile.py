@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ftpfs import errors
 from ftpfs.ftp import clock, listing
+from ftpfs.ftp.foreign import Foreign
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class Profile:
         self.welcome = ""
         # The folder that login lands in; where relative paths of the mount begin.
         self.home = ""
+        # Set where that system writes its paths without slashes; `home` is "/" then.
+        self.foreign: Foreign | None = None
         # Learned by use.
         # The shortest TCP handshake seen, in seconds: the link's round trip, and nothing of the
         # server's own time.

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ftpfs import errors
@@ -150,15 +150,18 @@ class Remote:
     def look_again(self, path: str, entry: Entry) -> Entry:
         """`entry` of a file, brought up to date as cheaply as this server allows.
 
-        One round trip by MLST, or SIZE and MDTM together; else like `stat`.
+        One round trip by MLST, or SIZE and MDTM together; else like `stat`, and where listings tell
+        no size in bytes (OpenVMS, `ls -h`), by SIZE besides.
         """
-        if self.profile.mlst or self.profile.mdtm is False:
+        if self.profile.mlst:
             return self.stat(path)
+        if self.profile.mdtm is False:
+            return self._sized(path, self.stat(path))
         where = self._on_server(path)
         size, time = self._pool.run(lambda s: s.exchange([f"SIZE {where}", f"MDTM {where}"]))
         mtime = lister.time_in(time, self.profile)
         if size.code != 213 or not size.text.strip().isdigit() or mtime is None:
-            return self.stat(path)
+            return self._sized(path, self.stat(path))
         return Entry(
             name=entry.name,
             kind=entry.kind,
@@ -168,6 +171,15 @@ class Remote:
             mode=entry.mode,
             target=entry.target,
         )
+
+    def _sized(self, path: str, entry: Entry) -> Entry:
+        """`entry` with the size that SIZE tells, where it has none of its own."""
+        if entry.kind is not Kind.FILE or entry.size is not None:
+            return entry
+        reply = self.command(f"SIZE {self._on_server(path)}")
+        digits = reply.text.strip()
+        known = reply.code == 213 and digits.isdigit()
+        return replace(entry, size=int(digits) if known else None)
 
     def read_link(self, path: str, target: str | None) -> str:
         """The target of the link at `path`, as a relative path that stays inside the mount.

@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from ftpfs import errors
 from ftpfs.config import DataMode, Network, Server, Tls
+from ftpfs.ftp import foreign
 from ftpfs.ftp.control import Control, Reply, login_error, mapped, reason_of
 from ftpfs.ftp.data import Download, Upload
 from ftpfs.ftp.profile import Passive, Profile, features_in
@@ -111,6 +112,8 @@ class Session:
 
         Never while a transfer is in flight (proftpd hangs, pyftpdlib runs ahead of the STOR).
         """
+        if self._text_mode and any(line.startswith("SIZE ") for line in lines):
+            self._set_type(text=False)  # many servers answer SIZE with 550 otherwise
         wire = [self._encode(line) for line in lines]
         self._settle()
         window = PIPELINE_WINDOW if self.profile.pipelining else 1
@@ -397,6 +400,8 @@ class Session:
     def _encode(self, line: str) -> bytes:
         if "\r" in line or "\n" in line or "\0" in line:
             raise errors.InvalidName("a name with CR, LF or NUL in it cannot be sent over FTP")
+        if self.profile.foreign:
+            line = self.profile.foreign.line(line)
         try:
             wire = line.encode(self._codec, "surrogateescape")
         except UnicodeEncodeError as error:
@@ -487,7 +492,9 @@ class Session:
         replies = self.exchange([*first, *settings])
         self._text_mode = not replies[len(first)].ok
         if not profile.home:
-            profile.home = self._read_home(replies[-1])
+            home = self._read_home(replies[-1])
+            profile.foreign = foreign.told_by(home)
+            profile.home = "/" if profile.foreign else home
         return replies
 
     def _read_home(self, reply: Reply) -> str:

@@ -27,6 +27,8 @@ from tests.support.stoppable import Stoppable
 
 USER, PASSWORD = "odd", "Odd-secret.9"
 
+_TAKE_PATHS = {"CWD", "MKD", "RMD", "RETR", "STOR", "APPE", "DELE", "RNFR", "RNTO", "SIZE", "MDTM"}
+
 
 @dataclass
 class Script:
@@ -60,6 +62,8 @@ class Script:
     pasv_address: str = ""
     # The ports in replies to EPSV and PASV lead nowhere.
     dead_passive: bool = False
+    # What a path in a command means on this server, as a path below its root; None: it is refused.
+    reads_path: Callable[[str], str | None] | None = None
     # The reply to an RNTO onto a file that is there.
     refuses_to_replace: str = ""
     host: str = "127.0.0.1"
@@ -128,6 +132,12 @@ def _handler(server: OddServer) -> Any:
 
         def pre_process_command(self, line: str, cmd: str, arg: str) -> None:
             server.commands.append(line)
+            if script.reads_path and cmd in _TAKE_PATHS:
+                meant = script.reads_path(arg)
+                if meant is None:
+                    self.push_raw(f"550 {arg}: no such name here")
+                    return
+                line, arg = f"{cmd} {meant}", meant
             if cmd in script.before:
                 self.push_raw(script.before[cmd])
             if cmd in script.unknown:

@@ -229,10 +229,11 @@ def test_a_listing_has_its_names_kinds_and_sizes(form: str, tmp_path: Path) -> N
         assert read(remote, "/file") == b"12345"
 
 
-def test_sizes_in_k_are_not_believed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unknown", [set(), {"MDTM"}], ids=["MDTM", "no MDTM"])
+def test_sizes_in_k_are_not_believed(unknown: set[str], tmp_path: Path) -> None:
     """`ls -lh` behind LIST: SIZE tells the truth."""
     line = b"-rw-r--r-- 1 a b 4.9K Jan 31 12:00 file\r\n"
-    script = Script(unknown={"MLSD", "MLST"}, listing=lambda _path: line)
+    script = Script(unknown={"MLSD", "MLST", *unknown}, listing=lambda _path: line)
     (tmp_path / "file").write_bytes(b"x" * 5000)
     with odd_server.start(tmp_path, script) as odd, connected(odd) as remote:
         (entry,) = remote.list("/")
@@ -266,6 +267,24 @@ def test_a_line_that_is_no_reply_ends_the_conversation(reply: str, tmp_path: Pat
         with pytest.raises(errors.FtpfsError, match=r"not an FTP reply|deadline"):
             remote.command("NOOP")
         assert names(remote) == []
+
+
+def test_sizes_are_asked_for_in_binary_where_text_was_transferred_before(tmp_path: Path) -> None:
+    """pyftpdlib, as many, answers SIZE with 550 after TYPE A: that is no count of bytes."""
+    (tmp_path / "file").write_bytes(b"one\ntwo\n")
+    with (
+        odd_server.start(tmp_path, Script(unknown={"MLSD", "MLST"}, max_clients=1)) as odd,
+        connected(odd) as remote,
+    ):
+        (entry,) = remote.list("/")
+        with remote.open_read("/file", text=True) as download:
+            assert download.read(100) == b"one\r\ntwo\r\n"
+        assert "TYPE A" in odd.commands
+        odd.commands.clear()
+        assert remote.look_again("/file", entry).size == 8
+        assert odd.verbs() == ["TYPE", "SIZE", "MDTM"]
+        write(remote, "/file", b"changed", base=remote.stat("/file"))
+        assert (tmp_path / "file").read_bytes() == b"changed"
 
 
 def test_an_idle_timeout_of_a_second_is_no_error(tmp_path: Path) -> None:
