@@ -80,6 +80,7 @@ class Report:
     upload_rate: float  # bytes a second, over the last few
     download_rate: float
     status: MountStatus
+    note: str = ""  # what somebody should know besides, a line
 
     def to_reply(self) -> Reply:
         return asdict(self)

@@ -34,7 +34,7 @@ from ftpfs.ftp.memory import Memory
 from ftpfs.ftp.remote import Remote
 from ftpfs.fuse import binding
 from ftpfs.fuse.operations import Look, Operations
-from ftpfs.running import Running
+from ftpfs.running import LeftBehind, Running
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 # would keep what its busiest moment took. Reading with two streams: 94 MB at most instead of 200.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 HEAP_PIECE, HEAP_KEPT = 32 << 20, 64 << 20  # bytes
+
+# At the end of the name of a read-only mount's spool folder.
+READ_ONLY = ".ro"
 
 # What the daemon tells the process that started it, over a pipe.
 _READY, _FAILED = b"R", b"E"
@@ -71,7 +74,7 @@ def run(config: Config, mountpoint: str) -> int:
 def spooled(config: Config) -> Iterator[Filesystem]:
     """The file system without a mount, for what earlier mounts left in its spool. What is not
     uploaded at the end stays there. Raises FtpfsError."""
-    spool = open_spool(config)
+    spool = open_spool(config, read_only=False)  # whatever is said of mounts of it
     remote = Remote(config.server, config.network, owner=spool.owner)
     try:
         _connect(remote, spool)
@@ -195,7 +198,7 @@ def _serve(
     """Connect, mount, serve until the end, leave."""
     secrecy.protect_memory()
     _keep_heap()
-    spool = open_spool(config)
+    spool = open_spool(config, read_only=config.mount.ro)
     # A name for this mount's temporary files; a read-only mount cleans up after nobody.
     owner = None if config.mount.ro else spool.owner
     memory = Memory(profile_file(config))
@@ -244,13 +247,15 @@ def _mount(
         binding=f"{chosen.module} ({chosen.library})",
         spool=spool.folder,
         grace=mount.grace,
+        left_behind=_left_behind(config),
     )
 
     with _captured_stderr() as captured:
 
         def on_start() -> None:
             captured.end()
-            filesystem.recover()
+            if not mount.ro:
+                filesystem.recover()
             running.start()
             log.info(
                 "mounted %s on %s with %s (%s)",
@@ -288,13 +293,24 @@ def _mount(
             raise errors.FtpfsError(f"{error}: {said}" if said else str(error)) from error
 
 
-def open_spool(config: Config) -> Spool:
-    """The spool of a mount, locked for this process."""
+def open_spool(config: Config, *, read_only: bool) -> Spool:
+    """The spool of a mount, locked for this process. A read-only mount has a folder of its own:
+    what waits in the others is for a mount that may send it, which shall find them free."""
     write = config.write
     folder = spool_folder(config.server, write.spool_dir)
+    if read_only:
+        folder = folder.with_name(f"{folder.name}{READ_ONLY}")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     limit = write.spool_size or shutil.disk_usage(folder).free // 2
     return Spool(folder, sync=write.spool_sync, limit=limit)
+
+
+def _left_behind(config: Config) -> LeftBehind | None:
+    """What a read-only mount tells of, and does not send."""
+    if not config.mount.ro:
+        return None
+    folder = spool_folder(config.server, config.write.spool_dir)
+    return LeftBehind(folder, f"ftpfs recover {config.server}")
 
 
 def spool_folder(server: Server, chosen: Path | None = None) -> Path:

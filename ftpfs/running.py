@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from ftpfs import control, errors
 from ftpfs.control import Control, Reply, Report, Request
+from ftpfs.core import writer
 from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.status import ConnectionStatus, MountStatus, PendingFile
 from ftpfs.ftp.remote import Remote
@@ -49,6 +50,23 @@ class _Sample(NamedTuple):
     downloaded: int
 
 
+class LeftBehind(NamedTuple):
+    """Where earlier mounts may have left files that a read-only one does not send; who does."""
+
+    folder: Path
+    cure: str
+
+    def line(self) -> str:
+        """What waits there, "" where nothing does."""
+        files = writer.left_behind(self.folder)
+        if not files:
+            return ""
+        return (
+            f"not sent by this read-only mount: {files} {'file' if files == 1 else 'files'} that "
+            f"earlier mounts left in {self.folder} ({self.cure})"
+        )
+
+
 class Running:
     """One mount, from the moment that the kernel has accepted it."""
 
@@ -62,8 +80,9 @@ class Running:
         binding: str,
         spool: Path,
         grace: float,
+        left_behind: LeftBehind | None = None,
     ) -> None:
-        """`grace`: seconds for uploads after a signal."""
+        """`grace`: seconds for uploads after a signal. `left_behind`: of a read-only mount."""
         self._filesystem = filesystem
         self._remote = remote
         self._source = source
@@ -71,6 +90,7 @@ class Running:
         self._binding = binding
         self._spool = spool
         self._grace = grace
+        self._left_behind = left_behind
         self._since = time.time()
         self._control: Control | None = None
         self._leaving = threading.Event()  # unmounted
@@ -81,6 +101,8 @@ class Running:
 
     def start(self) -> None:
         """The mount answers. A control socket that cannot be had does not stop it."""
+        if line := self._told_of_left_behind():
+            log.warning("%s: %s", self._mountpoint, line)
         for task, name in ((self._keep_house, "housekeeper"), (self._hear_signals, "signals")):
             threading.Thread(target=task, name=f"ftpfs-{name}", daemon=True).start()
         try:
@@ -193,8 +215,11 @@ class Running:
             status=_shortened(status),
         )
 
+    def _told_of_left_behind(self) -> str:
+        return self._left_behind.line() if self._left_behind else ""
+
     def _tell_status(self, _request: Request) -> Iterator[Reply]:
-        yield self.report().to_reply()
+        yield replace(self.report(), note=self._told_of_left_behind()).to_reply()
 
     def _tell_until_the_end(self, _request: Request) -> Iterator[Reply]:
         while not self._left.is_set():

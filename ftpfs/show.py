@@ -107,6 +107,8 @@ def _facts(mount: Mount) -> Table:
     if lost := failed(report.status.uploads):
         table.add_row("failed", Text(f"{count(len(lost))}, see below", style="bold red"))
     table.add_row("spool", Text(_spool(report)))
+    if report.note:
+        table.add_row("note", Text(printable(report.note), style="bold"))
     table.add_row("downloads", f"{decimal(cache.downloaded)}{_rate(report.download_rate)}")
     asked = cache.hits + cache.misses
     share = f", {cache.hits / asked:.0%} of {asked:,} reads" if asked else ""

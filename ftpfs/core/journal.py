@@ -261,6 +261,20 @@ class Journal:
                 raise _as_ours(error) from error
 
 
+def unsent(folder: Path) -> int:
+    """How many rows the journal in `folder` has; 0 without one. Only looks, and mends nothing."""
+    if not (folder / NAME).exists():
+        return 0
+    connection = sqlite3.connect(folder / NAME, isolation_level=None)
+    try:
+        (count,) = connection.execute("select count(*) from unsent").fetchone()
+    except sqlite3.Error as error:
+        raise _as_ours(error) from error
+    finally:
+        connection.close()
+    return int(count)
+
+
 def _as_ours(error: sqlite3.Error) -> errors.FtpfsError:
     if "full" in str(error):
         return errors.NoSpace("the disk that holds the spool is full")

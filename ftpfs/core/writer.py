@@ -30,7 +30,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ftpfs import errors
-from ftpfs.core.journal import Journal, Record
+from ftpfs.core.journal import Journal, Record, unsent
 from ftpfs.core.ranges import RangeSet
 
 log = logging.getLogger(__name__)
@@ -295,6 +295,22 @@ class SpoolFile:
 
 
 # Folders.
+
+
+def left_behind(folder: Path) -> int:
+    """How many files wait in `folder`, and those beside it, for a mount that uploads them: what
+    mounts have left that ended. For those that upload nothing; takes nothing over."""
+    count = 0
+    for path in _siblings(folder):
+        with (
+            contextlib.suppress(OSError, errors.FtpfsError),
+            (path / _LOCK).open("rb") as lock,
+        ):
+            # For a moment. Whoever wants the folder just now sees the process id of a dead one in
+            # the lock, and waits.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            count += unsent(path)
+    return count
 
 
 def _siblings(folder: Path) -> Iterator[Path]:

@@ -75,8 +75,9 @@ class Leaving:
     def has_ended(self, within: float = 30) -> bool:
         return comes_true(lambda: not servers.running(self.pid), within)
 
-    def mount_again(self) -> subprocess.CompletedProcess[str]:
-        return ftpfs("mount", self.source, str(self.path), env={"FTPFS_PASSWORD": self.password})
+    def mount_again(self, *options: str) -> subprocess.CompletedProcess[str]:
+        command = ("mount", *options, self.source, str(self.path))
+        return ftpfs(*command, env={"FTPFS_PASSWORD": self.password})
 
     def recover(self) -> subprocess.CompletedProcess[str]:
         return ftpfs("recover", self.source, env={"FTPFS_PASSWORD": self.password})
@@ -320,6 +321,31 @@ def test_what_a_killed_daemon_left_is_recovered_without_a_mount(leaving: Leaving
     leaving.relay.data_rate = None
     assert leaving.recover().returncode == 0
     assert leaving.arrived()
+    assert ftpfs("umount", str(leaving.path)).returncode == 0
+
+
+def test_a_read_only_mount_sends_nothing_of_what_was_left_and_says_so(
+    leaving: Leaving, tmp_path: Path
+) -> None:
+    leaving.queue(4)
+    os.kill(leaving.pid, signal.SIGKILL)
+    assert leaving.has_ended(5)
+    leaving.relay.data_rate = None
+    waiting = len(leaving.spooled())
+    log = tmp_path / "read-only.log"
+    assert leaving.mount_again("-o", f"ro,log_file={log}").returncode == 0
+    words = f"not sent by this read-only mount: {waiting} files"
+    assert words in log.read_text()
+    assert words in leaving.status()["note"]
+    assert words in ftpfs("status", str(leaving.path)).stdout
+    begun = len(leaving.relay.commands)
+    assert len(os.listdir(leaving.path)) < len(leaving.files)
+    assert not {"STOR", "APPE", "RNFR", "DELE"} & {c.verb for c in leaving.relay.commands[begun:]}
+    assert len(leaving.spooled()) == waiting
+    # It is in nobody's way: what may send does, and then there is nothing to say any more.
+    assert leaving.recover().returncode == 0
+    assert leaving.arrived()
+    assert leaving.status()["note"] == ""
     assert ftpfs("umount", str(leaving.path)).returncode == 0
 
 
