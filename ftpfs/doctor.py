@@ -12,13 +12,15 @@ import contextlib
 import secrets
 import statistics
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ftpfs import errors
 from ftpfs.config import Config, DataMode, Tls
-from ftpfs.errors import printable
+from ftpfs.errors import printable, printable_lines
+from ftpfs.ftp.clock import UTC
 from ftpfs.ftp.lister import HIDDEN_PREFIX
 from ftpfs.ftp.listing import Entry, Kind
 from ftpfs.ftp.profile import Restart, SetTime
@@ -59,6 +61,8 @@ class Report:
     download: float | None
     upload: float | None
     findings: tuple[Finding, ...]
+    learned: dict[str, str]  # in the words of --quirk
+    quirks: dict[str, str]  # what the user said instead
 
 
 def examine(config: Config, *, write: bool, progress: Callable[[str], None]) -> Report:
@@ -103,9 +107,10 @@ class _Examination:
         self._promised(tried=write)
         self._progress("counting connections")
         tls = self._connections()
+        learned, quirks = self._profile.in_quirks()
         return Report(
             source=str(self._config.server),
-            welcome=printable(self._profile.welcome),
+            welcome=printable_lines(self._profile.welcome),
             system=printable(self._profile.system),
             tls=tls,
             features=tuple(sorted(map(printable, self._profile.features))),
@@ -114,6 +119,8 @@ class _Examination:
             download=download,
             upload=upload,
             findings=tuple(self._found),
+            learned=learned,
+            quirks=quirks,
         )
 
     def _note(self, name: str, works: bool | None, how: str, means: str = "") -> None:
@@ -220,6 +227,7 @@ class _Examination:
             with self._trying("uploads", "mount it read-only: -o ro"):
                 speed = self._upload(name)
                 self._note("uploads", True, "STOR, the size agrees")
+                self._clock()
                 self._change(name)
         finally:
             for each in (name, name + "-2"):
@@ -255,6 +263,21 @@ class _Examination:
         with self._trying("setting modes", "chmod succeeds without effect (-o attr_errors=report)"):
             self._remote.chmod(name, 0o600)
             self._note("setting modes", True, "MFF" if self._profile.mff_mode else "SITE CHMOD")
+
+    def _clock(self) -> None:
+        """What the file that was just uploaded has shown of the server's clock."""
+        times, said = self._profile.times, "times" in self._profile.in_quirks()[1]
+        if times in (None, UTC):
+            self._note(
+                "times in UTC", True, "as said" if said else "a file written now is shown so"
+            )
+        else:
+            self._note(
+                "times in UTC",
+                False,
+                f"told in {times}" + (", as said" if said else ""),
+                "" if said else "right from a mount's first upload on; --quirk times=ZONE: at once",
+            )
 
     def _promised(self, *, tried: bool) -> None:
         """What needs no trying, or was not tried."""
@@ -345,4 +368,17 @@ def text(report: Report) -> str:
         mark = {True: "yes", False: "NO", None: "?"}[finding.works]
         means = f" ({finding.means})" if finding.means else ""
         lines.append(f"  {mark:3}  {finding.name}: {finding.how}{means}")
+    heads = (
+        ("learned; --quirk NAME=VALUE overrules it", report.learned),
+        ("as you say", report.quirks),
+    )
+    for head, words in heads:
+        if words:
+            lines += ["", f"  {head}:"]
+            lines += textwrap.wrap(
+                ", ".join(f"{name}={word}" for name, word in words.items()),
+                width=96,
+                initial_indent="    ",
+                subsequent_indent="    ",
+            )
     return "\n".join(lines)

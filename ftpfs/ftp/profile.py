@@ -106,6 +106,17 @@ class Profile:
         if name not in self.__dict__.get("_pinned", ()):
             super().__setattr__(name, value)
 
+    def in_quirks(self) -> tuple[dict[str, str], dict[str, str]]:
+        """What is known by now, in the words of `--quirk`: what was learned, and what the user said
+        (which counts)."""
+        words = {
+            name: _word(getattr(self, name))
+            for name in (*_QUIRKS, *_ZONES)
+            if getattr(self, name) is not None
+        }
+        said = {name: word for name, word in words.items() if name in self._pinned}
+        return {name: word for name, word in words.items() if name not in said}, said
+
     def learned(self) -> dict[str, object]:
         """What an earlier mount can tell a later one, as JSON has it.
 
@@ -342,6 +353,13 @@ _QUIRKS: dict[str, dict[str, object]] = {
 }
 # Those whose value is a zone.
 _ZONES = ("times", "list_times")
+
+
+def _word(value: object) -> str:
+    """What `quirk_of` reads as `value`."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    return next((word for word, meaning in _SWITCHES.items() if meaning is value), str(value))
 
 
 def quirk_of(name: str, value: str) -> object:

@@ -16,7 +16,7 @@ from ftpfs.credentials import Secret
 from ftpfs.doctor import Report, examine, text
 from ftpfs.errors import InvalidArgument
 from ftpfs.ftp.profile import Passive, Profile, Restart, SetTime
-from tests.conftest import RemoteDir
+from tests.conftest import RemoteDir, StartServer
 from tests.support import odd_server, servers
 from tests.support.odd_server import OddServer, Script
 from tests.support.servers import Kind
@@ -166,6 +166,36 @@ def test_the_command_prints_for_people_and_for_programs(
     (listings,) = (f for f in report["findings"] if f["name"] == "listings")
     assert listings["how"].startswith("LIST")
     assert odd.password not in said.out
+
+
+def test_what_was_learned_and_what_the_user_said_are_told_in_the_words_of_quirk(
+    odd: OddServer,
+) -> None:
+    report = diagnose(config_for(odd, quirks=(("mlsd", "no"), ("times", "+0530"))))
+    assert report.quirks == {"mlsd": "no", "times": "+0530"}
+    assert report.learned["passive"] == "EPSV"
+    assert report.learned["restart"] == "ALL"
+    assert not set(report.learned) & set(report.quirks)
+    # They can be said as they are told.
+    again = diagnose(config_for(odd, quirks=tuple(report.learned.items())))
+    assert again.quirks == report.learned
+    page = text(report)
+    assert "passive=EPSV" in page
+    assert "as you say:\n    mlsd=no, times=+0530" in page
+
+
+def test_a_server_that_tells_local_times_is_found_out(start_server: StartServer) -> None:
+    server = start_server("vsftpd", options=servers.Options(use_localtime=True, tz="Asia/Kolkata"))
+    report = diagnose(config_for(RemoteDir(server, server.root, "/")))
+    assert works(report)["times in UTC"] is False
+    assert "told in +0530" in text(report)
+    assert report.learned["times"] == "+0530"
+
+
+def test_a_welcome_of_many_lines_shows_its_first(tmp_path: Path) -> None:
+    with odd_server.start(tmp_path, Script(banner=f"hello\r\n{'there ' * 20}")) as odd:
+        page = text(diagnose(config_for(odd), write=False))
+    assert "  server       220-hello\n" in page
 
 
 # Quirks.
