@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import json
 import os
 import pwd
+import random
 import signal
 import socket
 import subprocess
@@ -45,6 +47,9 @@ HASH = (
 PAM_SERVICE = "ftpfs-test"
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+# Where servers listen: so many ports for each of so many processes.
+FIRST_PORT, PORTS, WORKERS = 12_000, 1000, 20
+_turns = itertools.count(random.randrange(PORTS))  # test runs at the same time begin elsewhere
 START_DEADLINE = 15.0  # seconds; the slowest (proftpd with TLS) takes half a second
 
 
@@ -273,10 +278,17 @@ def start(
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that is free, and stays so until a server listens there: the kernel gives
+    ports below 32768 to nobody who asks for any, and each process of a test run has its own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for _ in range(PORTS):
+        port = FIRST_PORT + worker % WORKERS * PORTS + next(_turns) % PORTS
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            # As the servers will: what is left of an earlier one's connections is in nobody's way.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no port is free")
 
 
 # Odd names by what is odd in them. A client's own trouble (CR, LF, NUL, "/") is not among them.

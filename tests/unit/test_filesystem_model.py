@@ -28,7 +28,7 @@ from ftpfs.config import Cache
 from ftpfs.core.blocks import BLOCK_SIZE
 from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.remote import Remote
-from ftpfs.core.writer import Spool
+from ftpfs.core.writer import Spool, SpoolFile
 from ftpfs.ftp.listing import Kind
 from tests.support.memory_remote import Gate, MemoryRemote
 
@@ -44,6 +44,10 @@ FAULTS = ["open_read", "store", "rename", "remove", "mkdir", "rmdir", "list", "l
 
 paths = st.sampled_from(PATHS)
 sizes = st.sampled_from(SIZES)
+# Which of the open handles. Not drawn from them, and no rule has a precondition that looks at them:
+# whether an open met a fault or a thread in the background did is chance, and what hypothesis
+# generates must be the same each time that it runs an example.
+whose = st.integers(0, 9)
 modes = st.sampled_from([os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_TRUNC])
 
 
@@ -86,8 +90,34 @@ class Life:
         """No call is answered from here on; those under way are carried out."""
         self.dead = True
         deadline = time.monotonic() + 10
-        while self._under_way and time.monotonic() < deadline:
+        while self._under_way:
+            assert time.monotonic() < deadline, "a call to the server does not end"
             time.sleep(0.001)
+
+
+class Disk:
+    """The disk under one life's spool. Copied while it is `still`, it is what a kill would leave:
+    all that was done to it before some moment, by whichever thread, and nothing after it."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.still = threading.RLock()
+        self._order(spool.journal, "put", "remove", "note_error", "intend", "rename", "withdraw")
+        self._order(spool, "open", "reopen", "keep")
+
+    def _order(self, thing: object, *steps: str) -> None:
+        """Have these methods wait while it is still."""
+        for name in steps:
+            setattr(thing, name, self._one_at_a_time(getattr(thing, name)))
+
+    def _one_at_a_time(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        def ordered(*args: Any, **kwargs: Any) -> Any:
+            with self.still:
+                result = step(*args, **kwargs)
+                if isinstance(result, SpoolFile):
+                    self._order(result, "write", "truncate", "save", "close")
+                return result
+
+        return ordered
 
 
 class File:
@@ -126,12 +156,20 @@ class Model(RuleBasedStateMachine):
         self.live()
 
     def live(self) -> None:
-        self.lives += 1
         self.life = Life(self.remote)
         cache = Cache(list_ttl=self.list_ttl, open_ttl=0, block_cache=self.block_cache)
-        spool = Spool(Path(self.folder.name) / f"spool{self.lives}")
+        spool = Spool(self.spool_folder())
+        self.disk = Disk(spool)
         self.fs = Filesystem(cast(Remote, self.life), spool, cache)
         self.fs.recover()
+
+    def spool_folder(self) -> Path:
+        return Path(self.folder.name) / f"spool{self.lives}"
+
+    def handle(self, which: int) -> int | None:
+        """One of those that are open."""
+        handles = sorted(self.handles)
+        return handles[which % len(handles)] if handles else None
 
     @initialize(size=sizes)
     def a_server_with_something_on_it(self, size: int) -> None:
@@ -216,18 +254,18 @@ class Model(RuleBasedStateMachine):
             self.tree[path] = self.handles[handle] = File(saved=False)
             self.writable.add(handle)
 
-    @precondition(lambda self: self.handles)
-    @rule(data=st.data(), offset=sizes, size=sizes)
-    def read(self, data: st.DataObject, offset: int, size: int) -> None:
-        handle = data.draw(st.sampled_from(sorted(self.handles)))
+    @rule(which=whose, offset=sizes, size=sizes)
+    def read(self, which: int, offset: int, size: int) -> None:
+        if (handle := self.handle(which)) is None:
+            return
         done, content = self.attempt(lambda: self.fs.read(handle, offset, size), None)
         if done:
             assert content == bytes(self.handles[handle].content[offset : offset + size])
 
-    @precondition(lambda self: self.handles)
-    @rule(data=st.data(), offset=sizes, size=sizes)
-    def write(self, data: st.DataObject, offset: int, size: int) -> None:
-        handle = data.draw(st.sampled_from(sorted(self.handles)))
+    @rule(which=whose, offset=sizes, size=sizes)
+    def write(self, which: int, offset: int, size: int) -> None:
+        if (handle := self.handle(which)) is None:
+            return
         if not size:
             return
         self.seed += 1
@@ -237,22 +275,22 @@ class Model(RuleBasedStateMachine):
         assert count == size
         self.handles[handle].write(offset, written)
 
-    @precondition(lambda self: self.handles)
-    @rule(data=st.data(), size=sizes)
-    def truncate_handle(self, data: st.DataObject, size: int) -> None:
-        handle = data.draw(st.sampled_from(sorted(self.handles)))
+    @rule(which=whose, size=sizes)
+    def truncate_handle(self, which: int, size: int) -> None:
+        if (handle := self.handle(which)) is None:
+            return
         self.fs.truncate_handle(handle, size)
         self.handles[handle].truncate(size)
 
-    @precondition(lambda self: self.handles)
-    @rule(data=st.data())
-    def flush(self, data: st.DataObject) -> None:
-        self.settle(data.draw(st.sampled_from(sorted(self.handles))))
+    @rule(which=whose)
+    def flush(self, which: int) -> None:
+        if (handle := self.handle(which)) is not None:
+            self.settle(handle)
 
-    @precondition(lambda self: self.handles)
-    @rule(data=st.data())
-    def fsync(self, data: st.DataObject) -> None:
-        handle = data.draw(st.sampled_from(sorted(self.handles)))
+    @rule(which=whose)
+    def fsync(self, which: int) -> None:
+        if (handle := self.handle(which)) is None:
+            return
         done, _ = self.attempt(lambda: self.fs.fsync(handle), None)
         file = self.handles[handle]
         file.saved = True
@@ -260,10 +298,10 @@ class Model(RuleBasedStateMachine):
             if done and other is file:
                 assert self.remote.content(path) == bytes(file.content)
 
-    @precondition(lambda self: self.handles)
-    @rule(data=st.data())
-    def close(self, data: st.DataObject) -> None:
-        handle = data.draw(st.sampled_from(sorted(self.handles)))
+    @rule(which=whose)
+    def close(self, which: int) -> None:
+        if (handle := self.handle(which)) is None:
+            return
         self.settle(handle)
         self.fs.release(handle)
         file = self.handles.pop(handle)
@@ -293,11 +331,10 @@ class Model(RuleBasedStateMachine):
         if resting:
             time.sleep(0.02)
         self.life.kill()
-        journal = self.fs._spool.journal
-        with journal._lock:
-            shutil.copytree(
-                self.fs._spool.folder, Path(self.folder.name) / f"spool{self.lives + 1}"
-            )
+        left = self.spool_folder()
+        self.lives += 1
+        with self.disk.still:
+            shutil.copytree(left, self.spool_folder())
         self.fs.close(0)
         self.handles.clear()
         self.writable.clear()
@@ -341,9 +378,11 @@ class Model(RuleBasedStateMachine):
         if done or (expected is None and not self.shows(path)):
             del self.tree[path]
 
-    @precondition(lambda self: self.faulty and not self.handles)
+    @precondition(lambda self: self.faulty)
     @rule(path=paths)
     def unlink_whose_answer_is_lost(self, path: str) -> None:
+        if self.handles:
+            return
         self.remote.fail("remove", errors.DeadlineExceeded("ordered"), too_late=True)
         self.unlink(path)
         self.remote.calm()
@@ -547,7 +586,7 @@ def test_random_operations_agree_with_the_model(model: type[Model]) -> None:
     machine = model.TestCase
     machine.settings = settings(
         max_examples=int(os.environ.get("FTPFS_MODEL_EXAMPLES", "120")),
-        stateful_step_count=40,
+        stateful_step_count=50,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
