@@ -13,6 +13,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
+PYTEST = sys.executable, "-m", "pytest", "-p", "tests.conftest"
 SKIPS_A_TEST = "import pytest\ndef test_a(): pytest.skip({reason!r})\ndef test_b(): pass\n"
 SKIPS_A_MODULE = "import pytest\npytest.skip({reason!r}, allow_module_level=True)\n"
 
@@ -22,8 +23,7 @@ def run(folder: Path, source: str, reason: str, ci: str, *options: str) -> tuple
     (folder / "test_it.py").write_text(source.format(reason=reason))
     (folder / "test_good.py").write_text("def test_c(): pass\n")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "tests.conftest", *options]
-        + ["--rootdir", folder, folder],
+        [*PYTEST, *options, "--rootdir", folder, folder],
         cwd=CHECKOUT,
         env={**os.environ, "CI": ci, "PYTEST_ADDOPTS": "-p no:cacheprovider -c /dev/null"},
         capture_output=True,
