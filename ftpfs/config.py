@@ -406,6 +406,13 @@ class Write:
         default=False,
         metadata=_option("Let every close wait until the server has the file."),
     )
+    # A checksum makes the server read the whole file again.
+    verify: str = field(
+        default="size",
+        metadata=_option(
+            "What of an upload is compared with what was sent.", _choice("size", "content")
+        ),
+    )
     spool_dir: Path | None = field(
         default=None, metadata=_option("Where writes wait until the server has them.", _A_PATH)
     )

@@ -35,6 +35,8 @@ SAMPLE = 8 << 20  # bytes
 SAMPLE_TIME = 3.0  # seconds
 SCRATCH = 1 << 20  # bytes of the file that `write` uploads
 CHUNK = 256 << 10
+NO_DIGEST = "no command tells them"
+NO_DIGEST_MEANS = "verify=content compares only sizes"
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,7 @@ class _Examination:
             self._upload(name + "-2")
             self._remote.rename(name + "-2", name, replace=True)
             self._note("replacing by renaming", True, "RNFR, RNTO: others see the old or the new")
+        self._digest(name)
         with self._trying("setting times", "rsync needs --size-only or --checksum"):
             self._remote.set_mtime(name, 1_000_000_000)
             way = (self._profile.set_time or SetTime.NONE).name.replace("_", " ")
@@ -279,9 +282,17 @@ class _Examination:
                 "" if said else "right from a mount's first upload on; --quirk times=ZONE: at once",
             )
 
+    def _digest(self, name: str) -> None:
+        with self._trying("checksums"):
+            told = self._remote.digest_of(name, SCRATCH)
+            how = f"{self._profile.digest_command()}: {told.algorithm}" if told else NO_DIGEST
+            self._note("checksums", told is not None, how, "" if told else NO_DIGEST_MEANS)
+
     def _promised(self, *, tried: bool) -> None:
         """What needs no trying, or was not tried."""
         if not tried:
+            command = self._profile.digest_command() if self._profile.features else ""
+            self._note("checksums", True if command else None, command or "not tried")
             way = "MFMT" if "MFMT" in self._profile.features else ""
             self._note("setting times", True if way else None, way or "not tried")
         space = None

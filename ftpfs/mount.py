@@ -75,7 +75,8 @@ def spooled(config: Config) -> Iterator[Filesystem]:
     """The file system without a mount, for what earlier mounts left in its spool. What is not
     uploaded at the end stays there. Raises FtpfsError."""
     spool = open_spool(config, read_only=False)  # whatever is said of mounts of it
-    remote = Remote(config.server, config.network, owner=spool.owner)
+    content = config.write.verify == "content"
+    remote = Remote(config.server, config.network, owner=spool.owner, verify_content=content)
     try:
         _connect(remote, spool)
         filesystem = Filesystem(remote, spool, config.cache, write=config.write)
@@ -202,7 +203,13 @@ def _serve(
     # A name for this mount's temporary files; a read-only mount cleans up after nobody.
     owner = None if config.mount.ro else spool.owner
     memory = Memory(profile_file(config))
-    remote = Remote(config.server, config.network, owner=owner, memory=memory)
+    remote = Remote(
+        config.server,
+        config.network,
+        owner=owner,
+        memory=memory,
+        verify_content=config.write.verify == "content",
+    )
     try:
         _connect(remote, spool)
         _mount(config, mountpoint, chosen, remote, spool, started)

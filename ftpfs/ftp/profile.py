@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from ftpfs import errors
-from ftpfs.ftp import clock, listing
+from ftpfs.ftp import clock, digest, listing
 from ftpfs.ftp.foreign import Foreign
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,8 @@ class Profile:
         self.set_time_works = False  # that command was seen to work
         self.rest: bool | None = None
         self.restart: Restart | None = None  # of uploads; probed when first needed
+        # Commands that may tell a file's checksum, the one to use first; None: not thought about.
+        self.digests: tuple[str, ...] | None = None
         self.pipelining = True
         self.close_notify = False  # TLS data connections of it were seen to end properly
         # Whether the server reads commands as Telnet. None: by its greeting, see control.py.
@@ -244,6 +246,24 @@ class Profile:
         self.set_time = _NEXT_WAY[way]
         return True
 
+    def digest_command(self) -> str:
+        """The command that tells a file's checksum: known to work, or the most promising one left;
+        "" where there is none. FEAT is believed where there is one."""
+        if self.digests is None:
+            named = tuple(each for each in digest.COMMANDS if each in self.features)
+            self.digests = named if self.features else tuple(digest.COMMANDS)
+        return self.digests[0] if self.digests else ""
+
+    def saw_digest(self, command: str, code: int) -> bool:
+        """Learn from the reply to `command`; whether another one is worth a try."""
+        if code < 400:
+            self.digests = (command,)
+            return False
+        if code not in (500, 501, 502, 504):
+            return False  # about this file
+        self.digests = tuple(each for each in self.digests or () if each != command)
+        return bool(self.digests)
+
     @property
     def mff_mode(self) -> bool:
         """Whether MFF sets mode bits (draft-somers-ftp-mfxx, 6)."""
@@ -271,7 +291,9 @@ def features_in(lines: Iterable[str]) -> dict[str, str]:
 def _as_json(value: object) -> object:
     if isinstance(value, enum.Enum):
         return value.name
-    return [list(zone) for zone in value] if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [list(each) if isinstance(each, tuple) else each for each in value]
+    return value
 
 
 def _known(value: object) -> bool:
@@ -306,6 +328,14 @@ def _features(value: object) -> dict[str, str]:
     return {_text(name): _text(rest) for name, rest in value.items()}
 
 
+def _digests(value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(word in digest.COMMANDS for word in value):
+        raise ValueError(f"no commands for checksums: {value!r}")
+    return tuple(value)
+
+
 def _one_of(choices: type[enum.Enum]) -> Callable[[object], object]:
     def choose(value: object) -> object:
         if value is None:
@@ -332,6 +362,7 @@ _KEPT: dict[str, Callable[[object], object]] = {
     "restart": _one_of(Restart),
     "list_zones": _zones,
     "times": _zone,
+    "digests": _digests,
     **dict.fromkeys(("arming", "pipelining", "set_time_works"), _known),
     **dict.fromkeys(("mlsd_shows_itself", "list_shows_itself"), _known),
     **dict.fromkeys(("mlsd", "mlst", "list_all", "mdtm", "chmod", "rest"), _maybe_known),
@@ -350,6 +381,7 @@ _QUIRKS: dict[str, dict[str, object]] = {
     "passive": {way.name: way for way in Passive},
     "set_time": {way.name: way for way in SetTime},
     "restart": {what.name: what for what in Restart},
+    "digests": {"no": (), **{command: (command,) for command in digest.COMMANDS}},
 }
 # Those whose value is a zone.
 _ZONES = ("times", "list_times")
@@ -359,6 +391,8 @@ def _word(value: object) -> str:
     """What `quirk_of` reads as `value`."""
     if isinstance(value, enum.Enum):
         return value.name
+    if isinstance(value, tuple):
+        return str(value[0]) if value else "no"
     return next((word for word, meaning in _SWITCHES.items() if meaning is value), str(value))
 
 

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from ftpfs import errors
 from ftpfs.config import Network, Server
-from ftpfs.ftp import clock, lister, upload
+from ftpfs.ftp import clock, digest, lister, upload
 from ftpfs.ftp.control import Reply
 from ftpfs.ftp.data import Download, Upload
 from ftpfs.ftp.listing import Entry, Kind
@@ -54,10 +54,12 @@ class Remote:
         *,
         owner: str | None = None,
         memory: Memory | None = None,
+        verify_content: bool = False,
     ) -> None:
         """`owner`: 8 hex digits for the names of temporary files. With it, listings also clean up
         what broken uploads have left (see `upload.Uploads`). `memory`: of this server, where what
-        is learned is kept for the next mount."""
+        is learned is kept for the next mount. `verify_content`: compare what the server has of an
+        upload with what was sent, not only how much; where the server can tell."""
         self.profile = Profile(server.quirks)
         self._memory = memory
         if memory is not None:
@@ -70,7 +72,7 @@ class Remote:
             idle_timeout=network.idle_timeout,
         )
         self._cleans = owner is not None
-        self._uploads = Uploads(self._pool, self.profile, owner)
+        self._uploads = Uploads(self._pool, self.profile, owner, verify_content=verify_content)
 
     def connect(self) -> str:
         """Log in once, so that a wrong address or password shows now; the welcome message."""
@@ -224,6 +226,11 @@ class Remote:
         """What REST and STOR leave of a file here; tried once, on a scratch file in the root."""
         probe = self._on_server("/probe")
         return self._pool.run(lambda session: self._uploads.restart(session, probe))
+
+    def digest_of(self, path: str, size: int) -> digest.Told | None:
+        """The server's checksum of this file; None: it has no command for that."""
+        where = self._on_server(path)
+        return self._pool.run(lambda session: self._uploads.ask_digest(session, where, size))
 
     def command(self, line: str) -> Reply:
         """One raw command and its reply, refusals included. Not repeated when its reply is lost."""

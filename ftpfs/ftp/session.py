@@ -107,10 +107,11 @@ class Session:
         """
         return self.exchange([line])[0]
 
-    def exchange(self, lines: Sequence[str]) -> list[Reply]:
+    def exchange(self, lines: Sequence[str], extra: float = 0.0) -> list[Reply]:
         """Send several commands, in as few round trips as this server can take; their replies.
 
-        Never while a transfer is in flight (proftpd hangs, pyftpdlib runs ahead of the STOR).
+        Each has the reply deadline, and `extra` seconds. Never while a transfer is in flight
+        (proftpd hangs, pyftpdlib runs ahead of the STOR).
         """
         if self._text_mode and any(line.startswith("SIZE ") for line in lines):
             self._set_type(text=False)  # many servers answer SIZE with 550 otherwise
@@ -126,7 +127,7 @@ class Session:
                     batch = wire[sent : len(replies) + window]
                     self._control.send(b"".join(batch))
                     sent += len(batch)
-                replies.append(self._reply())
+                replies.append(self._reply(self._network.reply_timeout + extra))
         return replies
 
     def ask(self, lines: Sequence[str]) -> list[str]:

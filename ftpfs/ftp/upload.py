@@ -7,7 +7,9 @@ refusal means for a path is `remote`'s.
 
 Round trips of a small file, on a session whose data connection is open: STOR, and one exchange for
 all that follows the 226. A file of more than `SMALL` bytes costs one more, in which it is verified
-*before* it gets its name; a small one is verified in the exchange that renames it.
+*before* it gets its name; a small one is verified in the exchange that renames it. With
+`verify_content` every file is verified before, and by its checksum, too: what is broken never gets
+a name.
 
 What is on the server already (`base`) is asked for in the same write as STOR, which costs no round
 trip. That leaves a window from there to the rename in which somebody else's change is not seen; so
@@ -35,10 +37,11 @@ import time
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from ftpfs import errors
-from ftpfs.ftp import lister
+from ftpfs.ftp import digest, lister
 from ftpfs.ftp.control import Reply
 from ftpfs.ftp.data import Upload
 from ftpfs.ftp.listing import Entry, Kind
@@ -111,14 +114,23 @@ class FileContent:
 class Uploads:
     """The uploads of one server: what they have in common, and what broken ones have left."""
 
-    def __init__(self, pool: Pool, profile: Profile, owner: str | None = None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        profile: Profile,
+        owner: str | None = None,
+        *,
+        verify_content: bool = False,
+    ) -> None:
         """`owner`: 8 hex digits that no other process uses at the same time.
 
         Temporary files with these in their name that are not of an upload under way are deleted
-        when a listing shows them. Without it, a random one is taken.
+        when a listing shows them. Without it, a random one is taken. `verify_content`: compare
+        checksums, too, where the server has any.
         """
         self._pool = pool
         self.profile = profile
+        self.verify_content = verify_content
         self._owner = owner or secrets.token_hex(4)
         self._probing = threading.Lock()
         self._lock = threading.Lock()
@@ -127,6 +139,7 @@ class Uploads:
         self._left: list[str] = []  # to be deleted, as soon as the server can be talked to
         self._broken: dict[str, tuple[weakref.ref[Content], _Store]] = {}  # by target
         self._in_place: dict[str, float] = {}  # folders without temporaries, until when
+        self._told_no_digest = False
 
     def store(self, target: str, content: Content, base: Entry | None, *, check: bool) -> Entry:
         """See `Remote.store`; `target` is a path on the server. Raises Refused as it comes."""
@@ -259,6 +272,30 @@ class Uploads:
         for upload in gone:
             self.leave(upload.temporary)
         return broken[1] if broken and broken[0]() is content else None
+
+    # Checksums.
+
+    @property
+    def compares_content(self) -> bool:
+        """Whether it is asked for and can be done; that it cannot is said once."""
+        if not self.verify_content:
+            return False
+        if self.profile.digest_command():
+            return True
+        with self._lock:
+            tell, self._told_no_digest = not self._told_no_digest, True
+        if tell:
+            log.warning("verify=content: this server tells no checksums; only sizes are compared")
+        return False
+
+    def ask_digest(self, session: Session, path: str, size: int) -> digest.Told | None:
+        """The server's checksum of a file, by the first command that it knows."""
+        while command := self.profile.digest_command():
+            line = digest.line(command, path)
+            (reply,) = session.exchange([line], extra=size / digest.SLOWEST)
+            if not self.profile.saw_digest(command, reply.code):
+                return digest.told_in(command, path, reply)
+        return None
 
     # What REST and STOR do on this server.
 
@@ -438,6 +475,21 @@ class _Sender:
                 f"the server says it has {found} of {size} bytes of {self._target}"
             )
 
+    def _compare(self, size: int, theirs: digest.Told | None) -> None:
+        """Raises DataMismatch where the server has another content; and what `ready` does, where it
+        was written over: then it is another one here."""
+        if theirs is None:
+            if self._uploads.compares_content:  # else that was said, for all files
+                log.warning("%s: the server told no checksum of it", self._target)
+            return
+        ours = digest.of(theirs.algorithm, size, partial(local_bytes, self._content), PIECE)
+        self._content.ready(size)
+        if theirs != ours:
+            raise errors.DataMismatch(
+                f"the server has {theirs.algorithm} {theirs.digits} of {self._target} "
+                f"instead of {ours.digits}"
+            )
+
     def _entry(self, session: Session, size: int, mtime: int | None, mode: int | None) -> Entry:
         """The file as the server has it now. Its time is asked for where it was not set."""
         if mtime is None:
@@ -468,6 +520,7 @@ class _Store(_Sender):
         self.handed = 0
         self._size: int | None = None  # how many there are in all, once all were handed over
         self._verified = False  # its size was seen to be right
+        self._compared = False  # and its content, if that is asked for
         self._renaming = False  # a rename may have been carried out
         self._aside = ""  # where the old content was moved, on servers that do not rename over it
         self._was_reset = False  # its data connection, though the server said 226
@@ -554,7 +607,8 @@ class _Store(_Sender):
         """From the start, under a new name: an old session may still write to the old one."""
         self._uploads.discard(session, self.temporary)
         self.temporary = self._uploads.temporary(self._target)
-        self.handed, self._size, self._verified, self._renaming = 0, None, False, False
+        self.handed, self._size, self._renaming = 0, None, False
+        self._verified = self._compared = False
 
     # Sending.
 
@@ -663,13 +717,10 @@ class _Store(_Sender):
         if size is None:
             raise AssertionError("placed before all of it was sent")
         doubts = self._was_reset or self._failed or not self._looked_lately()
-        if not self._verified and (doubts or size > SMALL):
-            reply, *rest = session.exchange([f"SIZE {self.temporary}", *self._questions()])
-            if self._was_reset and size_in(reply) not in (None, size):
-                raise errors.DataConnectionFailed("226, but the data connection was reset")
-            self._check_size(reply, size)
-            self._verified = True
-            self._expect_base(session, seen_in(session, rest))
+        # A server refuses to sum up nothing, and the size says it all.
+        compares = bool(size) and not self._compared and self._uploads.compares_content
+        if compares or (not self._verified and (doubts or size > SMALL)):
+            self._verify(session, size, self._profile.digest_command() if compares else "")
         # sendfile(2) hands on the kernel's pages: what was written over while they waited in a
         # socket arrived as a mixture. The server has them all by now, so this is the last word.
         self._content.ready(size)
@@ -696,6 +747,29 @@ class _Store(_Sender):
         if self._aside:
             self._delete_aside(session)
         return self._entry(session, size, *attributes.learn(session, replies, self._target))
+
+    def _verify(self, session: Session, size: int, command: str) -> None:
+        """Before it gets its name: whether the server has all of it, and by `command` that it is
+        the same; and once more what lies under the name."""
+        lines = [f"SIZE {self.temporary}", *self._questions()]
+        if command:
+            lines.append(digest.line(command, self.temporary))
+        extra = size / digest.SLOWEST if command else 0.0
+        reply, *rest = session.exchange(lines, extra)
+        if self._was_reset and size_in(reply) not in (None, size):
+            raise errors.DataConnectionFailed("226, but the data connection was reset")
+        self._check_size(reply, size)
+        self._verified = True
+        told = rest.pop() if command else None
+        self._expect_base(session, seen_in(session, rest))
+        if told is None:
+            return
+        if self._profile.saw_digest(command, told.code):
+            theirs = self._uploads.ask_digest(session, self.temporary, size)
+        else:
+            theirs = digest.told_in(command, self.temporary, told)
+        self._compare(size, theirs)
+        self._compared = True
 
     def _learn_clock(self, session: Session) -> None:
         """What the server shows for a file that was written right now: a round trip, once per
@@ -769,6 +843,8 @@ class _Store(_Sender):
             self._touched = True
             size = self._pump(upload, 0)
             upload.finish()
+        if size and self._uploads.compares_content:
+            self._compare(size, self._uploads.ask_digest(session, self._target, size))
         return self._settle(session, size)
 
 
@@ -834,7 +910,9 @@ class _Patch(_Sender):
             start, end = self._left[0]
             for last in (False, True):
                 sent = self._send(session, start, end)
-                if start == self._base_size or sent == self._read_back(session, start, end):
+                # Of an append the size tells all but whether it is the same.
+                tells = start == self._base_size and not self._uploads.verify_content
+                if tells or sent == self._read_back(session, start, end):
                     break
                 if last:
                     raise errors.DataMismatch(f"{self._target} has not what was written into it")

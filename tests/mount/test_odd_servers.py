@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import StartServer
 from tests.mount.conftest import Mounted, MountServer, ftpfs
-from tests.support import odd_server
+from tests.support import odd_server, servers
 from tests.support.odd_server import OddServer, Script
 
 pytestmark = pytest.mark.mount
@@ -131,3 +133,66 @@ def test_a_server_with_nothing_but_rfc_959_carries_everyday_work(
         with open(here / "big", "rb") as file:
             file.seek(1_500_000)
             assert file.read(1000) == big[1_500_000:1_501_000]
+
+
+def test_verify_content_finds_what_arrives_with_another_bit_and_keeps_what_never_arrives(
+    tmp_path: Path, mount_odd: MountOdd
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    spoiling: list[bool] = []
+
+    def spoil(path: Path) -> None:
+        if spoiling and (data := bytearray(path.read_bytes())):
+            data[0] ^= 1
+            path.write_bytes(data)
+
+    def tell(path: Path) -> str:
+        return f"250 {hashlib.md5(path.read_bytes()).hexdigest()}"
+
+    with odd_server.start(root, Script(tells={"XMD5": tell}, received=spoil)) as odd:
+        here = mount_odd(odd, "verify=content")
+        (here / "first").write_bytes(b"the folder takes files")
+        settled(here)
+        spoiling.append(True)
+        (here / "file").write_bytes(b"never arrives so")
+        state = {"XDG_STATE_HOME": str(tmp_path / "state")}
+        done = ftpfs("sync", str(here), env=state)
+        assert done.returncode == 1
+        assert "instead of" in done.stderr
+        assert os.listdir(root) == ["first"]
+        assert (here / "file").read_bytes() == b"never arrives so"
+        spoiling.clear()
+        with pytest.raises(OSError, match="Input/output"), open(here / "file", "ab"):
+            pass  # once, to whoever comes next
+        with open(here / "file", "ab") as file:
+            file.write(b", but now")
+        settled(here)
+        assert (root / "file").read_bytes() == b"never arrives so, but now"
+
+
+def test_verify_content_on_a_real_server_that_tells_checksums(
+    tmp_path: Path, mount_server: MountServer, fuse_binding: str, start_server: StartServer
+) -> None:
+    digests = servers.Options(extra=("LoadModule mod_digest.c", "DigestEngine on"))
+    server = start_server("proftpd", options=digests)
+    mounted = mount_server(server, server.root, binding=fuse_binding, options="verify=content")
+    tree = tmp_path / "tree with spaces"
+    tree.mkdir()
+    for number in range(30):
+        (tree / f"file {number}").write_bytes(os.urandom(number * 7000))
+    (tree / "big").write_bytes(os.urandom(8 << 20))
+    subprocess.run(["cp", "-r", tree, mounted.path / "copy"], check=True, timeout=120)
+    with open(mounted.path / "copy" / "big", "r+b") as file:
+        file.seek(4 << 20)
+        file.write(b"changed")
+        file.seek(0, os.SEEK_END)
+        file.write(b"appended")
+    (mounted.path / "copy" / "file 9").write_bytes(b"another one")
+    disk = mounted.disk / "copy"
+    assert {p.name: p.read_bytes() for p in disk.iterdir()} == {
+        p.name: p.read_bytes() for p in (mounted.path / "copy").iterdir()
+    }
+    log = mounted.log_text()
+    assert "sending it again" not in log
+    assert "checksum" not in log

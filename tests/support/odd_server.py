@@ -42,6 +42,10 @@ class Script:
     # Lines sent right before and right after the reply to a verb.
     before: Mapping[str, str] = field(default_factory=dict)
     after: Mapping[str, str] = field(default_factory=dict)
+    # Commands that tell something about a file, with the reply to each; FEAT names them.
+    tells: Mapping[str, Callable[[Path], str]] = field(default_factory=dict)
+    # What becomes of a file on the disk right after it arrived.
+    received: Callable[[Path], None] = lambda _path: None
     # Codes changed on their way out: {"226": "250"}.
     recode: Mapping[str, str] = field(default_factory=dict)
     # Replies of these codes are sent twice.
@@ -130,6 +134,10 @@ def _handler(server: OddServer) -> Any:
         masquerade_address = script.pasv_address or None
         proto_cmds = known
 
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, **named)
+            self._extra_feats += script.tells
+
         def pre_process_command(self, line: str, cmd: str, arg: str) -> None:
             server.commands.append(line)
             if script.reads_path and cmd in _TAKE_PATHS:
@@ -144,6 +152,8 @@ def _handler(server: OddServer) -> Any:
                 self.push_raw("502 Command not implemented.")
             elif (reply := script.replies.get(line) or script.replies.get(cmd)) is not None:
                 self.push_raw(reply)
+            elif cmd in script.tells:
+                self.push_raw(script.tells[cmd](Path(self.fs.ftp2fs(arg.strip('"')))))
             else:
                 super().pre_process_command(line, cmd, arg)
             if cmd in script.after:
@@ -156,6 +166,9 @@ def _handler(server: OddServer) -> Any:
             code = script.recode.get(data[:3])
             data = code + data[3:] if code else data
             super().push(data * 2 if data[:3] in script.twice else data)
+
+        def on_file_received(self, file: str) -> None:
+            script.received(Path(file))
 
         def _make_epasv(self, extmode: bool = False) -> None:
             if not script.dead_passive:

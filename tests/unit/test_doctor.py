@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +130,15 @@ def test_what_does_not_work_is_said_with_the_reason_and_what_it_means(tmp_path: 
     assert "-o ro" in page
     assert "PASV" in page
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_server_that_tells_checksums_is_found_by_trying(tmp_path: Path) -> None:
+    tells = {"XCRC": lambda path: f"250 {zlib.crc32(path.read_bytes()):08X}"}
+    script = Script(unknown={"FEAT", "HASH", "XSHA256"}, tells=tells)
+    with odd_server.start(tmp_path, script) as odd:
+        report = diagnose(config_for(odd))
+    (found,) = (each for each in report.findings if each.name == "checksums")
+    assert (found.works, found.how) == (True, "XCRC: crc32")
 
 
 def test_an_empty_folder_is_no_failure(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def learned_profile() -> Profile:
     profile.passive, profile.set_time, profile.restart = Passive.PASV, SetTime.MDTM, Restart.HEAD
     profile.list_zones = ((1_700_000_000, 3600), (1_750_000_000, 7200))
     profile.times = "+0100"
+    profile.digests = ("XCRC", "XMD5")
     for name in ("arming", "pipelining"):
         setattr(profile, name, False)
     for name in ("set_time_works", "mlsd_shows_itself", "list_shows_itself"):
