@@ -16,6 +16,7 @@ import errno
 import hashlib
 import logging
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -74,6 +75,7 @@ def run(config: Config, mountpoint: str) -> int:
 def spooled(config: Config) -> Iterator[Filesystem]:
     """The file system without a mount, for what earlier mounts left in its spool. What is not
     uploaded at the end stays there. Raises FtpfsError."""
+    _allow_many_files()
     spool = open_spool(config, read_only=False)  # whatever is said of mounts of it
     content = config.write.verify == "content"
     remote = Remote(config.server, config.network, owner=spool.owner, verify_content=content)
@@ -199,6 +201,7 @@ def _serve(
     """Connect, mount, serve until the end, leave."""
     secrecy.protect_memory()
     _keep_heap()
+    _allow_many_files()
     spool = open_spool(config, read_only=config.mount.ro)
     # A name for this mount's temporary files; a read-only mount cleans up after nobody.
     owner = None if config.mount.ro else spool.owner
@@ -215,6 +218,14 @@ def _serve(
         _mount(config, mountpoint, chosen, remote, spool, started)
     finally:
         remote.close()
+
+
+def _allow_many_files() -> None:
+    """Each file that was closed and is not on the server yet is an open spool file here: with the
+    1024 that most systems begin with, `cp -r` of as many small files ends in EMFILE."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # a limit that the kernel has lowered since
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _connect(remote: Remote, spool: Spool) -> None:

@@ -34,6 +34,7 @@ from ftpfs import errors
 from ftpfs.config import Cache, Write
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Generations
 from ftpfs.core.disktier import DiskTier
+from ftpfs.core.journal import Record
 from ftpfs.core.openfile import OpenFile, View, version_of
 from ftpfs.core.prefetch import Prefetcher
 from ftpfs.core.reader import Reader, StreamBudget
@@ -593,29 +594,35 @@ class Filesystem:
 
         To be called once, before anything else is done.
         """
-        journal = self._spool.journal
         self._spool.recover()
         self._settle_intents()
-        records = journal.records()
-        for record in records:
-            try:
-                spool_file = self._spool.reopen(record)
-            except errors.FtpfsError as error:
-                log.error("what was written to %s is lost: %s", record.path, error)
-                journal.remove(record.spool)
-                continue
-            if record.path in self._files:
-                # Two mounts of the server wrote it, and both ended before they had sent it.
-                record = replace(record, path=self._free_name(record.path))
-            file = self._new_file(record.path, record.base, 0)
-            file.restore(record, spool_file)
-            with self._lock:
-                self._files[record.path] = file
-                self._users[file] = 0
-            self._uploads.add(file, record.since)
-        if records:
-            log.warning("%d files of an earlier mount are uploaded now", len(records))
-        return len(records)
+        count = sum(self._take_over(record) for record in self._spool.journal.records())
+        if count:
+            log.warning("%d files of an earlier mount are uploaded now", count)
+        return count
+
+    def _take_over(self, record: Record) -> bool:
+        """Have what a row of an earlier mount speaks of; False: it is lost, or cannot be had now
+        and stays for the next mount."""
+        try:
+            spool_file = self._spool.reopen(record)
+        except errors.NotFound as error:
+            log.error("what was written to %s is lost: %s", record.path, error)
+            self._spool.journal.remove(record.spool)
+            return False
+        except errors.FtpfsError as error:
+            log.error("%s is not uploaded now, but by the next mount: %s", record.path, error)
+            return False
+        if record.path in self._files:
+            # Two mounts of the server wrote it, and both ended before they had sent it.
+            record = replace(record, path=self._free_name(record.path))
+        file = self._new_file(record.path, record.base, 0)
+        file.restore(record, spool_file)
+        with self._lock:
+            self._files[record.path] = file
+            self._users[file] = 0
+        self._uploads.add(file, record.since)
+        return True
 
     def _free_name(self, path: str) -> str:
         """A conflict copy's name that no file here has."""

@@ -43,6 +43,8 @@ _FOLDERS = 1000  # mounts of one server on one machine, at most
 
 # How long a killed process may take to let its folder go (seconds).
 LAST_BREATH = 5.0
+# Zeros written at a time (bytes).
+CLEAR_SIZE = 1 << 20
 # How long a writer waits for room in a full spool while nothing moves (seconds).
 PATIENCE = 60.0
 
@@ -105,17 +107,26 @@ class Spool:
         return SpoolFile(self, fd, path)
 
     def reopen(self, record: Record) -> SpoolFile:
-        """The spool file of a journal row. Raises FtpfsError when it is gone."""
+        """The spool file of a journal row. Raises NotFound when it is gone, FtpfsError when it
+        cannot be had now (too many open files, a disk gone bad)."""
         path = self._folder / record.spool
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            # What was written after the close that the row speaks of, or cut off, is no hole.
-            os.ftruncate(fd, min(record.size, os.fstat(fd).st_size))
+        except FileNotFoundError:
+            raise errors.NotFound(f"{path} is gone") from None
         except OSError as error:
             raise errors.FtpfsError(f"{path} is not readable: {error.strerror}") from error
         file = SpoolFile(self, fd, path)
         for start, end in record.present:
             file.mark(start, end)
+        try:
+            # What was written after the close that the row speaks of, or cut off, is no content.
+            file.truncate(record.size)
+            for start, end in file.present.missing(0, record.size):
+                file.clear(start, end)
+        except OSError as error:
+            file.close(delete=False)
+            raise errors.FtpfsError(f"{path} is not writable: {error.strerror}") from error
         return file
 
     def discard(self, names: Iterable[str]) -> None:
@@ -270,6 +281,21 @@ class SpoolFile:
         caller (`cut`)."""
         with _disk_errors():
             os.ftruncate(self._fd, min(size, os.fstat(self._fd).st_size))
+
+    def clear(self, start: int, end: int) -> None:
+        """[start, end) reads as zeros, whatever was written there. Holes stay holes."""
+        with _disk_errors():
+            while True:
+                try:
+                    start = os.lseek(self._fd, start, os.SEEK_DATA)
+                except OSError as error:
+                    if error.errno == errno.ENXIO:  # no data from there on
+                        return
+                    raise
+                count = min(end - start, CLEAR_SIZE)
+                if count <= 0:
+                    return
+                start += os.pwrite(self._fd, bytes(count), start)
 
     def cut(self, size: int) -> None:
         """Nothing at and after `size` is real any more."""

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -131,6 +132,23 @@ def mount(
 @pytest.fixture
 def leaving(mount: Mount) -> Leaving:
     return mount()
+
+
+def test_more_files_can_wait_than_a_process_may_usually_have_open(mount: Mount) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        leaving = mount()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    leaving.queue(0)
+    leaving.relay.data_rate = 1000
+    for number in range(150):
+        leaving.write(f"f{number}", b"some content" * 100)
+    assert leaving.status()["uploads"]["files"] > 128
+    leaving.relay.data_rate = None
+    assert ftpfs("umount", str(leaving.path)).returncode == 0
+    assert leaving.arrived()
 
 
 # ftpfs umount.

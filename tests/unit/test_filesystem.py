@@ -1115,6 +1115,51 @@ def test_what_was_written_after_the_last_close_does_not_come_back_as_a_hole(
     bench.fs.release(handle)
 
 
+def test_what_was_written_into_a_hole_and_not_closed_is_not_there_after_the_crash(
+    bench: Bench, tmp_path: Path
+) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    handle = bench.new("/new", b"abc")
+    bench.fs.truncate_handle(handle, 3 << 20)
+    bench.fs.flush(handle)
+    for offset in (50, 2 << 20):
+        bench.fs.write(handle, offset, b"not closed")
+    next_one = reborn(bench, tmp_path / "next")
+    assert next_one.fs.recover() == 1
+    assert next_one.fs.close() == 0
+    assert bench.remote.content("/new") == b"abc".ljust(3 << 20, b"\0")
+    bench.fs.release(handle)
+
+
+def test_what_cannot_be_opened_after_a_crash_stays_for_the_mount_after_the_next(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    for name in ("/one", "/two"):
+        bench.write(name, name.encode())
+    next_one = reborn(bench, tmp_path / "next")
+    real, opened = os.open, 0
+
+    def few_files(path: Any, *arguments: Any, **more: Any) -> int:
+        nonlocal opened
+        opened += str(path).endswith(".spool")
+        if opened > 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(path, *arguments, **more)
+
+    with monkeypatch.context() as limited:
+        limited.setattr(os, "open", few_files)
+        assert next_one.fs.recover() == 1
+    assert next_one.fs.close() == 0
+    last = Filesystem(bench.remote, Spool(next_one.spool), Cache())
+    assert last.recover() == 1
+    assert last.close() == 0
+    assert bench.remote.content("/one") == b"/one"
+    assert bench.remote.content("/two") == b"/two"
+
+
 def test_one_name_that_several_killed_mounts_wrote_keeps_all_contents(tmp_path: Path) -> None:
     bench = made(tmp_path)
     contents = [b"first", b"second", b"third"]

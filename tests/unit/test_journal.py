@@ -209,7 +209,7 @@ def test_what_killed_mounts_left_is_gathered_by_whoever_comes_next(
 
 def test_a_row_whose_spool_file_is_gone_says_so(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "s")
-    with pytest.raises(errors.FtpfsError, match="not readable"):
+    with pytest.raises(errors.NotFound, match="is gone"):
         spool.reopen(record("gone.spool"))
     spool.remove()
 
