@@ -201,9 +201,12 @@ def escaped(path: str) -> str:
 
 
 def specified(text: str) -> str:
-    """`text` where a unit expands specifiers. A line break would begin another setting."""
+    """`text` where a unit expands specifiers. A line break would begin another setting, and a
+    backslash at the end take the next one in."""
     if "\n" in text or "\r" in text:
         raise InvalidArgument("a line break cannot stand in a unit file")
+    if text.endswith("\\"):
+        raise InvalidArgument("a backslash cannot stand at the end of a line of a unit file")
     return text.replace("%", "%%")
 
 

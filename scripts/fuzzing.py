@@ -6,6 +6,7 @@ Each target hands bytes to a reader of what others wrote, and says what must hol
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import sys
@@ -17,9 +18,12 @@ import atheris
 with atheris.instrument_imports(include=["ftpfs"]):
     from ftpfs import config, errors, named
     from ftpfs.config import Network, Server
-    from ftpfs.ftp import listing
-    from ftpfs.ftp.control import Control
+    from ftpfs.ftp import foreign, listing
+    from ftpfs.ftp.control import Control, Reply
     from ftpfs.ftp.listing import Entry, Listing
+    from ftpfs.ftp.profile import Passive, Profile
+    from ftpfs.ftp.remote import Remote
+    from ftpfs.ftp.session import port_in
 
 NOW = 1_733_000_000.0
 
@@ -96,8 +100,48 @@ def files(data: bytes) -> None:
         path.unlink()
 
 
+def answers(data: bytes) -> None:
+    """What is read out of single replies: ports, features, the folder of PWD."""
+    line = data.decode("latin-1")
+    for way in Passive:
+        with contextlib.suppress(errors.FtpfsError):
+            assert 0 <= port_in(way, Reply(227, (line,))) < 1 << 20
+    profile = Profile()
+    profile.read_features(line.split("\n"))
+    assert not profile.mlst_options or profile.mlst_options.startswith("OPTS MLST ")
+    if system := foreign.told_by(line):
+        written = system.line("RETR /a/b")
+        assert written.startswith("RETR ")
+        assert not set(written) & set("\r\n\0")
+
+
+def links(data: bytes) -> None:
+    """Where a link leads: never out of the mount."""
+    remote = Remote(Server("host", path="/srv/ftp"), Network())
+    remote.profile.known = True
+    depth = 0
+    for part in remote.read_link("/a/b/link", decode(data) or ".").split("/"):
+        depth += {"..": -1, ".": 0}.get(part, 1)
+        assert depth >= -2
+    remote.close()
+
+
+def memories(data: bytes) -> None:
+    """What an earlier mount, or somebody with an editor, has left of a server's profile."""
+    try:
+        learned = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(learned, dict):
+        with contextlib.suppress(ValueError, TypeError):
+            profile = Profile()
+            profile.recall(learned)
+            profile.utc_of(1)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (lists, facts, replies, sources, files)
+    each.__name__: each
+    for each in (lists, facts, replies, answers, links, sources, files, memories)
 }
 SEEDS: dict[str, list[bytes]] = {
     "lists": [
@@ -113,6 +157,18 @@ SEEDS: dict[str, list[bytes]] = {
     "facts": [b"type=dir;modify=20240131120000;UNIX.mode=0755; d\r\n", b"type=cdir; .\r\n"],
     "replies": [b"220-hi\r\n220 there\r\n", b"229 Entering (|||5|)\r\n", b"550 no\r\n421 bye\r\n"],
     "sources": [b"ftpes://me:x@host:21/a%20b", b"[::1]:21/x", b"ro,list_ttl=5,uid=0,quirk=mlsd=no"],
+    "answers": [
+        b"229 Entering (|||5|)",
+        b"227 Entering (127,0,0,1,4,5)",
+        b" MLST type*;size;\n UTF8",
+        b"DISK$USER:[SMITH]",
+        b"'SMITH.'",
+    ],
+    "links": [b"../x", b"/srv/ftp/y", b"//a/./..//b"],
+    "memories": [
+        b'{"mlsd": true, "passive": "EPSV", "times": "+0100", "list_zones": [[1, 3600]]}',
+        b'{"features": {"MLST": "size*;"}, "welcome": "220 hi", "restart": null}',
+    ],
     "files": [b'[servers.nas]\nurl = "ftp://host/x"\nro = true\n[defaults]\nlist_ttl = 3\n'],
 }
 

@@ -361,6 +361,9 @@ def _take(folder: Path) -> int | None:
     deadline = time.monotonic() + LAST_BREATH
     while True:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.geteuid():
+            # Made first, where others may write (spool_dir), by somebody who would read along.
+            raise errors.PermissionDenied(f"{folder} belongs to another user")
         folder.chmod(0o700)
         try:
             fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -577,7 +577,7 @@ class Session:
         if self._listens:
             return self._listen(), replies
         if way and port_reply:
-            return self._dial(_port_in(way, port_reply)), replies
+            return self._dial(port_in(way, port_reply)), replies
         return self._find_passive(), replies
 
     def _find_passive(self) -> socket.socket:
@@ -601,7 +601,7 @@ class Session:
         return channel
 
     def _ask_port(self, way: Passive) -> int:
-        return _port_in(way, self.command(way.value))
+        return port_in(way, self.command(way.value))
 
     def _dial(self, port: int, timeout: float = float("inf")) -> socket.socket:
         """Connect to `port` of the host that the control connection goes to.
@@ -721,7 +721,7 @@ class Session:
             self.send(way.value)
             reply = self.receive(GROOM_TIMEOUT)
         try:
-            self._armed = self._dial(_port_in(way, reply), GROOM_TIMEOUT)
+            self._armed = self._dial(port_in(way, reply), GROOM_TIMEOUT)
             self._armed_at = time.monotonic()
         except errors.FtpfsError as error:
             self.profile.saw_armed_failure(str(error))
@@ -805,7 +805,8 @@ def _check_prepared(replies: Sequence[Reply]) -> None:
             raise errors.NotPrepared(errors.from_reply(reply.code, reply.text))
 
 
-def _port_in(way: Passive, reply: Reply) -> int:
+def port_in(way: Passive, reply: Reply) -> int:
+    """The port in the reply to EPSV or PASV. Raises DataConnectionFailed where there is none."""
     reply.check()
     found = (_EPSV if way is Passive.EPSV else _PASV).search(reply.lines[-1])
     if not found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -223,10 +225,35 @@ def test_nothing_is_left_behind_after_unmounting(mounted: Mounted, tmp_path: Pat
     assert spools == []
 
 
-def test_a_user_without_root_mounts_with_fusermount(
-    demo_server: FtpServer, fuse_binding: str
-) -> None:
-    """As the test servers' own user: no privileges, no HOME."""
+@dataclass(frozen=True)
+class Unprivileged:
+    """The test servers' own user: no privileges, no HOME; a folder of his, and the way to run."""
+
+    folder: Path
+    user: str  # a command that runs another one as him
+    program: str  # ftpfs, as he can run it
+    environment: dict[str, str]
+
+    def run(self, script: str) -> subprocess.CompletedProcess[str]:
+        """Run a shell script as root, in a mount namespace where the device is open to all, as udev
+        makes it: here it need not be."""
+        outer = f"""
+            mknod {self.folder}/fuse c 10 229; chmod 666 {self.folder}/fuse
+            mount --bind {self.folder}/fuse /dev/fuse
+            {script}
+        """
+        return subprocess.run(
+            ["unshare", "-m", "/bin/sh", "-ec", outer],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture
+def unprivileged(demo_server: FtpServer) -> Iterator[Unprivileged]:
     from tests.support import servers
 
     (demo_server.root / "for all").write_text("readable")
@@ -245,28 +272,59 @@ def test_a_user_without_root_mounts_with_fusermount(
     if subprocess.run([*user.split(), *program.split(), "--version"], check=False).returncode:
         # The interpreter lies in a folder that only root may enter: take the system's own.
         program = _system_python(environment)
+    yield Unprivileged(folder, user, program, environment)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_user_without_root_mounts_with_fusermount(
+    demo_server: FtpServer, unprivileged: Unprivileged, fuse_binding: str
+) -> None:
+    folder, user, program = unprivileged.folder, unprivileged.user, unprivileged.program
     source = f"{demo_server.user}@127.0.0.1:{demo_server.port}"
-    # In a mount namespace, with the device open to all as udev makes it: here it need not be.
-    script = f"""
-        mknod {folder}/fuse c 10 229; chmod 666 {folder}/fuse
-        mount --bind {folder}/fuse /dev/fuse
+    done = unprivileged.run(f"""
         {user} {program} mount --binding {fuse_binding} {source} {folder}/here
         {user} cat "{folder}/here/for all"
         ! ls {folder}/here  # without allow_other not even root may look in
         {user} {program} umount {folder}/here
-    """
-    done = subprocess.run(
-        ["unshare", "-m", "/bin/sh", "-ec", script],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    shutil.rmtree(folder, ignore_errors=True)
+    """)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "readable"
     assert "Permission denied" in done.stderr
+
+
+def test_two_users_mount_the_same_server_side_by_side(
+    demo_server: FtpServer, unprivileged: Unprivileged
+) -> None:
+    """Each sees, asks and unmounts his own, and neither the other's."""
+    folder, user, program = unprivileged.folder, unprivileged.user, unprivileged.program
+    source = f"{demo_server.user}@127.0.0.1:{demo_server.port}"
+    done = unprivileged.run(f"""
+        mkdir {folder}/roots
+        root="env XDG_STATE_HOME={folder}/roots-state {program}"
+        {user} {program} mount {source} {folder}/here
+        $root mount {source} {folder}/roots
+        {user} sh -c "echo his > {folder}/here/his"
+        echo mine > {folder}/roots/mine
+        echo "-- his"; {user} {program} status | grep /
+        echo "-- root's"; $root status | grep /
+        echo "-- not his"
+        {user} {program} umount {folder}/roots 2>&1 || echo refused
+        {user} cat {folder}/roots/mine 2>&1 || echo closed
+        {user} {program} umount {folder}/here
+        cat {folder}/roots/mine
+        $root umount {folder}/roots
+    """)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, his, roots, rest = re.split(r"^-- .*$", done.stdout, flags=re.MULTILINE)
+    assert f"{folder}/here" in his
+    assert f"{folder}/roots\n" not in his
+    assert f"{folder}/roots\n" in roots
+    assert f"{folder}/here" not in roots
+    assert "refused" in rest
+    assert "closed" in rest
+    assert rest.endswith("mine\n")
+    assert (demo_server.root / "his").read_text() == "his\n"
+    assert (demo_server.root / "mine").read_text() == "mine\n"
 
 
 def _system_python(environment: dict[str, str]) -> str:

@@ -21,6 +21,8 @@ from ftpfs import cli, config, credentials, serve, transfer
 from ftpfs.errors import DataMismatch, UnknownHost
 from ftpfs.ftp.listing import Entry, Kind
 from ftpfs.ftp.remote import Remote
+from tests.support import odd_server
+from tests.support.odd_server import Script
 
 
 def ftpfs_process(
@@ -52,6 +54,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     os.utime(folder / "README", (1577934245, 1577934245))
     with serve.running(str(folder), "--write") as url:
         yield url, folder
+
+
+def read_terminal(terminal: int) -> bytes:
+    """What comes next; nothing when its program has ended."""
+    try:
+        return os.read(terminal, 65536)
+    except OSError:
+        return b""
 
 
 class TestStart:
@@ -306,6 +316,55 @@ class TestTransfer:
         refused = ftpfs_process("cmd", url, "FOO")
         assert (refused.returncode, refused.stdout[:4]) == (1, "500 ")
         assert ftpfs_process("cmd", url, "NOOP\r\nDELE README").returncode == 1
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ["doctor", "{url}", "--write"],
+            ["doctor", "{url}", "--write", "--json"],
+            ["get", "{url}missing%1b%5b31m", "-"],
+            ["get", "{url}folder%1b", "-", "--log-level", "debug"],
+            ["put", __file__, "{url}new%1b"],
+            ["cmd", "{url}", "FOO"],
+            ["cmd", "-v", "{url}", "SITE HELP"],
+            ["ls", "-l", "{url}"],
+            ["ls", "{url}folder%1b", "--log-level", "debug"],
+            ["mount", "{url}", "/nonexistent%1b", "--foreground"],
+            ["recover", "{url}missing%1b"],
+        ],
+    )
+    def test_no_server_paints_a_terminal(self, command: list[str], tmp_path: Path) -> None:
+        """Its greeting, its names and its refusals hold what a terminal would obey."""
+        (tmp_path / "root" / "folder\x1b").mkdir(parents=True)
+        (tmp_path / "root" / "name\x1b[31m\u009b1m").write_bytes(b"x" * 1000)
+        refusal = "550 \x1b]0;owned\x07 no"
+        script = Script(
+            banner="\x1b[2J hello",
+            replies=dict.fromkeys(("STOR", "FOO", "SYST", "REST", "SITE HELP"), refusal),
+            machine_listing=lambda _path: b"type=file;size=9; \x1b[31m\r\n\x1b[32m\r\n",
+        )
+        with odd_server.start(tmp_path / "root", script) as odd:
+            url = f"ftp://{odd.user}@{odd.host}:{odd.port}/"
+            program, environ = serve.this_program()
+            ours, theirs = pty.openpty()
+            with subprocess.Popen(
+                [*program, *(word.format(url=url) for word in command)],
+                stdout=theirs,
+                stderr=theirs,
+                env={
+                    **environ,
+                    "HOME": str(tmp_path),
+                    "XDG_STATE_HOME": str(tmp_path / "state"),
+                    "FTPFS_PASSWORD": odd.password,
+                    "TERM": "dumb",  # our own bars paint
+                },
+            ):
+                os.close(theirs)
+                shown = b"".join(iter(lambda: read_terminal(ours), b""))
+            os.close(ours)
+        assert shown
+        assert not set(shown) & {0x1B, 0x07}
+        assert "\u009b" not in shown.decode()
 
     def test_nobody_there(self) -> None:
         with socket.socket() as free:

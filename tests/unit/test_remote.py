@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ftpfs import errors
 from ftpfs.config import Network, Server
@@ -348,3 +350,27 @@ def test_times_of_folders(remote: Remote, remote_dir: RemoteDir) -> None:
     remote.mkdir("/folder")
     remote.set_mtime("/folder", 1_600_000_000, directory=True)
     assert int((remote_dir.disk / "folder").stat().st_mtime) == 1_600_000_000
+
+
+# Links. No server is asked.
+
+
+PARTS = st.sampled_from(["..", ".", "a", "srv", "ftp", "", "b c", "\udcff", "..."])
+
+
+@settings(max_examples=500)
+@given(
+    target=st.lists(PARTS, max_size=8).map("/".join).filter(bool) | st.text(min_size=1),
+    folder=st.sampled_from(["/", "/a", "/a/b/c"]),
+    root=st.sampled_from(["", "/srv/ftp", "/"]),
+)
+def test_no_link_leads_out_of_the_mount(target: str, folder: str, root: str) -> None:
+    remote = Remote(Server("host", path=root), NETWORK)
+    remote.profile.known = True  # as after a login, with the login folder at the top
+    leads = remote.read_link(f"{folder.rstrip('/')}/link", target)
+    assert not leads.startswith("/")
+    depth = len([part for part in folder.split("/") if part])
+    for part in leads.split("/"):
+        depth += {"..": -1, ".": 0}.get(part, 1)
+        assert depth >= 0
+    remote.close()

@@ -77,6 +77,14 @@ def test_a_line_break_makes_no_new_setting() -> None:
         systemd.service_unit(Service("nas\nExecStartPre=/bin/evil", "/mnt"))
 
 
+@pytest.mark.parametrize("service", [Service("nas\\", "/mnt"), Service("nas", "/mnt\\")])
+def test_a_backslash_at_its_end_takes_no_other_line_in(service: Service) -> None:
+    with pytest.raises(InvalidArgument):
+        systemd.automount_units(service)
+    with pytest.raises(InvalidArgument):
+        systemd.service_unit(service)
+
+
 def test_readiness_reaches_the_socket_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

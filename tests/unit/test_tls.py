@@ -140,16 +140,25 @@ _ASKS_FOR_CLIENTS: dict[Kind, str] = {
 }
 
 
+def key_apart(both: Path, folder: Path) -> dict[str, Any]:
+    """A certificate and its private key as files of their own."""
+    pem = both.read_text()
+    start = pem.index("-----BEGIN CERTIFICATE")
+    (folder / "key.pem").write_text(pem[:start])
+    (folder / "certificate.pem").write_text(pem[start:])
+    return {"tls_cert": folder / "certificate.pem", "tls_key": folder / "key.pem"}
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["one file", "key apart"])
 @pytest.mark.parametrize("kind", _ASKS_FOR_CLIENTS)
 def test_a_client_certificate_is_shown_where_the_server_asks_for_one(
-    start_server: StartServer, certificates: Certificates, kind: Kind
+    start_server: StartServer, certificates: Certificates, kind: Kind, apart: bool, tmp_path: Path
 ) -> None:
     lines = _ASKS_FOR_CLIENTS[kind].format(ca=certificates.ca).split("\n")
     options = Options(extra=tuple(lines))
     server = start(start_server, kind, tls="explicit", require_tls=True, options=options)
-    with connected(
-        server, config.Tls.EXPLICIT, tls_ca=server.ca, tls_cert=certificates.client
-    ) as remote:
+    ours = key_apart(certificates.client, tmp_path) if apart else {"tls_cert": certificates.client}
+    with connected(server, config.Tls.EXPLICIT, tls_ca=server.ca, **ours) as remote:
         use(remote, 2)
     with (
         pytest.raises((errors.TlsError, errors.ConnectionLost, errors.LoginFailed)),

@@ -28,6 +28,14 @@ def test_the_spool_is_private(spool: Spool, tmp_path: Path) -> None:
     file.close()
 
 
+def test_a_folder_that_somebody_else_made_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir(mode=0o777)
+    os.chown(tmp_path / "spool", 65534, 65534)
+    with pytest.raises(errors.PermissionDenied, match="another user"):
+        Spool(tmp_path / "spool")
+    assert os.listdir(tmp_path / "spool") == []
+
+
 def test_what_was_not_written_reads_as_zeros(spool: Spool) -> None:
     file = spool.open()
     assert file.write(5, b"abc") == 3
