@@ -476,6 +476,13 @@ class Mount:
         default=20.0,
         metadata=_option("After SIGTERM, upload for so long; the next mount goes on.", _A_TIME),
     )
+    # A router or a server restarts in less; what takes longer is no reason to keep a process.
+    leave_after: float = field(
+        default=600.0,
+        metadata=_option(
+            "Unmounted, wait so long for a server that is away; the next mount goes on.", _A_TIME
+        ),
+    )
     foreground: bool = field(
         default=False, metadata=_option("Stay in the foreground and log to the terminal.")
     )

@@ -265,6 +265,7 @@ def _mount(
         binding=f"{chosen.module} ({chosen.library})",
         spool=spool.folder,
         grace=mount.grace,
+        leave_after=mount.leave_after,
         left_behind=_left_behind(config),
     )
 

@@ -1,10 +1,11 @@
 """A mount while it runs, and how it leaves.
 
 Owns: the housekeeper, what the control socket answers, the measured rates, and the drain: how long
-uploads may take once nobody can use the mount any more. After an unmount that is as long as it
-takes; after SIGTERM or SIGINT the grace time, for whoever sends them (systemd, a shutdown, Ctrl-C)
-kills soon; after a second signal, or `ftpfs umount --now`, no longer at all. What is left then is
-in the journal for the next mount.
+uploads may take once nobody can use the mount any more. After an unmount that is as long as
+anything moves, and `leave_after` longer: a server that is away may never come back. After SIGTERM
+or SIGINT it is the grace time, for whoever sends them (systemd, a shutdown, Ctrl-C) kills soon;
+after a second signal, or `ftpfs umount --now`, no time at all. What is left then is in the journal
+for the next mount.
 
 Threading: `start` and `stop` are called by libfuse (`init`, `destroy`); the housekeeper, the
 control socket and the signals have a thread each. `_lock` guards the samples.
@@ -67,6 +68,25 @@ class LeftBehind(NamedTuple):
         )
 
 
+class Progress:
+    """How far uploads have come, and since when they have come no further."""
+
+    def __init__(self) -> None:
+        self._best: tuple[int, ...] = ()
+        self._since = 0.0
+
+    def stands_still_for(self, status: MountStatus, now: float) -> float:
+        """Seconds. What was sent once more after it broke off is no progress before it is more than
+        ever before; what is fetched, to be sent with the rest of its file, is."""
+        uploads = status.uploads
+        sent = uploads.uploaded_bytes + sum(each.sent for each in uploads.pending)
+        come = uploads.uploaded_files, sent, status.cache.downloaded
+        if not self._best or any(more > most for more, most in zip(come, self._best, strict=True)):
+            self._best = tuple(map(max, come, self._best or come))
+            self._since = now
+        return now - self._since
+
+
 class Running:
     """One mount, from the moment that the kernel has accepted it."""
 
@@ -80,9 +100,12 @@ class Running:
         binding: str,
         spool: Path,
         grace: float,
+        leave_after: float,
         left_behind: LeftBehind | None = None,
     ) -> None:
-        """`grace`: seconds for uploads after a signal. `left_behind`: of a read-only mount."""
+        """`grace`: seconds for uploads after a signal. `leave_after`: seconds without progress
+        after which an unmounted file system is not waited for any more. `left_behind`: of a
+        read-only mount."""
         self._filesystem = filesystem
         self._remote = remote
         self._source = source
@@ -90,6 +113,7 @@ class Running:
         self._binding = binding
         self._spool = spool
         self._grace = grace
+        self._leave_after = leave_after
         self._left_behind = left_behind
         self._since = time.time()
         self._control: Control | None = None
@@ -138,9 +162,13 @@ class Running:
         log.info("unmounted %s", self._mountpoint)
 
     def _keep_house(self) -> None:
+        progress = Progress()
         while not self._left.wait(HOUSEKEEPING):
             self._remote.tidy()
-            self._sample(self._status())
+            status = self._status()
+            self._sample(status)
+            if self._leaving.is_set() and not self._hurried.is_set():
+                self._leave_if_stuck(status, progress)
 
     # Leaving.
 
@@ -164,6 +192,18 @@ class Running:
         finally:
             signal.signal(signal.SIGPIPE, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _leave_if_stuck(self, status: MountStatus, progress: Progress) -> None:
+        """Wait no longer for a server that takes nothing: nobody would end this process."""
+        if progress.stands_still_for(status, time.monotonic()) < self._leave_after:
+            return
+        log.error(
+            "%s: %d files (%d bytes) are not on the server, and none moved for %g s (leave_after); "
+            "they are left in %s for the next mount, or ftpfs recover",
+            *(self._mountpoint, status.uploads.files, status.uploads.bytes, self._leave_after),
+            self._spool,
+        )
+        self._stop_waiting()
 
     def _hear_signals(self) -> None:
         number = signal.sigwait(END_SIGNALS)

@@ -264,6 +264,37 @@ def test_umount_does_not_wait_for_ever_for_a_server_that_is_away(
     assert leaving.arrived()
 
 
+def test_a_daemon_whose_server_never_comes_back_leaves_the_rest_to_the_next_mount(
+    mount: Mount, tmp_path: Path
+) -> None:
+    leaving = mount("connect_timeout=1,reply_timeout=1,data_timeout=1,leave_after=2")
+    leaving.queue(3)
+    leaving.relay.vanish()
+    time.sleep(4)  # it counts from the unmount
+    assert leaving.status()["uploads"]["files"] == 3
+    subprocess.run(["umount", str(leaving.path)], check=True)
+    assert leaving.has_ended(30)
+    log = (tmp_path / "mount0.log").read_text()
+    assert "3 files (3000000 bytes) are not on the server, and none moved for 2 s" in log
+    assert len(leaving.spooled()) == 3
+    leaving.relay.data_rate = None
+    leaving.relay.come_back()
+    assert leaving.recover().returncode == 0
+    assert leaving.arrived()
+
+
+def test_a_slow_server_is_waited_for(mount: Mount) -> None:
+    # What fits into sockets on the way counts as sent: 4 MB and more.
+    leaving = mount("leave_after=8")
+    leaving.write("first", b"x")
+    leaving.relay.data_rate = SLOW
+    leaving.write("slow", random.Random(1).randbytes(20 * SIZE))
+    subprocess.run(["umount", str(leaving.path)], check=True)
+    assert not leaving.has_ended(14)
+    assert leaving.has_ended(60)
+    assert leaving.arrived()
+
+
 # Other ways to go.
 
 
