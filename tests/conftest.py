@@ -122,11 +122,24 @@ def server_kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture(scope="session")
-def server(server_kind: Kind, open_folder: Path) -> Iterator[FtpServer]:
-    """One server of each kind for the whole session. Leave it as you found it."""
-    folder = open_folder / server_kind
-    with servers.start(server_kind, folder / "root", folder / "work") as running:
-        yield running
+def _servers() -> Iterator[dict[Kind, FtpServer]]:
+    started: dict[Kind, FtpServer] = {}
+    yield started
+    for running in started.values():
+        running.stop()
+
+
+@pytest.fixture
+def server(server_kind: Kind, open_folder: Path, _servers: dict[Kind, FtpServer]) -> FtpServer:
+    """One server of each kind for the whole session. Leave it as you found it.
+
+    Not a fixture of the session itself: pytest keeps such a one, with the kind it was made for,
+    when a module overrides `server_kind`.
+    """
+    if server_kind not in _servers:
+        folder = open_folder / server_kind
+        _servers[server_kind] = servers.start(server_kind, folder / "root", folder / "work")
+    return _servers[server_kind]
 
 
 @pytest.fixture
