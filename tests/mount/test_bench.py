@@ -425,7 +425,7 @@ def test_a_peer_that_hangs_is_killed_and_unmounted(
     mount_it = Peer.mount
 
     def mount_and_stop(self: Peer, place: Place, wait: float) -> Mount:
-        mount = mount_it(self, place, wait)
+        mount = mount_it(self, place, 60)  # not this is what has a second
         mount._process.send_signal(signal.SIGSTOP)
         held.append(mount)
         return mount

@@ -29,6 +29,8 @@ pytestmark = pytest.mark.mount
 
 SIZE = 1_000_000
 SLOW = 1_000_000  # bytes a second, for each connection
+# It is still being sent when the next command has started, on a busy machine, too.
+LARGE = 10 * SIZE
 
 
 @pytest.fixture(params=["vsftpd"], scope="session")
@@ -190,7 +192,7 @@ def read_all(terminal: int) -> str:
 
 
 def test_ctrl_c_leaves_the_rest_to_the_background(leaving: Leaving) -> None:
-    leaving.queue(6, 5 * SIZE)
+    leaving.queue(6, LARGE)
     with subprocess.Popen(
         [sys.executable, "-m", "ftpfs", "umount", str(leaving.path)],
         stderr=subprocess.PIPE,
@@ -213,7 +215,7 @@ def test_ctrl_c_leaves_the_rest_to_the_background(leaving: Leaving) -> None:
 
 
 def test_while_one_still_uploads_the_same_can_be_mounted_again(leaving: Leaving) -> None:
-    leaving.queue(6, 5 * SIZE)
+    leaving.queue(6, LARGE)
     assert ftpfs("umount", "--lazy", str(leaving.path)).returncode == 0
     again = leaving.mount_again()
     assert again.returncode == 0, again.stderr
@@ -227,10 +229,8 @@ def test_while_one_still_uploads_the_same_can_be_mounted_again(leaving: Leaving)
 
 
 def test_umount_now_leaves_the_rest_to_the_next_mount_or_recover(leaving: Leaving) -> None:
-    leaving.queue(6)
-    began = time.monotonic()
+    leaving.queue(6, LARGE)
     done = ftpfs("umount", "--now", str(leaving.path))
-    assert time.monotonic() - began < 5
     assert done.returncode == 1
     assert "for the next mount, or ftpfs recover" in done.stderr
     assert leaving.has_ended(5)
@@ -299,11 +299,10 @@ def test_a_slow_server_is_waited_for(mount: Mount) -> None:
 
 
 def test_a_plain_umount_lets_the_daemon_finish(leaving: Leaving) -> None:
-    leaving.queue(6)
-    began = time.monotonic()
+    leaving.queue(6, LARGE)
     subprocess.run(["umount", str(leaving.path)], check=True)
-    assert time.monotonic() - began < 2
     assert not leaving.arrived()
+    leaving.relay.data_rate = None
     assert leaving.has_ended()
     assert leaving.arrived()
     assert leaving.spooled() == []
@@ -320,7 +319,7 @@ def test_sigterm_uploads_what_it_can_in_the_grace_time(mount: Mount) -> None:
 
 def test_after_the_grace_time_the_rest_is_left_to_the_next_mount(mount: Mount) -> None:
     leaving = mount("grace=1")
-    leaving.queue(4, 5 * SIZE)
+    leaving.queue(4, LARGE)
     began = time.monotonic()
     os.kill(leaving.pid, signal.SIGTERM)
     assert leaving.has_ended(10)
@@ -339,7 +338,7 @@ def test_after_the_grace_time_the_rest_is_left_to_the_next_mount(mount: Mount) -
 
 def test_a_daemon_in_the_background_ends_in_the_grace_time_too(mount: Mount) -> None:
     leaving = mount("grace=1")
-    leaving.queue(4, 5 * SIZE)
+    leaving.queue(4, LARGE)
     subprocess.run(["umount", str(leaving.path)], check=True)
     assert comes_true(lambda: leaving.status()["state"] == "leaving")
     os.kill(leaving.pid, signal.SIGTERM)
@@ -351,7 +350,7 @@ def test_a_daemon_in_the_background_ends_in_the_grace_time_too(mount: Mount) -> 
 
 def test_a_second_signal_ends_the_waiting(mount: Mount) -> None:
     leaving = mount("grace=60")
-    leaving.queue(4, 5 * SIZE)
+    leaving.queue(4, LARGE)
     os.kill(leaving.pid, signal.SIGTERM)
     assert comes_true(lambda: not os.path.ismount(leaving.path))
     assert not leaving.has_ended(1)
@@ -363,7 +362,7 @@ def test_a_second_signal_ends_the_waiting(mount: Mount) -> None:
 
 
 def test_what_a_killed_daemon_left_is_recovered_without_a_mount(leaving: Leaving) -> None:
-    leaving.queue(4)
+    leaving.queue(4, LARGE)
     os.kill(leaving.pid, signal.SIGKILL)
     assert leaving.has_ended(5)
     assert not leaving.arrived()
@@ -376,7 +375,7 @@ def test_what_a_killed_daemon_left_is_recovered_without_a_mount(leaving: Leaving
 def test_a_read_only_mount_sends_nothing_of_what_was_left_and_says_so(
     leaving: Leaving, tmp_path: Path
 ) -> None:
-    leaving.queue(4)
+    leaving.queue(4, LARGE)
     os.kill(leaving.pid, signal.SIGKILL)
     assert leaving.has_ended(5)
     leaving.relay.data_rate = None
@@ -416,7 +415,7 @@ def test_sync_of_a_folder_waits_for_nothing_else(leaving: Leaving) -> None:
         (leaving.path / name).mkdir()
         (leaving.path / name / "first").write_bytes(b"x")
     leaving.relay.data_rate = SLOW
-    (leaving.path / "big" / "file").write_bytes(b"x" * 20 * SIZE)
+    (leaving.path / "big" / "file").write_bytes(b"x" * 2 * LARGE)
     (leaving.path / "small" / "file").write_bytes(b"x" * 1000)
     assert ftpfs("sync", str(leaving.path / "small")).returncode == 0
     assert (leaving.disk / "small" / "file").read_bytes() == b"x" * 1000

@@ -91,7 +91,7 @@ def test_a_host_that_never_answers_ends_with_the_deadline(attempt: MountAttempt)
         done = attempt(
             f"127.0.0.1:{silent.getsockname()[1]}", "-o", "connect_timeout=1,reply_timeout=1"
         )
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20  # of 10 and 30 seconds without the options
     refused(done, "deadline")
 
 

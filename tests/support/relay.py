@@ -48,12 +48,15 @@ _IAC = re.compile(rb"\xff[\xf0-\xff]")
 
 @dataclass(frozen=True)
 class Command:
-    """One line a client sent. `t` is time.monotonic() at its arrival."""
+    """One line a client sent. `t` is time.monotonic() at its arrival, `heard` how often its
+    connection had sent the client something by then: what it wrote in one go has heard the same,
+    however late it was read."""
 
     conn: int
     verb: str
     arg: str  # UTF-8 with surrogateescape
     t: float
+    heard: int
 
 
 @dataclass
@@ -548,6 +551,7 @@ class _Control:
         self._expected: deque[_Expected] = deque([_Expected(None)])
         self._outgoing: deque[_Outgoing] = deque()
         self._server_done = False
+        self._told = 0  # how often something was sent to the client; its writer's
         # Set by the server's reader at 234; the client says nothing between AUTH and that.
         self._raw = relay.raw
         self._cut: How | None = None
@@ -614,9 +618,10 @@ class _Control:
             if len(pending) > LINE_LIMIT:
                 self.cut("rst")
                 return
+            heard = self._told
             batch = bytearray()  # commands of one segment go on in one segment
             for line in lines:
-                verdict = self._take(line + b"\n")
+                verdict = self._take(line + b"\n", heard)
                 if verdict == "cut":
                     # What stood before it in the same segment did reach the server.
                     _send(self.server, batch, lambda: False)
@@ -629,7 +634,7 @@ class _Control:
 
     _cut_how: How = "rst"
 
-    def _take(self, line: bytes) -> bytes | Literal["refuse", "cut"]:
+    def _take(self, line: bytes, heard: int) -> bytes | Literal["refuse", "cut"]:
         """Record a command, decide about it, and note which reply it waits for.
 
         What the server is to hear, if anything.
@@ -642,6 +647,7 @@ class _Control:
             verb.decode("ascii", "replace").upper(),
             line.rstrip(b"\r\n")[len(verb) + 1 :].decode("utf-8", "surrogateescape") if arg else "",
             time.monotonic(),
+            heard,
         )
         with relay._changed:
             relay._commands.append(command)
@@ -747,6 +753,7 @@ class _Control:
                 if item.cut:
                     self.cut(item.cut)
                     break
+                self._told += 1
                 if not _send(self.client, item.data, lambda: self._cut is not None):
                     break
         except OSError:
