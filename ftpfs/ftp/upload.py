@@ -681,26 +681,32 @@ class _Store(_Sender):
             return
         if upload:
             upload.close()
-        if session.alive and self._is_ours(session, seen):
-            raise _OursAlready(seen.size or 0)
-        raise self._conflict(seen)
+        ours = self._count_ours(session, seen) if session.alive else None
+        if ours is None:
+            raise self._conflict(seen)
+        if self._content.ready(ours) == ours:
+            raise _OursAlready(ours)
+        # A server that said 226 to a part of it: all that lies there is in what is sent now.
+        self._touched = True
+        raise errors.DataMismatch(f"an earlier upload left {ours} bytes of {self._target}")
 
-    def _is_ours(self, session: Session, seen: Seen) -> bool:
-        """Whether it is this very content, renamed into place by a mount that was killed before it
-        could note it: told by its time, and then by comparing every byte."""
+    def _count_ours(self, session: Session, seen: Seen) -> int | None:
+        """How many bytes lie there, if they are the beginning of this very content, renamed into
+        place by a mount that was killed before it could note it, or measure it: told by its time,
+        and then by comparing every byte. None: they are somebody else's."""
         mtime, _ = self._content.attributes()
         if seen.size is None or seen.mtime is None or seen.mtime != mtime:
-            return False
+            return None
         try:
             with session.download(self._target) as download:
                 position = 0
                 while theirs := download.read(PIECE):
                     if self._local(position, len(theirs)) != theirs:
-                        return False
+                        return None
                     position += len(theirs)
         except (errors.Refused, errors.NotSupported):
-            return False
-        return self._content.ready(position) == position
+            return None
+        return position
 
     def _local(self, offset: int, count: int) -> bytes:
         """The content's bytes; fewer where it ends."""

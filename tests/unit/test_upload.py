@@ -373,6 +373,16 @@ def test_what_a_killed_mount_had_renamed_already_is_no_conflict(
         assert on_disk(remote_dir.disk) == {"file": there}
 
 
+@pytest.mark.parametrize("size", [0, 4])
+def test_what_a_killed_mount_had_renamed_and_not_measured_yet_is_made_whole(
+    remote: Remote, remote_dir: RemoteDir, size: int
+) -> None:
+    os.utime(remote_dir.write("file", b"small content"[:size]), (WHEN, WHEN))
+    entry = remote.store("/file", Local(b"small content"), base=None)
+    assert entry.size == 13
+    assert on_disk(remote_dir.disk) == {"file": b"small content"}
+
+
 # Servers that do not do what others do.
 
 
