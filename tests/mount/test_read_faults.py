@@ -497,7 +497,7 @@ def test_a_file_that_is_replaced_is_read_old_or_new_or_not_at_all(
 # Memory.
 
 
-@pytest.mark.parametrize(("cache", "most"), [("64M", 160), ("16M", 90)])
+@pytest.mark.parametrize(("cache", "most"), [("96M", 160), ("64M", 125), ("16M", 90)])
 def test_memory_stays_in_its_bound_while_twenty_files_are_streamed(
     remote_dir: RemoteDir, mount_server: MountServer, fuse_binding: str, cache: str, most: int
 ) -> None:
