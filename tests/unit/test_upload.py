@@ -184,7 +184,9 @@ def test_a_small_file_costs_one_exchange_after_its_data(
     look = ["SIZE", "MDTM"] if remote_dir.server.kind == "vsftpd" else ["MLST"]
     set_time = "MDTM" if remote_dir.server.kind == "vsftpd" else "MFMT"
     end = [set_time, "RNFR", "RNTO", "SIZE", "SIZE"]
-    assert [v for v in relay.verbs if v != "EPSV"] == [*look, "STOR", *end]
+    # A link as long as this has a spare connection log in meanwhile.
+    aside = {"EPSV", "USER", "PASS", "FEAT", "TYPE", "OPTS", "PWD"}
+    assert [v for v in relay.verbs if v not in aside] == [*look, "STOR", *end]
 
 
 def test_a_big_file_is_verified_before_it_has_its_name(
