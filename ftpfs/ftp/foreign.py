@@ -21,7 +21,7 @@ from dataclasses import dataclass
 _FOLDER_VERBS = {"CWD", "MKD", "RMD"}
 _FILE_VERBS = {"RETR", "STOR", "APPE", "DELE", "RNFR", "RNTO", "SIZE", "MDTM", "MLST"}
 
-_VMS = re.compile(r"([^\s:\[\]]{1,255}:)\[([^\[\]]{1,255})\]")
+_VMS = re.compile(r"([^\x00-\x20\x7f:\[\]]{1,255}:)\[([^\x00-\x20\x7f\[\]]{1,255})\]")
 _MVS = re.compile(r"'([A-Za-z0-9@#$.-]{1,46})'")
 
 

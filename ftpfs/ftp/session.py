@@ -399,10 +399,10 @@ class Session:
         raise errors.ConnectionLost("replies to pipelined commands do not match; starting over")
 
     def _encode(self, line: str) -> bytes:
-        if "\r" in line or "\n" in line or "\0" in line:
-            raise errors.InvalidName("a name with CR, LF or NUL in it cannot be sent over FTP")
         if self.profile.foreign:
             line = self.profile.foreign.line(line)
+        if "\r" in line or "\n" in line or "\0" in line:
+            raise errors.InvalidName("a name with CR, LF or NUL in it cannot be sent over FTP")
         try:
             wire = line.encode(self._codec, "surrogateescape")
         except UnicodeEncodeError as error:

@@ -43,7 +43,9 @@ def test_paths_are_written_as_the_system_does(home: str, ours: str, theirs: str)
     assert system.line(ours) == theirs
 
 
-@pytest.mark.parametrize("home", ["/", "/home/smith", "", "/[a]", "C:/x", "a b:[c]", "''"])
+@pytest.mark.parametrize(
+    "home", ["/", "/home/smith", "", "/[a]", "C:/x", "a b:[c]", "d:[\r]", "d\0:[a]", "''"]
+)
 def test_paths_with_slashes_are_nobody_elses(home: str) -> None:
     assert foreign.told_by(home) is None
 
