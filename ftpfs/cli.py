@@ -540,9 +540,10 @@ def put(local: str, url: Source, text: bool, **flags: Any) -> None:
 @click.argument("command")
 @click.option("-v", "--verbose", is_flag=True, help="Show the server's welcome message first.")
 def cmd(url: Source, command: str, verbose: bool, **flags: Any) -> int:
-    """Send one raw FTP COMMAND, such as 'SITE HELP', and print the reply.
+    """Send one raw FTP COMMAND, such as PWD or 'SITE HELP', and print the reply.
 
-    Exits with 1 when the server refuses it.
+    In the folder that login lands in, whatever the path of URL. Exits with 1
+    when the server refuses it.
     """
     from ftpfs import transfer
 

@@ -22,6 +22,7 @@ class Proxy:
         self.asked: list[tuple[str, int]] = []
         # Under TLS, what comes from a port other than the one asked for first: data connections.
         self.cuts_before_close_notify = False
+        self.passes_records = 1 << 30  # and of those before it no more than so many
         # What the server says first comes in one packet with the proxy's own reply.
         self.greets_at_once = False
         self._refuse = refuse
@@ -56,7 +57,8 @@ class Proxy:
                 client.sendall(ok)
                 cut = self.cuts_before_close_notify and port != self.asked[0][1]
                 copy = _copy_until_close_notify if cut else _copy
-                back = threading.Thread(target=copy, args=[server, client], daemon=True)
+                most = [self.passes_records] if cut else []
+                back = threading.Thread(target=copy, args=[server, client, *most], daemon=True)
                 back.start()
                 _copy(client, server)
                 back.join()
@@ -104,7 +106,7 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
         sink.shutdown(socket.SHUT_WR)
 
 
-def _copy_until_close_notify(source: socket.socket, sink: socket.socket) -> None:
+def _copy_until_close_notify(source: socket.socket, sink: socket.socket, most: int) -> None:
     """RFC 8446, 5: a record is its type, a version, its length in two bytes, and so many.
 
     TLS 1.3 hides the type: an alert is told by its length, two bytes and what encrypting adds.
@@ -112,8 +114,9 @@ def _copy_until_close_notify(source: socket.socket, sink: socket.socket) -> None
     with contextlib.suppress(OSError):
         while len(head := source.recv(5, socket.MSG_WAITALL)) == 5:
             kind, length = head[0], int.from_bytes(head[3:], "big")
-            if kind == 21 or (kind, length) == (23, 2 + 17):
+            if kind == 21 or (kind, length) == (23, 2 + 17) or not most:
                 break
+            most -= 1
             sink.sendall(head + source.recv(length, socket.MSG_WAITALL))
         sink.shutdown(socket.SHUT_WR)
 

@@ -313,6 +313,9 @@ class TestTransfer:
         done = ftpfs_process("cmd", "-v", url, "SITE HELP")
         assert done.returncode == 0
         assert done.stdout.startswith("220 ftpfs\n214-")
+        assert ftpfs_process("cmd", url, "PWD").stdout == '257 "/" is the current directory.\n'
+        assert ftpfs_process("cmd", url, "CWD sub").stdout.startswith("250 ")
+        assert ftpfs_process("cmd", url, "CWD none").returncode == 1
         refused = ftpfs_process("cmd", url, "FOO")
         assert (refused.returncode, refused.stdout[:4]) == (1, "500 ")
         assert ftpfs_process("cmd", url, "NOOP\r\nDELE README").returncode == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import subprocess
 import sys
 import traceback
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ftpfs import config, credentials, errors
+from ftpfs import config, credentials, errors, transfer
 from ftpfs.config import Tls
 from ftpfs.credentials import Surroundings
 from tests.conftest import StartServer
@@ -173,6 +174,33 @@ def test_a_listing_that_ends_without_close_notify_is_not_believed(
             download.finish()
         through.cuts_before_close_notify = False
         assert [entry.name for entry in remote.list("/")] == ["file"]
+
+
+@pytest.mark.parametrize("kind", servers.KINDS)
+def test_a_file_that_ends_early_without_close_notify_is_no_shorter_file(
+    start_server: StartServer, kind: Kind, tmp_path: Path
+) -> None:
+    """Cut between two records, with the server saying 226: only the size tells."""
+    server = test_tls.start(start_server, kind, tls="explicit", require_tls=True)
+    with (
+        proxy.running() as through,
+        test_tls.connected(
+            server,
+            Tls.EXPLICIT,
+            network={"proxy": f"socks5://127.0.0.1:{through.port}"},
+            tls_ca=server.ca,
+        ) as remote,
+    ):
+        (server.root / "file").write_bytes(bytes(600_000))
+        (server.root / "file").chmod(0o644)
+        through.cuts_before_close_notify = True
+        through.passes_records = 12
+        with pytest.raises((errors.DataMismatch, errors.NetworkError)):
+            transfer.get(remote, "/file", str(tmp_path / "file"), text=False)
+        assert os.listdir(tmp_path) == []
+        through.passes_records = 1 << 30
+        transfer.get(remote, "/file", str(tmp_path / "file"), text=False)
+    assert (tmp_path / "file").read_bytes() == bytes(600_000)
 
 
 def test_its_password_is_blanked_in_the_environment_that_proc_shows() -> None:
