@@ -353,7 +353,7 @@ class _Examination:
 
 _RESTART_MEANS = {
     Restart.ALL: "a change inside a big file sends only that",
-    Restart.HEAD: "a change inside a big file sends it from there to its end",
+    Restart.HEAD: "a change that reaches to a file's end sends only that; one inside, all of it",
     Restart.NOTHING: "a change inside a file sends all of it",
 }
 
