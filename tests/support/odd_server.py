@@ -50,6 +50,8 @@ class Script:
     recode: Mapping[str, str] = field(default_factory=dict)
     # Replies of these codes are sent twice.
     twice: frozenset[str] | set[str] = frozenset()
+    # Every reply has several lines, with its own code in the middle of some.
+    wordy: bool = False
     # What LIST sends for a folder on the server's disk.
     listing: Callable[[Path], bytes] | None = None
     # What MLSD sends for it.
@@ -165,6 +167,8 @@ def _handler(server: OddServer) -> Any:
         def push(self, data: str) -> None:
             code = script.recode.get(data[:3])
             data = code + data[3:] if code else data
+            if script.wordy and data[3:4] == " ":
+                data = f"{data[:3]}-Well,\r\n {data[:3]} not yet\r\n{data[:3]}-and now:\r\n{data}"
             super().push(data * 2 if data[:3] in script.twice else data)
 
         def on_file_received(self, file: str) -> None:

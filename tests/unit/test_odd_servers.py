@@ -109,6 +109,8 @@ EVERYDAY: dict[str, Script] = {
     "no REST": Script(unknown={"REST"}),
     "250 for transfers": Script(recode={"226": "250"}),
     "a banner of 100 lines": Script(banner="\r\n".join(f"220-line {n}" for n in range(100))),
+    "many lines in every reply": Script(wordy=True),
+    "many lines in every reply, no MLSD": Script(wordy=True, unknown={"MLSD", "MLST"}),
     "two replies before a transfer": Script(twice={"150", "125"}),
     "two replies, no MLSD": Script(twice={"150", "125"}, unknown={"MLSD", "MLST"}),
     "PASV says 0.0.0.0": Script(unknown={"EPSV"}, pasv_address="0.0.0.0"),
