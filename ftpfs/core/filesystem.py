@@ -129,6 +129,9 @@ class Filesystem:
         self._handles: dict[int, _Handle] = {}
         self._users: dict[OpenFile, int] = {}  # handles; 0: it lingers
         self._taking: set[str] = set()  # directories known to take files
+        # Renames of which nobody knows whether the server did them, by old name: the new name, and
+        # the file (None: a directory). Nothing is sent to either name before that is known.
+        self._doubted: dict[str, tuple[str, OpenFile | None]] = {}
         self._closed = False
 
     # Looking.
@@ -203,6 +206,8 @@ class Filesystem:
             self.check_writable()
         elif self._remote.round_trip() > LONG_LINK:
             self._prefetcher.opened(path)
+        if flags & _WRITING and self._open_at(path) is None:
+            self._settle_doubts(path)
         handle = None
         while handle is None:
             generation = self._generations.of(path)
@@ -225,6 +230,8 @@ class Filesystem:
         self.check_writable()
         _check_name(path)
         self._remote.check_name(path)  # now: its upload would fail when nobody listens any more
+        if self._open_at(path) is None:
+            self._settle_doubts(path)
         if self._existing(path) is not None:  # it appeared after the kernel had looked
             if flags & os.O_EXCL:
                 raise errors.Exists(f"{path}: exists")
@@ -376,6 +383,7 @@ class Filesystem:
         """Delete a name. Handles on the file go on, as POSIX has it. What was not uploaded yet
         never is."""
         self.check_writable()
+        self._settle_doubts(path)
         if (waiting := self._open_at(path)) is not None:
             waiting.cancel()
         with self._turns(path) as (file,):
@@ -428,6 +436,7 @@ class Filesystem:
         self._remote.check_name(new)
         if flags & ~RENAME_NOREPLACE:
             raise errors.InvalidArgument("FTP cannot exchange two names")
+        self._settle_doubts(old, new)
         for path in (old, new):
             if (waiting := self._open_at(path)) is not None:
                 # One that waits for its writer would make us wait as well.
@@ -457,8 +466,11 @@ class Filesystem:
                     replaced = False
                 with self._changing(old, new):
                     self._remote.rename(old, new, replace=replaced)
-            except errors.FtpfsError:
-                self._spool.journal.withdraw(old)
+            except errors.FtpfsError as error:
+                if hidden or not isinstance(error, errors.NetworkError):
+                    self._spool.journal.withdraw(old)
+                else:
+                    self._doubt(old, new)
                 if hidden:
                     self._unhide(hidden, new)
                 raise
@@ -595,24 +607,29 @@ class Filesystem:
         To be called once, before anything else is done.
         """
         self._spool.recover()
-        self._settle_intents()
-        count = sum(self._take_over(record) for record in self._spool.journal.records())
-        if count:
-            log.warning("%d files of an earlier mount are uploaded now", count)
-        return count
+        doubted = self._settle_intents()
+        records = self._spool.journal.records()
+        taken = [(file, each.since) for each in records if (file := self._take_over(each))]
+        with self._lock:  # before anything is sent
+            self._doubted = {old: (new, self._files.get(old)) for old, new in doubted}
+        for file, since in taken:
+            self._uploads.add(file, since)
+        if taken:
+            log.warning("%d files of an earlier mount are uploaded now", len(taken))
+        return len(taken)
 
-    def _take_over(self, record: Record) -> bool:
-        """Have what a row of an earlier mount speaks of; False: it is lost, or cannot be had now
-        and stays for the next mount."""
+    def _take_over(self, record: Record) -> OpenFile | None:
+        """What a row of an earlier mount speaks of; None: it is lost, or cannot be had now and
+        stays for the next mount."""
         try:
             spool_file = self._spool.reopen(record)
         except errors.NotFound as error:
             log.error("what was written to %s is lost: %s", record.path, error)
             self._spool.journal.remove(record.spool)
-            return False
+            return None
         except errors.FtpfsError as error:
             log.error("%s is not uploaded now, but by the next mount: %s", record.path, error)
-            return False
+            return None
         if record.path in self._files:
             # Two mounts of the server wrote it, and both ended before they had sent it.
             record = replace(record, path=self._free_name(record.path))
@@ -621,8 +638,7 @@ class Filesystem:
         with self._lock:
             self._files[record.path] = file
             self._users[file] = 0
-        self._uploads.add(file, record.since)
-        return True
+        return file
 
     def _free_name(self, path: str) -> str:
         """A conflict copy's name that no file here has."""
@@ -633,19 +649,23 @@ class Filesystem:
             name = _conflict_name(path, f" {number}")
         return name
 
-    def _settle_intents(self) -> None:
+    def _settle_intents(self) -> list[tuple[str, str]]:
         """An earlier mount was killed when it had asked the server for renames and deletions: what
         was done is done here, too. What had made way for another file comes last, when it is known
-        whether that one came."""
+        whether that one came. The renames of which that cannot be found out now."""
+        doubted = []
         journal = self._spool.journal
         for old, new in sorted(journal.intents(), key=lambda names: _is_hidden(names[1])):
             if _is_hidden(new):
                 self._settle_hidden(old, new)
                 journal.withdraw(old)
-            elif self._is_gone(old):
+            elif (gone := self._is_gone(old)) is None and new:
+                doubted.append((old, new))
+            elif gone:
                 self._spool.discard(journal.rename(old, new) if new else journal.drop(old))
             else:
                 journal.withdraw(old)
+        return doubted
 
     def _settle_hidden(self, path: str, hidden: str) -> None:
         """Give a file its name back that was hidden to be replaced or deleted, or let it go when
@@ -660,15 +680,13 @@ class Filesystem:
         except errors.FtpfsError as error:
             log.error("what was %s is left on the server as %s: %s", path, hidden, error)
 
-    def _is_gone(self, path: str) -> bool:
-        """Whether the server has nothing at `path`, as far as it can be asked."""
+    def _is_gone(self, path: str) -> bool | None:
+        """Whether the server has nothing at `path`; None: it cannot be asked."""
         try:
-            self._remote.stat(path)
-        except errors.NotFound:
-            return True
+            return not self._is_there(path)
         except errors.FtpfsError as error:
             log.warning("nobody knows whether %s was renamed or deleted: %s", path, error)
-        return False
+        return None
 
     # The end.
 
@@ -863,8 +881,16 @@ class Filesystem:
     def _upload(self, file: OpenFile) -> None:
         """On one of the queue's threads."""
         try:
-            with file.exclusive():
-                self._upload_exclusively(file, streamed=True)
+            while True:
+                try:
+                    self._settle_doubts(file.path)
+                except errors.FtpfsError as error:
+                    file.failed(error)
+                    raise
+                with file.exclusive():
+                    if not self._doubts(file.path):  # or it was renamed while we waited
+                        self._upload_exclusively(file, streamed=True)
+                        return
         finally:
             self._retire(file)
 
@@ -1095,6 +1121,62 @@ class Filesystem:
         for file in moved.values():
             file.record_again()
 
+    # Inside: renames whose answer was lost, and the server is away.
+
+    def _doubt(self, old: str, new: str) -> None:
+        """Remember a rename that the server may have done, if anything is still to be sent to where
+        it was: that has to go where it is."""
+        inside = _below(old)
+        with self._lock:
+            files = list(self._files.values())
+            moving = self._files.get(old)
+        if not any(inside(file) and file.dirty for file in files):
+            self._spool.journal.withdraw(old)
+            return
+        with self._lock:
+            self._doubted[old] = new, moving
+        # What is closed from now on concerns it as well, should we be killed.
+        self._spool.journal.intend(old, new, always=True)
+
+    def _doubts(self, *paths: str) -> list[tuple[str, str]]:
+        """The doubted renames (old, new) that have to do with `paths`."""
+        if not self._doubted:
+            return []
+        with self._lock:
+            pairs = [(old, new) for old, (new, _) in self._doubted.items()]
+        return [
+            pair for pair in pairs if any(_related(path, name) for path in paths for name in pair)
+        ]
+
+    def _settle_doubts(self, *paths: str) -> None:
+        """Look whether doubted renames were done. Raises NetworkError while the server is away."""
+        for old, new in self._doubts(*paths):
+            with self._turns(old, new, below=True) as (moving, waiting):
+                with self._lock:
+                    known = self._doubted.get(old)
+                if known is None:
+                    continue  # another thread was faster
+                # What was written under the new name meanwhile is another file: both stay.
+                free = known[1] is moving and not (waiting and waiting.dirty)
+                if free and not self._is_there(old) and self._is_there(new):
+                    log.warning("%s was renamed to %s, as is seen now", old, new)
+                    self._renamed(old, new)
+                    self._rename_here(old, new)
+                    if waiting:
+                        self._lost_its_name(waiting, None)
+                else:
+                    self._spool.journal.withdraw(old)
+                with self._lock:
+                    self._doubted.pop(old, None)
+
+    def _is_there(self, path: str) -> bool:
+        """Whether the server has it now. Raises what it cannot be asked for."""
+        try:
+            self._remote.stat(path)
+        except errors.NotFound:
+            return False
+        return True
+
     def _remove_hidden(self, path: str) -> None:
         try:
             self._remote.remove(path)
@@ -1139,6 +1221,11 @@ def _conflict_name(path: str, number: str = "") -> str:
 
 def _bad_handle(handle: int) -> errors.FtpfsError:
     return errors.BadHandle(f"no open file has the handle {handle}")
+
+
+def _related(path: str, other: str) -> bool:
+    """Whether one is the other, or lies below it."""
+    return path == other or path.startswith(other + "/") or other.startswith(path + "/")
 
 
 def _is_hidden(path: str) -> bool:

@@ -192,6 +192,28 @@ def test_a_connection_killed_at_random_bytes_of_an_upload(
 # Servers that stop, are full, refuse, lie.
 
 
+def test_what_was_written_goes_where_a_rename_has_put_the_file_whose_answer_never_came(
+    mounted: Mounted, relay: Relay
+) -> None:
+    insist(lambda: write(mounted.path / "old", blob(MEG)))
+    with open(mounted.path / "old", "ab") as file:
+        file.write(b"written before, ")
+        file.flush()
+        relay.hold_reply("RNTO")
+        mover = subprocess.Popen(["mv", "-f", mounted.path / "old", mounted.path / "new"])
+        assert relay.wait_for(lambda: (mounted.disk_now / "new").exists())
+        relay.vanish()
+        assert mover.wait(60) != 0  # nobody can tell it
+        relay.release()
+        file.write(b"and after")
+    time.sleep(2)
+    relay.clear()
+    relay.come_back()
+    assert on_disk(mounted.disk) == {"new": blob(MEG) + b"written before, and after"}
+    assert (mounted.path / "new").read_bytes() == blob(MEG) + b"written before, and after"
+    assert os.listdir(mounted.path) == ["new"]
+
+
 @pytest.mark.parametrize(("kind", "away"), [("vsftpd", 30), ("proftpd", 5)])
 def test_a_server_that_is_killed_and_started_again(
     kind: Kind,

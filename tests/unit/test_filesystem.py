@@ -1066,6 +1066,85 @@ def test_what_waited_of_a_file_that_was_deleted_right_before_the_kill_does_not_c
     assert bench.remote.files() == {"/a": b"aaaa"}
 
 
+def rename_in_doubt(bench: Bench, old: str, new: str, *, done: bool) -> None:
+    """The answer is lost, and when the name is looked at first, the server is away."""
+    bench.remote.fail("rename", errors.ConnectionLost("answer lost"), too_late=done)
+    bench.remote.fail("stat", errors.ConnectionLost("away"))
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.rename(old, new)
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
+def test_what_is_sent_after_a_rename_whose_answer_was_lost_goes_where_the_file_is(
+    bench: Bench, done: bool
+) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    bench.write("/d/inside", b"all of it")
+    append(bench, "/a", b" and more")
+    rename_in_doubt(bench, "/a", "/new", done=done)
+    rename_in_doubt(bench, "/d", "/moved", done=done)
+    append(bench, "/a", b", and later")
+    bench.fs.sync()
+    file, folder = ("/new", "/moved") if done else ("/a", "/d")
+    assert bench.remote.files() == {
+        file: b"aaaa and more, and later",
+        f"{folder}/inside": b"all of it",
+        "/b": b"bbbb",
+    }
+    assert bench.read(file) == b"aaaa and more, and later"
+    assert bench.names("/") == {file[1:], folder[1:], "b", "made"}
+    assert bench.fs._spool.journal.intents() == []
+
+
+@pytest.mark.parametrize("away", [True, False], ids=["away", "back"])
+@pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
+def test_killed_before_it_is_known_what_became_of_a_rename_the_next_mount_looks(
+    bench: Bench, tmp_path: Path, done: bool, away: bool
+) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    handle = bench.fs.open("/a", os.O_WRONLY | os.O_APPEND)
+    bench.fs.write(handle, 0, b" and more")
+    rename_in_doubt(bench, "/a", "/new", done=done)
+    bench.fs.flush(handle)  # the first that the journal hears of it
+    bench.remote.calm()
+    next_one = reborn(bench, tmp_path / "next")
+    if away:
+        bench.remote.fail("stat", errors.ConnectionLost("away"))
+    next_one.fs.recover()
+    assert next_one.fs.close() == 0
+    name = "/new" if done else "/a"
+    assert bench.remote.files() == {name: b"aaaa and more", "/b": b"bbbb"}
+
+
+def test_nothing_is_made_under_the_new_name_before_that_is_known(bench: Bench) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    append(bench, "/a", b" and more")
+    rename_in_doubt(bench, "/a", "/new", done=True)
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.create("/new", 0o644, os.O_WRONLY | os.O_EXCL)
+    with pytest.raises(errors.Exists):
+        bench.fs.create("/new", 0o644, os.O_WRONLY | os.O_EXCL)
+    append(bench, "/new", b", and later")
+    bench.fs.sync()
+    assert bench.remote.files() == {"/new": b"aaaa and more, and later", "/b": b"bbbb"}
+
+
+def test_a_rename_that_is_tried_again_finds_what_became_of_the_first(bench: Bench) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    append(bench, "/a", b" and more")
+    rename_in_doubt(bench, "/a", "/new", done=True)
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.rename("/a", "/new")  # it is away, still
+    with pytest.raises(errors.NotFound):
+        bench.fs.rename("/a", "/new")
+    bench.fs.sync()
+    assert bench.remote.files() == {"/new": b"aaaa and more", "/b": b"bbbb"}
+
+
 @pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
 def test_a_file_that_was_hidden_for_its_handles_right_before_the_kill_has_its_name_again(
     bench: Bench, tmp_path: Path, replaced: bool
