@@ -144,6 +144,7 @@ class OpenFile:
         # What the base is read from while a conflict is settled: not what may be replaced.
         self._foreign: Entry | None = None
         self._uploading = False
+        self._hydrating = False  # parts of the base are fetched, to be sent with the rest
         self._sending: _Sending | None = None
         self._uploaded_bytes = 0
         self._broken: _Sending | None = None  # off by the network; the server may have its head
@@ -567,12 +568,18 @@ class OpenFile:
 
     def cancel(self, *, only_streams: bool = False) -> None:
         """Have the upload under way end soon, by Superseded; `only_streams`: if it waits for a
-        writer."""
+        writer. A fetch that it waits for ends with its next block, or its deadline."""
+        reader = None
         with self._changed:
             sending = self._sending
             if sending is not None and not (only_streams and sending.captured):
                 sending.cancelled = True
                 self._changed.notify_all()
+            if self._hydrating and not only_streams:
+                self._hydrating = False
+                reader, self._reader = self._reader, None
+        if reader:
+            reader.close()
 
     def upload(self, *, streamed: bool = False) -> None:
         """Send what was written, with `exclusive` held; `streamed`: perhaps while it is still being
@@ -944,17 +951,29 @@ class OpenFile:
         with self._changed:
             gaps = file.present.missing(0, min(self._base_size, self._size))
             reader = self._base_locked() if gaps else None
+            self._hydrating = reader is not None
         if reader is None:
             return
-        for start, end in gaps:
-            for offset in range(start, end, COPY_SIZE):
-                data = reader.read(offset, min(COPY_SIZE, end - offset))
-                self._fill_gap(file, offset, data)
+        try:
+            for start, end in gaps:
+                for offset in range(start, end, COPY_SIZE):
+                    data = reader.read(offset, min(COPY_SIZE, end - offset))
+                    self._fill_gap(file, offset, data)
+        except errors.FtpfsError as error:
+            with self._changed:
+                if not self._hydrating:
+                    raise errors.Superseded(f"{self._path}: its upload was cancelled") from error
+            raise
+        finally:
+            with self._changed:
+                self._hydrating = False
 
     def _fill_gap(self, file: SpoolFile, offset: int, data: bytes) -> None:
         """Put base content where the spool still has none: a write may have come since."""
         with self._spool_lock:
             with self._changed:
+                if not self._hydrating:
+                    raise errors.Superseded(f"{self._path}: its upload was cancelled")
                 end = min(offset + len(data), self._base_size)
                 gaps = file.present.missing(offset, end) if offset < end else []
             for start, stop in gaps:

@@ -1257,6 +1257,52 @@ def test_one_name_that_several_killed_mounts_wrote_keeps_all_contents(tmp_path: 
     assert files["/f"] == b"first"
 
 
+@pytest.fixture
+def hydrating(tmp_path: Path) -> Bench:
+    """An upload that fetches 16 MiB at a pace that takes 13 s, to send them with the rest."""
+    bench = made(tmp_path)
+    bench.remote.patches_nothing = True
+    bench.remote.outside_write("/big", bytes(16 << 20))
+    open_directory(bench)
+    fetching = threading.Event()
+
+    def slowly(_size: int) -> None:
+        fetching.set()
+        time.sleep(0.1)
+
+    bench.remote.pace = slowly
+    handle = bench.fs.open("/big", os.O_WRONLY)
+    bench.fs.write(handle, 5 << 20, b"changed")
+    bench.fs.release(handle)
+    bench.fs.retry()
+    assert fetching.wait(10)
+    return bench
+
+
+def test_an_upload_that_still_fetches_what_it_has_to_send_can_be_left_to_the_next_mount(
+    hydrating: Bench, tmp_path: Path
+) -> None:
+    began = time.monotonic()
+    assert hydrating.fs.close(grace=0) == 1
+    assert time.monotonic() - began < 4
+    hydrating.remote.pace = lambda _size: None
+    next_one = reborn(hydrating, tmp_path / "next")
+    next_one.fs.recover()
+    assert next_one.fs.close() == 0
+    content = hydrating.remote.content("/big")
+    assert content == bytes(5 << 20) + b"changed" + bytes((11 << 20) - 7)
+
+
+def test_a_file_is_deleted_while_its_upload_still_fetches_what_it_has_to_send(
+    hydrating: Bench,
+) -> None:
+    began = time.monotonic()
+    hydrating.fs.unlink("/big")
+    assert time.monotonic() - began < 4
+    assert "/big" not in hydrating.remote.files()
+    hydrating.fs.close()
+
+
 def test_what_is_left_when_the_grace_is_over_stays_for_the_next_mount(tmp_path: Path) -> None:
     bench = made(tmp_path)
     bench.write("/one", b"1")
