@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from ftpfs.ftp import session
 from tests.support import certificates as certificates_module
 from tests.support import servers
 from tests.support.certificates import Certificates
@@ -31,6 +32,28 @@ def skip_if_cannot(kind: Kind, feature: str) -> None:
     reason = servers.CANNOT[kind].get(feature)
     if reason:
         pytest.skip(f"{EXCUSE}{kind}: {reason}")
+
+
+# A long link.
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--far",
+        action="store_true",
+        help="everything as over a long link: what saves round trips is used on loopback, too",
+    )
+
+
+@pytest.fixture(scope="session")
+def far(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--far"))
+
+
+@pytest.fixture(autouse=True)
+def _as_over_a_long_link(far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if far:
+        monkeypatch.setattr(session, "ARMING_PAYS", 0.0)
 
 
 # Skips in CI.

@@ -62,6 +62,10 @@ RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # renameat2(2)
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
+# Uploads at a time over a short link, where the interpreter is the limit and not the link: with 8
+# instead of 4, `cp -r` of small files onto the mount returned at half the pace, 800 files a second,
+# because the threads took the interpreter from the one that answered it.
+NEAR_UPLOADS = 4
 # How often an upload may find something else on the server than it knew before it fails.
 SETTLEMENTS = 3
 
@@ -121,7 +125,9 @@ class Filesystem:
             budget=cache.block_cache // 4,
         )
         self._waits_for_uploads = write.sync
-        self._uploads: Uploads[OpenFile] = Uploads(self._upload, workers=write.uploads)
+        near = not remote.round_trip() > LONG_LINK
+        uploads = min(write.uploads, NEAR_UPLOADS) if near else write.uploads
+        self._uploads: Uploads[OpenFile] = Uploads(self._upload, workers=uploads)
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         # Guarded by _lock:

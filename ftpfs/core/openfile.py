@@ -1112,6 +1112,10 @@ class _Sending:
                 owner._changed.wait(STREAM_PAUSE)
                 self._wanted = None
 
+    def whole(self) -> int | None:
+        with self._owner._changed:
+            return self._end if self.captured else None
+
     def attributes(self) -> tuple[int | None, int | None]:
         owner = self._owner
         with owner._spool_lock:

@@ -49,6 +49,9 @@ class Content(Protocol):
         then takes away what it began, and lets the exception through.
         """
 
+    def whole(self) -> int | None:
+        """How many bytes it has, where all of them are there already; None: it still grows."""
+
     def attributes(self) -> tuple[int | None, int | None]:
         """The modification time and the mode bits to be set, asked for when all has been sent."""
 

@@ -17,8 +17,10 @@ import functools
 import hashlib
 import logging
 import re
+import select
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +37,8 @@ MAX_LINE = 64 << 10
 # Lines of one reply: banners of 100 lines exist, HELP is shorter; without a bound a server could
 # feed us for ever inside one deadline.
 MAX_REPLY_LINES = 20_000
+# struct tcp_info (linux/tcp.h): tcpi_rtt comes after 8 bytes and 15 words.
+_RTT = struct.Struct("=68xI")
 _ONE_LINE_REPLY = re.compile(rb"([1-6]\d\d [^\r\n]*)\r?\n")
 
 
@@ -92,6 +96,7 @@ class Control(ftplib.FTP_TLS):
         # doubled. RFC 959 has it so, but of the four servers measured only proftpd does; to the
         # others the second byte is a part of the name. None of them doubles it in a listing.
         self.telnet = False
+        self.handshake = float("inf")  # seconds
         self.peer = ""
         self.own_address = ""
         self.family = socket.AF_INET
@@ -106,6 +111,8 @@ class Control(ftplib.FTP_TLS):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # A server that vanished without a word is noticed while the session is idle, too.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        # Through a proxy it is the way to the proxy only.
+        self.handshake = float("inf") if self._network.proxy else handshake_time(sock)
         self.sock = sock
         self.family = sock.family
         self.af = sock.family
@@ -129,6 +136,27 @@ class Control(ftplib.FTP_TLS):
         user, password = self._network.proxy_login or ("", None)
         login = (user, password.reveal()) if password else None
         return proxy.dial(self._network.proxy, login, host, port, timeout)
+
+    def dial_ahead(self, port: int) -> socket.socket:
+        """A connection to `port` of the server that may still be under way. Raises OSError.
+
+        `has_connected` tells when it is there. Through a proxy it is waited for.
+        """
+        if self._network.proxy:
+            return self.dial(self.peer, port, self._network.connect_timeout)
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            self.peer, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+        )[0]
+        channel = socket.socket(family, kind, protocol)
+        channel.setblocking(False)
+        try:
+            channel.connect(address)
+        except BlockingIOError:
+            pass
+        except BaseException:
+            channel.close()
+            raise
+        return channel
 
     def secure(self) -> None:
         """AUTH TLS. What a man in the middle sent ahead of the handshake is thrown away.
@@ -332,6 +360,23 @@ def tls_context(server: Server) -> ssl.SSLContext:
     if server.tls_max == "1.2":
         context.maximum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+def handshake_time(channel: socket.socket) -> float:
+    """Seconds that the TCP handshake of a connection just made took, as the kernel measured it:
+    no name was looked up in it, and no busy machine made it longer."""
+    info = channel.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT.size)
+    microseconds: int = _RTT.unpack(info)[0]
+    return microseconds / 1e6
+
+
+def has_connected(channel: socket.socket, timeout: float) -> bool | None:
+    """Whether a connection of `dial_ahead` was made; None: under way even after `timeout` s."""
+    poller = select.poll()  # select() fails beyond 1024 descriptors
+    poller.register(channel, select.POLLOUT)
+    if not poller.poll(timeout * 1000):
+        return None
+    return channel.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
 def reason_of(error: OSError) -> str:

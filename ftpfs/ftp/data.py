@@ -188,10 +188,14 @@ class Upload(Transfer):
         channel: socket.socket,
         done: Callable[[], None] | None,
         before: Sequence[Reply] = (),
+        *,
+        complete: bool = False,
     ) -> None:
-        """`before`: the replies to what was sent ahead of it (see `Session.upload`)."""
+        """`before`: the replies to what was sent ahead of it; `complete`: so was all that it is to
+        send (see `Session.upload`), and only `finish` is left."""
         super().__init__(session, channel, done)
         self.before = before
+        self.complete = complete
         # Set by `finish`: the data connection was reset, which a 226 does not tell (pyftpdlib).
         self.was_reset = False
         self._plain = not isinstance(channel, ssl.SSLSocket)

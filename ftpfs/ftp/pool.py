@@ -7,7 +7,8 @@ A session is used under a *lease*. Rules that keep this free of deadlock:
 
 - A thread holds one lease at a time (checked), so nobody waits for a lease while holding one.
 - Transfers never take the last free connection while the cap allows two or more: metadata does not
-  queue behind them. With a cap of one, metadata asks the transfer to give way.
+  queue behind them. With a cap of one, metadata asks the transfer to give way. Uploads leave one
+  more, to those who read.
 - A holder that can stop anywhere (a read stream) leases with `give_way`; it is called while others
   wait, and the holder returns the lease as soon as it can.
 - Metadata that waits goes before transfers that wait, and both before listings ahead, which leave
@@ -73,7 +74,11 @@ class Use(enum.Enum):
     METADATA = "metadata"  # short commands: somebody's `ls` waits for it
     LISTING = "listing"  # likewise, with a data connection
     TRANSFER = "transfer"  # file contents: may take long
+    UPLOAD = "upload"  # likewise, on its way to the server: those who read wait for an answer
     AHEAD = "ahead"  # listings that nobody waits for yet
+
+
+_TRANSFERS = (Use.TRANSFER, Use.UPLOAD)
 
 
 class Lease:
@@ -287,29 +292,32 @@ class Pool:
             self._waiting[use] += 1
         try:
             while True:
-                spare = False
+                lease, spare = None, False
                 with self._changed:
                     if self._closed:
                         raise errors.ConnectionLost("the mount is being closed")
                     if self._may_start_locked(use):
-                        if len(self._idle) > (use is Use.AHEAD):
-                            return self._grant_locked(self._choose_locked(use), use, give_way)
                         room = self._total_locked() < self._cap_now_locked()
-                        if room and self._in_line_locked(use) > len(self._grooming):
+                        if len(self._idle) > (use is Use.AHEAD):
+                            lease = self._grant_locked(self._choose_locked(use), use, give_way)
+                            spare = room and use is Use.TRANSFER and self._comes_early_locked(lease)
+                        elif room and self._in_line_locked(use) > len(self._grooming):
                             self._check_down_locked()
                             self._connecting[use] += 1
                             return None
-                        if room and use is Use.TRANSFER and not self._spares:
+                        else:
                             # Next time there is one more: the random reads of one program find an
                             # idle session each, while others are groomed.
-                            self._spares += 1
-                            spare = True
+                            spare = room and use in _TRANSFERS and not self._spares
+                        self._spares += spare
                     seen = self._version
-                    holders = [lease.give_way for lease in self._leases if lease.give_way]
+                    holders = [held.give_way for held in self._leases if held.give_way]
                     if use is Use.AHEAD:
                         holders = []
                 if spare:
                     self._set_to_work(None)
+                if lease:
+                    return lease
                 for ask in holders:
                     ask()
                 with self._changed:
@@ -340,16 +348,24 @@ class Pool:
 
     def _may_start_locked(self, use: Use) -> bool:
         if use is Use.AHEAD:
-            ahead = sum(1 for lease in self._leases if lease.use is Use.AHEAD)
             others_wait = any(n for u, n in self._waiting.items() if u is not Use.AHEAD)
-            return not others_wait and ahead + self._connecting[use] < self._cap_now_locked() - 2
-        if use is not Use.TRANSFER:
+            return not others_wait and self._under_way_locked(use) < self._cap_now_locked() - 2
+        if use not in _TRANSFERS:
             return True
         if self._metadata_waits_locked() and self._total_locked() >= self._cap:
             return False
-        transfers = sum(1 for lease in self._leases if lease.use is Use.TRANSFER)
-        transfers += self._connecting[Use.TRANSFER]
-        return transfers < max(1, self._cap_now_locked() - 1)
+        cap = self._cap_now_locked()
+        if use is Use.UPLOAD and self._under_way_locked(use) >= max(1, cap - 2):
+            return False
+        return sum(map(self._under_way_locked, _TRANSFERS)) < max(1, cap - 1)
+
+    def _comes_early_locked(self, lease: Lease) -> bool:
+        """Whether its data connection is still under way; with one session more it would be there,
+        and single reads at random places would take one round trip each instead of three."""
+        return lease.session.armed and not lease.session.ready and not self._spares
+
+    def _under_way_locked(self, use: Use) -> int:
+        return sum(1 for lease in self._leases if lease.use is use) + self._connecting[use]
 
     def _in_line_locked(self, use: Use) -> int:
         """How many wait for a session, `use` among them; nobody stands in line behind AHEAD."""
@@ -370,9 +386,13 @@ class Pool:
         wants_armed = use is not Use.METADATA
         ranked = sorted(
             range(len(self._idle)),
-            key=lambda n: (self._idle[n].settled, self._idle[n].armed is wants_armed, n),
+            key=lambda n: self._rank(self._idle[n], wants_armed, n),
         )
         return self._idle.pop(ranked[-2] if use is Use.AHEAD else ranked[-1])
+
+    @staticmethod
+    def _rank(session: Session, wants_armed: bool, n: int) -> tuple[bool, bool, bool, int]:
+        return session.settled, session.armed is wants_armed, session.ready is wants_armed, n
 
     def _grant_locked(
         self, session: Session, use: Use, give_way: Callable[[], None] | None
@@ -440,9 +460,10 @@ class Pool:
         return self._clock() - self._closed_at < GHOST_TIME
 
     def _cap_now_locked(self) -> int:
-        """How many there may be. What the server refused is forgotten after a while."""
+        """How many there may be. Some time after the server refused one, another is tried, and one
+        more after each that is let in: a server with a fixed limit refuses one login a minute."""
         if self._cap < self._configured_cap and self._clock() > self._cap_until:
-            self._cap = self._configured_cap
+            return self._cap + 1
         return self._cap
 
     def _check_down_locked(self) -> None:

@@ -62,7 +62,8 @@ class Profile:
         self.foreign: Foreign | None = None
         # Learned by use.
         # The shortest TCP handshake seen, in seconds: the link's round trip, and nothing of the
-        # server's own time.
+        # server's own time. (Of the nearest end of a tunnel, where the way leads through one: then
+        # only the user can tell.)
         self.round_trip = float("inf")
         self.known = False  # a session has logged in and looked around
         self.recalled = False  # what it knows was learned by an earlier mount
@@ -265,6 +266,24 @@ class Profile:
         return bool(self.digests)
 
     @property
+    def in_order(self) -> bool:
+        """Whether a command sent behind a transfer in flight is read when that is over, and not
+        before: known of vsftpd only. proftpd hangs, pyftpdlib drops the connection, and pure-ftpd
+        says 500 to what it finds while the transfer goes on."""
+        return "vsftpd" in self.welcome.lower()
+
+    @property
+    def takes_content_ahead(self) -> bool:
+        """Whether a whole content, and its end, may reach the server before it reads STOR. With
+        pyftpdlib it is a race: it may drop the connection that ended, and wait for another."""
+        return any(name in self.welcome.lower() for name in _MEASURED if name != "pyftpdlib")
+
+    @property
+    def takes_login_at_once(self) -> bool:
+        """Whether USER, PASS and what follows may come in one write: tried with these only."""
+        return any(name in self.welcome.lower() for name in _MEASURED)
+
+    @property
     def mff_mode(self) -> bool:
         """Whether MFF sets mode bits (draft-somers-ftp-mfxx, 6)."""
         facts = self.features.get("MFF", "").lower().split(";")
@@ -369,7 +388,9 @@ _KEPT: dict[str, Callable[[object], object]] = {
 }
 
 _NUMBER = re.compile(r"\d+")
+_MILLISECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 
+_MEASURED = ("vsftpd", "proftpd", "pure-ftpd", "pyftpdlib")
 _SWITCHES = {"yes": True, "no": False}
 # What `--quirk name=value` can say, and what it sets.
 _QUIRKS: dict[str, dict[str, object]] = {
@@ -401,8 +422,13 @@ def quirk_of(name: str, value: str) -> object:
     if name in _ZONES:
         clock.zone_of(value)  # raises for what is no zone
         return value
+    if name == "round_trip":
+        if not _MILLISECONDS.fullmatch(value):
+            raise errors.InvalidArgument("quirk round_trip must be a number of milliseconds")
+        return float(value) / 1000
     if name not in _QUIRKS:
-        raise errors.InvalidArgument(f"a quirk is one of {', '.join((*_QUIRKS, *_ZONES))}")
+        names = (*_QUIRKS, "round_trip", *_ZONES)
+        raise errors.InvalidArgument(f"a quirk is one of {', '.join(names)}")
     choices = {word.lower(): meaning for word, meaning in _QUIRKS[name].items()}
     if value.lower() not in choices:
         raise errors.InvalidArgument(f"quirk {name} must be one of {', '.join(_QUIRKS[name])}")

@@ -93,7 +93,8 @@ class Remote:
             self._memory.save(self.profile)
 
     def round_trip(self) -> float:
-        """The link's round trip in seconds; infinite before the first transfer."""
+        """The link's round trip in seconds; infinite before the first connection,
+        and through a proxy before the first transfer."""
         return self.profile.round_trip
 
     def status(self) -> PoolStatus:

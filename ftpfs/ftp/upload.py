@@ -5,8 +5,9 @@ server does not do it; going on where a connection broke; the check that the ser
 sent, and that it had what was expected before. Sessions, leases and retries are the pool's; what a
 refusal means for a path is `remote`'s.
 
-Round trips of a small file, on a session whose data connection is open: STOR, and one exchange for
-all that follows the 226. A file of more than `SMALL` bytes costs one more, in which it is verified
+Round trips of a small file, on a session whose data connection is open: STOR, which its content
+leaves together with, and one exchange for all that follows the 226; the port for the next file is
+asked for at its end. A file of more than `SMALL` bytes costs one more, in which it is verified
 *before* it gets its name; a small one is verified in the exchange that renames it. With
 `verify_content` every file is verified before, and by its checksum, too: what is broken never gets
 a name.
@@ -90,6 +91,8 @@ class Content(Protocol):
 
     def ready(self, offset: int) -> int: ...
 
+    def whole(self) -> int | None: ...
+
     def attributes(self) -> tuple[int | None, int | None]: ...
 
 
@@ -106,6 +109,9 @@ class FileContent:
 
     def ready(self, offset: int) -> int:
         return max(offset, self._size)
+
+    def whole(self) -> int | None:
+        return self._size
 
     def attributes(self) -> tuple[int | None, int | None]:
         return self._attributes
@@ -150,7 +156,7 @@ class Uploads:
         while True:
             moved = upload.handed
             try:
-                entry = self._pool.run(upload.run, use=Use.TRANSFER)
+                entry = self._pool.run(upload.run, use=Use.UPLOAD)
             except errors.NetworkError as error:
                 if not upload.goes_on_after(error, moved):
                     self._break_off(target, content, upload)
@@ -168,7 +174,7 @@ class Uploads:
     ) -> Entry:
         """See `Remote.patch`."""
         patch = _Patch(self, target, content, ranges, base)
-        return self._pool.run(patch.run, use=Use.TRANSFER)
+        return self._pool.run(patch.run, use=Use.UPLOAD)
 
     # Temporary names.
 
@@ -454,7 +460,7 @@ class _Sender:
         """Set time and mode of what has its final name, and check its size, in one exchange."""
         attributes = _Attributes(self._profile, self._content)
         *replies, reply = session.exchange(
-            [*attributes.lines(self._target), f"SIZE {self._target}"]
+            [*attributes.lines(self._target), f"SIZE {self._target}"], arm=True
         )
         self._check_final(session, reply, size)
         return self._entry(session, size, *attributes.learn(session, replies, self._target))
@@ -639,10 +645,12 @@ class _Store(_Sender):
 
     def _send(self, session: Session, begin: int) -> None:
         before = [] if self._looked_lately() else self._questions()
+        ahead = None if begin else self._small_content()
         try:
-            upload = session.upload(self.temporary, begin, before=before)
+            upload = session.upload(self.temporary, begin, before=before, ahead=ahead)
         except (errors.Refused, errors.NotSupported) as refusal:
             if not begin:
+                self.handed = 0  # also of what had left ahead of the refusal
                 raise _TakesNoTemporary(refusal) from refusal
             self._profile.restart = Restart.NOTHING
             session.drop()  # the REST may wait for the next transfer (pyftpdlib)
@@ -650,11 +658,20 @@ class _Store(_Sender):
         with upload:
             if before:
                 self._expect_base(session, seen_in(session, upload.before), upload)
-            self._size = self._pump(upload, begin)
+            # What was sent already is looked at once more: it may have been written over.
+            self._size = self._pump(upload, len(ahead) if ahead and upload.complete else begin)
             upload.finish()
         self._was_reset = upload.was_reset
         if not self._profile.times_seen:
             self._learn_clock(session)
+
+    def _small_content(self) -> bytes | None:
+        """All of it, where it is that small, and nobody writes any more."""
+        size = self._content.whole()
+        if size is None or size > SMALL or self._content.ready(0) != size:
+            return None
+        self.handed = size
+        return local_bytes(self._content, 0, size)
 
     def _pump(self, upload: Upload, position: int) -> int:
         """Send what there is from `position` on; where it ended."""
@@ -739,7 +756,8 @@ class _Store(_Sender):
                 f"RNTO {self._target}",
                 f"SIZE {self._target}",
                 f"SIZE {self.temporary}",
-            ]
+            ],
+            arm=True,
         )
         why = _why_not_renamed(first, second, left)
         if why:

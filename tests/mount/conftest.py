@@ -87,7 +87,7 @@ MountServer = Callable[..., Mounted]
 
 
 @pytest.fixture
-def mount_server(tmp_path: Path) -> Iterator[MountServer]:
+def mount_server(tmp_path: Path, far: bool) -> Iterator[MountServer]:
     """`mount_server(server, disk, path="/", scheme="ftp", port=None, binding=..., options=...)`.
 
     What is mounted is unmounted after the test, and the daemon has to end within seconds.
@@ -110,6 +110,8 @@ def mount_server(tmp_path: Path) -> Iterator[MountServer]:
         here.mkdir()
         log = tmp_path / f"mount{len(mounted)}.log"
         words = f"binding={binding},log_file={log},log_level=debug"
+        if far:
+            words += ",quirk=round_trip=20"
         done = ftpfs(
             "mount",
             f"{scheme}://{server.user}@{host or server.host}:{port or server.port}/{path}",

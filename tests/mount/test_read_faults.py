@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from ftpfs.config import Network
 from ftpfs.fuse import binding
 from tests.conftest import RemoteDir
 from tests.mount.conftest import BINDINGS, Mounted, MountServer, _daemons
@@ -198,7 +199,7 @@ def _left(mounted: Mounted, relay: Relay, before: Held, now: Held) -> list[str]:
     return left
 
 
-MOST_CONNECTIONS = 8  # the option's default
+MOST_CONNECTIONS = Network().max_connections
 
 
 def expect_progress(tally: Tally, faults: int, *, most_failed: float) -> None:

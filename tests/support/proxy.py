@@ -21,7 +21,8 @@ class Proxy:
         self._password = password
         self.asked: list[tuple[str, int]] = []
         # Under TLS, what comes from a port other than the one asked for first: data connections.
-        self.cuts_before_close_notify = False
+        # None: no records are looked at. Read when the record comes: a connection may be older.
+        self.cuts_before_close_notify: bool | None = None
         self.passes_records = 1 << 30  # and of those before it no more than so many
         # What the server says first comes in one packet with the proxy's own reply.
         self.greets_at_once = False
@@ -55,13 +56,28 @@ class Proxy:
                 if self.greets_at_once:
                     ok += server.recv(65536)
                 client.sendall(ok)
-                cut = self.cuts_before_close_notify and port != self.asked[0][1]
-                copy = _copy_until_close_notify if cut else _copy
-                most = [self.passes_records] if cut else []
-                back = threading.Thread(target=copy, args=[server, client, *most], daemon=True)
+                plain = self.cuts_before_close_notify is None or port == self.asked[0][1]
+                copy = _copy if plain else self._copy_records
+                back = threading.Thread(target=copy, args=[server, client], daemon=True)
                 back.start()
                 _copy(client, server)
                 back.join()
+
+    def _copy_records(self, source: socket.socket, sink: socket.socket) -> None:
+        """RFC 8446, 5: a record is its type, a version, its length in two bytes, and so many.
+
+        TLS 1.3 hides the type: an alert is told by its length, two bytes and what encrypting adds.
+        """
+        passed = 0
+        with contextlib.suppress(OSError):
+            while len(head := source.recv(5, socket.MSG_WAITALL)) == 5:
+                kind, length = head[0], int.from_bytes(head[3:], "big")
+                alert = kind == 21 or (kind, length) == (23, 2 + 17)
+                if self.cuts_before_close_notify and (alert or passed >= self.passes_records):
+                    break
+                passed += 1
+                sink.sendall(head + source.recv(length, socket.MSG_WAITALL))
+            sink.shutdown(socket.SHUT_WR)
 
     def _socks(self, client: socket.socket) -> tuple[str, int]:
         """RFC 1928: greeting, then a request by name or by address; RFC 1929 between the two."""
@@ -103,21 +119,6 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
-
-
-def _copy_until_close_notify(source: socket.socket, sink: socket.socket, most: int) -> None:
-    """RFC 8446, 5: a record is its type, a version, its length in two bytes, and so many.
-
-    TLS 1.3 hides the type: an alert is told by its length, two bytes and what encrypting adds.
-    """
-    with contextlib.suppress(OSError):
-        while len(head := source.recv(5, socket.MSG_WAITALL)) == 5:
-            kind, length = head[0], int.from_bytes(head[3:], "big")
-            if kind == 21 or (kind, length) == (23, 2 + 17) or not most:
-                break
-            most -= 1
-            sink.sendall(head + source.recv(length, socket.MSG_WAITALL))
         sink.shutdown(socket.SHUT_WR)
 
 

@@ -7,6 +7,7 @@ sent together. A latency makes sure that nothing is heard too soon.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -27,8 +28,9 @@ from ftpfs.ftp.listing import Entry
 from ftpfs.ftp.pool import Use
 from ftpfs.ftp.profile import Passive
 from ftpfs.ftp.remote import Remote
+from ftpfs.ftp.upload import SMALL, FileContent
 from tests.conftest import RemoteDir, StartServer, skip_if_cannot
-from tests.support.relay import Relay
+from tests.support.relay import How, Relay, When
 from tests.support.servers import FtpServer, Kind
 
 NETWORK = Network(
@@ -97,6 +99,11 @@ def round_trips(relay: Relay) -> list[list[str]]:
     return [[command.verb for command in trip] for _, trip in together]
 
 
+def then_a_port(remote: Remote, verbs: list[str]) -> list[list[str]]:
+    """The round trips of a transfer: the next port is asked for behind it, or after it."""
+    return [[*verbs, "EPSV"]] if remote.profile.in_order else [verbs, ["EPSV"]]
+
+
 def arm(remote: Remote, path: str) -> None:
     """Have a session with a data connection ahead, and maybe a spare one."""
     fetch(remote, path)
@@ -118,7 +125,8 @@ def test_a_small_file_takes_one_round_trip_and_two_commands(
     relay.reset()
     assert fetch(remote, path) == content
     quiet(remote)
-    assert round_trips(relay) == [["RETR"], ["EPSV"]]
+    assert round_trips(relay) == then_a_port(remote, ["RETR"])
+    assert armed(remote) == 1
 
 
 def test_a_directory_is_listed_in_one_round_trip(
@@ -133,8 +141,13 @@ def test_a_directory_is_listed_in_one_round_trip(
     assert [e.name for e in remote.list(f"{remote_dir.path}/folder")] == ["file"]
     quiet(remote)
     trips = round_trips(relay)
-    assert trips[0] in (["CWD", "MLSD"], ["CWD", "LIST"])
-    assert trips[-1] == ["EPSV"]
+    asked = trips[0][1]
+    assert asked in ("MLSD", "LIST")
+    assert trips == [
+        *then_a_port(remote, ["CWD", asked])[:1],
+        *([["MDTM", "NOOP"]] if asked == "LIST" else []),
+        *then_a_port(remote, ["CWD", asked])[1:],
+    ]
 
 
 def test_a_missing_folder_is_no_empty_one(
@@ -165,6 +178,200 @@ def test_a_new_file_is_sent_in_one_round_trip(
     quiet(remote)
     assert round_trips(relay) == [["STOR"], ["EPSV"]]
     assert (remote_dir.disk / "new").read_bytes() == b"content"
+
+
+def stored(data: bytes) -> FileContent:
+    fd = os.memfd_create("content")
+    os.write(fd, data)
+    return FileContent(fd, len(data), 1_600_000_000, None)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, SMALL])
+def test_a_small_file_is_stored_in_two_round_trips_and_the_next_connection_is_made(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir, size: int
+) -> None:
+    content = os.urandom(size)
+    for name in ("first", "second"):
+        remote.store(f"{remote_dir.path}/{name}", stored(content), base=None)
+        quiet(remote)
+    assert armed(remote) == 1
+    relay.latency = LATENCY
+    relay.reset()
+    entry = remote.store(f"{remote_dir.path}/file", stored(content), base=None)
+    assert (entry.size, entry.mtime) == (size, 1_600_000_000)
+    assert (remote_dir.disk / "file").read_bytes() == content
+    store, place = round_trips(relay)
+    asked = ["MLST"] if remote.profile.mlst is not False else ["SIZE", "MDTM"]
+    named = [f"{remote.profile.set_time.name}", "RNFR", "RNTO", "SIZE", "SIZE"]  # type: ignore[union-attr]
+    if remote.profile.in_order:
+        assert (store, place) == ([*asked, "STOR", "EPSV"], named)
+    else:
+        assert (store, place) == ([*asked, "STOR"], [*named, "EPSV"])
+    assert armed(remote) == 1
+    assert sorted(os.listdir(remote_dir.disk)) == ["file", "first", "second"]
+
+
+@pytest.mark.parametrize("reply", ["425 no data connection", "426 closed"])
+def test_content_that_left_ahead_in_vain_is_sent_again(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir, reply: str
+) -> None:
+    content = os.urandom(30_000)
+    remote.store(f"{remote_dir.path}/first", stored(content), base=None)
+    quiet(remote)
+    assert armed(remote) == 1
+    rule = relay.refuse("STOR", reply, times=1)
+    remote.store(f"{remote_dir.path}/file", stored(content), base=None)
+    assert rule.hits == 1
+    assert (remote_dir.disk / "file").read_bytes() == content
+    assert sorted(os.listdir(remote_dir.disk)) == ["file", "first"]
+
+
+@pytest.mark.parametrize("after", [0, 1000])
+def test_a_connection_that_breaks_under_content_sent_ahead_tears_no_file(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir, after: int
+) -> None:
+    content = os.urandom(30_000)
+    remote_dir.write("file", b"old")
+    remote.store(f"{remote_dir.path}/first", stored(content), base=None)
+    quiet(remote)
+    assert armed(remote) == 1
+    rule = relay.cut_data("up", after=after, times=1)
+    try:
+        remote.store(f"{remote_dir.path}/file", stored(content), base=None, check=False)
+    except errors.DeadlineExceeded:
+        # pyftpdlib waits for another connection, when this one ends before it reads STOR.
+        assert (remote_dir.disk / "file").read_bytes() == b"old"
+        remote.store(f"{remote_dir.path}/file", stored(content), base=None, check=False)
+    assert rule.hits == 1
+    assert (remote_dir.disk / "file").read_bytes() == content
+
+
+def test_a_refusal_is_told_as_it_is_though_the_content_had_left(
+    remote: Remote, remote_dir: RemoteDir
+) -> None:
+    remote.store(f"{remote_dir.path}/first", stored(b"x"), base=None)
+    quiet(remote)
+    for _ in range(2):
+        with pytest.raises(errors.NotFound):
+            remote.store(f"{remote_dir.path}/missing/file", stored(b"content"), base=None)
+    remote.store(f"{remote_dir.path}/second", stored(b"content"), base=None)
+    assert (remote_dir.disk / "second").read_bytes() == b"content"
+    assert sorted(os.listdir(remote_dir.disk)) == ["first", "second"]
+
+
+def names(remote_dir: RemoteDir) -> list[str]:
+    return sorted(os.listdir(remote_dir.disk))
+
+
+@pytest.mark.parametrize("reply", ["550 no", "553 not this name", "504 not so"])
+def test_a_refused_name_gets_its_content_in_place_and_no_other_name_does(
+    remote: Remote,
+    relay: Relay,
+    remote_dir: RemoteDir,
+    reply: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The content left together with STOR; the server, which never heard of that, still has it in
+    a connection that it has not read."""
+    first, second, third = (os.urandom(30_000) for _ in range(3))
+    remote.store(f"{remote_dir.path}/first", stored(first), base=None)
+    quiet(remote)
+    assert armed(remote) == 1
+    rule = relay.refuse("STOR", reply, times=1)
+    remote.store(f"{remote_dir.path}/second", stored(second), base=None)
+    assert rule.hits == 1
+    assert not relay.count("DELE"), "there is nothing to take away"
+    assert "deleted" not in caplog.text
+    remote.store(f"{remote_dir.path}/third", stored(third), base=None)
+    assert [(remote_dir.disk / name).read_bytes() for name in names(remote_dir)] == [
+        *(first, second, third),
+    ]
+    assert names(remote_dir) == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"), [("452 no space", errors.NoSpace), ("552 quota", errors.QuotaExceeded)]
+)
+def test_a_full_server_takes_none_of_the_content_that_left_with_stor(
+    remote: Remote,
+    relay: Relay,
+    remote_dir: RemoteDir,
+    reply: str,
+    kind: type[errors.FtpfsError],
+) -> None:
+    remote_dir.write("second", b"old")
+    remote.store(f"{remote_dir.path}/first", stored(b"first"), base=None)
+    quiet(remote)
+    assert armed(remote) == 1
+    relay.refuse("STOR", reply, times=1)
+    with pytest.raises(kind):
+        remote.store(f"{remote_dir.path}/second", stored(b"second"), base=None, check=False)
+    assert (remote_dir.disk / "second").read_bytes() == b"old"
+    remote.store(f"{remote_dir.path}/third", stored(b"third"), base=None)
+    assert (remote_dir.disk / "third").read_bytes() == b"third"
+    assert names(remote_dir) == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("when", ["before", "after", "final"])
+@pytest.mark.parametrize("how", ["rst", "fin"])
+def test_a_session_that_dies_at_stor_neither_loses_nor_doubles_what_left_with_it(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir, when: When, how: How
+) -> None:
+    content = os.urandom(30_000)
+    remote_dir.write("file", b"old")
+    remote.store(f"{remote_dir.path}/first", stored(b"first"), base=None)
+    quiet(remote)
+    assert armed(remote) == 1
+    rule = relay.cut_control("STOR", when=when, how=how)
+    remote.store(f"{remote_dir.path}/file", stored(content), base=None, check=False)
+    assert rule.hits == 1
+    assert (remote_dir.disk / "file").read_bytes() == content
+    assert relay.count("RNTO") == 2
+    remote.store(f"{remote_dir.path}/last", stored(b"last"), base=None)  # takes litter away
+    assert names(remote_dir) == ["file", "first", "last"]
+    assert (remote_dir.disk / "file").read_bytes() == content
+
+
+def test_one_more_session_is_logged_in_and_armed_at_once(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"content")
+    arm(remote, f"{remote_dir.path}/file")
+    relay.latency = LATENCY
+    relay.reset()
+    session = remote._pool._connect()
+    *before, together = round_trips(relay)
+    if remote.profile.takes_login_at_once:
+        assert together[:3] == ["USER", "PASS", "TYPE"]
+        assert not before
+    else:
+        assert before == [["USER"], ["PASS"]]
+    assert together[-1] == "EPSV"
+    assert session.armed
+    with session.download(f"{remote_dir.path}/file") as download:
+        assert download.read(100) == b"content"
+    session.close()
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"), [("530 no", errors.LoginFailed), ("421 too many", errors.ServerBusy)]
+)
+@pytest.mark.parametrize("verb", ["USER", "PASS"])
+def test_a_further_login_that_is_refused_says_why(
+    remote: Remote,
+    relay: Relay,
+    remote_dir: RemoteDir,
+    verb: str,
+    reply: str,
+    kind: type[errors.FtpfsError],
+) -> None:
+    remote_dir.write("file", b"content")
+    arm(remote, f"{remote_dir.path}/file")
+    relay.refuse(verb, f"{reply} {remote._server.password.reveal()}", times=1)
+    with pytest.raises(kind) as refused:
+        remote._pool._connect()
+    assert ("***" in str(refused.value)) or kind is errors.ServerBusy
+    assert remote._server.password.reveal() not in str(refused.value)
 
 
 def test_plain_commands_leave_a_session_armed(
@@ -203,6 +410,7 @@ def test_metadata_leaves_armed_sessions_to_transfers(
     first, second = remote._pool._connect(), remote._pool._connect()
     first._used_data = True
     remote.profile.passive = Passive.EPSV
+    second.disarm()
     first.groom()
     remote._pool._idle += [second, first]
     with remote._pool.leased(Use.METADATA) as session:
@@ -229,7 +437,8 @@ def test_a_refused_transfer_is_begun_plainly_on_the_same_session(
         relay.reset()
         assert fetch(remote, path, 1000) == content[1000:]
         assert rule.hits == 1
-        assert relay.verbs[:5] == ["REST", "RETR", "EPSV", "REST", "RETR"]
+        ahead, *_ = then_a_port(remote, ["REST", "RETR"])
+        assert relay.verbs[: len(ahead) + 3] == [*ahead, "EPSV", "REST", "RETR"]
         assert relay.count("USER") == 0
     assert not remote.profile.arming
     quiet(remote)
@@ -264,7 +473,7 @@ def test_a_server_that_falls_silent_is_asked_again_on_another_session(
     relay.drop_reply("REST", times=1)
     began = time.monotonic()
     assert fetch(remote, path, 3) == b"tent"
-    assert 0.4 < time.monotonic() - began < 3
+    assert time.monotonic() - began < 3
     assert remote.profile.armed_failures == 1
     assert remote.profile.arming
 
@@ -298,10 +507,54 @@ def test_a_port_that_leads_nowhere_ahead_costs_nobody_anything(
         relay.refuse("EPSV", f"229 Entering Extended Passive Mode (|||{port}|)", times=1)
         assert fetch(remote, path) == b"content"  # takes the armed one, and arming fails
         quiet(remote)
-    assert armed(remote) == 0
+    began = time.monotonic()
     assert fetch(remote, path) == b"content"
+    assert time.monotonic() - began < 1
+    assert remote.profile.armed_failures <= 1
     quiet(remote)
     assert armed(remote) == 1
+
+
+def test_a_connection_ahead_that_is_slow_to_be_there_is_not_waited_for_and_not_held_against_it(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"content")
+    path = f"{remote_dir.path}/file"
+    with contextlib.ExitStack() as stack:
+        # Nobody takes what comes in, so from the second on their SYNs are not answered.
+        slow = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        stack.enter_context(socket.create_connection(slow.getsockname()))
+        for _ in range(3):
+            fetch(remote, path)
+            quiet(remote)
+            assert armed(remote)
+            remote._pool._idle[-1].disarm()
+            reply = f"229 Entering Extended Passive Mode (|||{slow.getsockname()[1]}|)"
+            rule = relay.refuse("EPSV", reply, times=1)
+            remote._pool._idle[-1].groom_for_transfer()
+            assert rule.hits == 1
+            assert armed(remote)
+            began = time.monotonic()
+            assert fetch(remote, path) == b"content"
+            assert time.monotonic() - began < 1
+            quiet(remote)
+    assert (remote.profile.arming, remote.profile.armed_failures) == (True, 0)
+
+
+def test_an_answer_that_is_no_port_costs_the_session_and_not_the_transfer(
+    remote: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    """Were it the second of two replies to the transfer, all that follow would be shifted."""
+    remote_dir.write("file", b"content")
+    path = f"{remote_dir.path}/file"
+    arm(remote, path)
+    if not remote.profile.in_order:
+        pytest.skip(f"server cannot: {remote_dir.server.kind}: no command behind a transfer")
+    relay.refuse("EPSV", "250 what", times=1)
+    assert fetch(remote, path) == b"content"
+    quiet(remote)
+    assert fetch(remote, path) == b"content"
+    assert remote.stat(path).size == len(b"content")
 
 
 def test_an_old_one_is_not_used_and_not_made_anew(
@@ -466,7 +719,7 @@ def test_the_last_word_about_a_whole_file_is_not_waited_for(
     assert time.monotonic() - began < 1
     assert rule.hits == 1
     time.sleep(0.1)
-    assert relay.verbs == ["RETR"], "nothing is sent before it"
+    assert relay.verbs == then_a_port(remote, ["RETR"])[0], "nothing is sent before it"
     relay.release()
     quiet(remote)
     assert relay.verbs == ["RETR", "EPSV"]
@@ -570,10 +823,14 @@ def test_a_session_that_dies_while_it_is_groomed_is_replaced(
     fetch(remote, path)
     quiet(remote)
     rule = relay.cut_control("EPSV", times=1)
-    assert fetch(remote, path) == b"content"
-    quiet(remote)
+    try:
+        assert fetch(remote, path) == b"content"
+        quiet(remote)
+        assert remote.profile.in_order or remote.status().idle == 0
+    except errors.NetworkError:
+        # The question for the port went along with RETR, and its end took that along.
+        assert remote.profile.in_order
     assert rule.hits == 1
-    assert remote.status().idle == 0
     assert fetch(remote, path) == b"content"
 
 
@@ -692,9 +949,10 @@ def test_a_read_that_expects_a_content_costs_no_round_trip_more(
     download.close()
     quiet(remote)
     trips = round_trips(relay)
-    assert trips[0][-2:] == ["REST", "RETR"]
-    assert trips[0][:-2] in (["MLST"], ["SIZE", "MDTM"])
-    assert trips[1:] == [["EPSV"]]
+    ahead, *after = then_a_port(remote, ["REST", "RETR"])
+    assert trips[0][-len(ahead) :] == ahead
+    assert trips[0][: -len(ahead)] in (["MLST"], ["SIZE", "MDTM"])
+    assert trips[1:] == after
 
 
 @pytest.mark.parametrize("ahead", [True, False])

@@ -226,7 +226,12 @@ def test_a_quirk_beats_whatever_is_learned() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"), [("mlsdd", "no", "mlsd, mlst"), ("rest", "maybe", "yes, no")]
+    ("name", "value", "words"),
+    [
+        ("mlsdd", "no", "mlsd, mlst"),
+        ("rest", "maybe", "yes, no"),
+        ("round_trip", "long", "milliseconds"),
+    ],
 )
 def test_a_quirk_that_is_none_is_refused_with_the_choices(
     name: str, value: str, words: str

@@ -12,7 +12,7 @@ import pytest
 
 from ftpfs import errors
 from ftpfs.ftp import pool as pool_module
-from ftpfs.ftp.pool import ATTEMPTS, Lease, Pool, Use
+from ftpfs.ftp.pool import ATTEMPTS, CAP_MEMORY, Lease, Pool, Use
 from ftpfs.ftp.session import Session
 from tests.support.clock import Clock
 
@@ -25,10 +25,15 @@ class FakeSession:
         self.closed = False
         self.settled = True
         self.armed = False
+        self.dialling = False  # armed, and the data connection is not there yet
         self.used_data = False
         self.groomed = 0
         self.may_go_on = threading.Event()  # a groomer waits for it
         self.may_go_on.set()
+
+    @property
+    def ready(self) -> bool:
+        return self.armed and not self.dialling
 
     def wants_grooming(self) -> bool:
         return self.alive and self.used_data
@@ -287,6 +292,28 @@ def test_transfers_leave_a_connection_to_metadata(make_pool: MakePool) -> None:
     assert third.is_alive()
 
 
+def test_uploads_leave_a_connection_to_who_reads(make_pool: MakePool) -> None:
+    pool = make_pool(cap=4)
+    uploads = [hold(pool, Use.UPLOAD) for _ in range(2)]
+    third = elsewhere(lambda: pool.lease(Use.UPLOAD).release())
+    until(lambda: pool.status().waiting == 1)
+    reads = hold(pool, Use.TRANSFER)
+    assert pool.status().waiting == 1
+    uploads[0].release()
+    assert joined([third])
+    reads.release()
+
+
+def test_uploads_and_reads_share_a_cap_of_two(make_pool: MakePool) -> None:
+    pool = make_pool(cap=2)
+    upload = hold(pool, Use.UPLOAD)
+    reader = elsewhere(lambda: pool.lease(Use.TRANSFER).release())
+    until(lambda: pool.status().waiting == 1)
+    hold(pool, Use.METADATA).release()
+    upload.release()
+    assert joined([reader])
+
+
 def test_waiting_metadata_goes_before_waiting_transfers(make_pool: MakePool) -> None:
     pool = make_pool(cap=1)
     held = hold(pool, Use.TRANSFER)
@@ -386,9 +413,31 @@ def test_the_learned_cap_is_forgotten_after_a_while(
     assert joined([waiting])
     server.limit = 8
     clock.now += 3600
-    hold(pool, Use.METADATA)
-    hold(pool, Use.METADATA)
-    assert pool.status().leased == 2
+    for _ in range(8):
+        hold(pool, Use.METADATA)
+    assert pool.status().leased == 8
+
+
+def test_a_server_with_a_fixed_limit_is_tried_with_one_more_a_minute(
+    make_pool: MakePool, server: FakeServer, clock: Clock
+) -> None:
+    pool = make_pool(cap=12)
+    leases = [hold(pool, Use.METADATA) for _ in range(5)]
+    server.limit = 5
+    waiting = [elsewhere(lambda: pool.lease(Use.METADATA).release()) for _ in range(6)]
+    until(lambda: pool.status().cap == 5)
+    for turn in range(3):
+        tried = server.connects
+        clock.now += CAP_MEMORY + 1
+        with pool._changed:
+            pool._notify_locked()
+        until(lambda: server.connects == tried + 1)  # noqa: B023 (called at once)
+        assert pool.status().cap == 5, turn
+        time.sleep(0.05)
+        assert server.connects == tried + 1
+    for lease in leases:
+        lease.release()
+    assert joined(waiting)
 
 
 def test_a_server_filled_by_others_is_an_error(make_pool: MakePool, server: FakeServer) -> None:
@@ -736,6 +785,23 @@ def test_a_transfer_that_had_to_wait_has_one_session_more_logged_in(
     session.may_go_on.set()
     until(lambda: groomed(pool))
     assert pool.status().idle == 2
+
+
+@pytest.mark.parametrize("use", [Use.TRANSFER, Use.UPLOAD, Use.METADATA])
+def test_a_read_that_is_early_for_its_data_connection_has_one_session_more_logged_in(
+    make_pool: MakePool, server: FakeServer, use: Use
+) -> None:
+    pool = make_pool(cap=4)
+    session = transfer(pool, server)
+    until(lambda: groomed(pool))
+    session.dialling = True
+    lease = pool.lease(use)
+    assert lease.session is cast(Session, session)
+    until(lambda: groomed(pool))
+    assert server.connects == 1 + (use is Use.TRANSFER)
+    lease.release()
+    with pool.leased(Use.TRANSFER) as chosen:
+        assert chosen.ready is (use is Use.TRANSFER)
 
 
 def test_a_spare_session_that_is_refused_lowers_the_cap_and_troubles_nobody(

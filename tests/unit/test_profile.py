@@ -65,6 +65,12 @@ def test_a_way_that_worked_is_kept_whatever_one_file_says() -> None:
     assert server.way_to_set_time() is SetTime.MFMT
 
 
+def test_a_round_trip_given_as_a_quirk_is_not_measured_otherwise() -> None:
+    profile = Profile([("round_trip", "20.5")])
+    profile.saw_handshake(0.0001)
+    assert profile.round_trip == 0.0205
+
+
 def test_a_zone_given_as_a_quirk_is_not_learned_otherwise() -> None:
     server = Profile([("times", "-0330")])
     server.saw_clock(1_000_000, 1_000_000)

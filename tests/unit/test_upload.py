@@ -55,6 +55,9 @@ class Local:
         self._each(offset)
         return max(offset, self._size)
 
+    def whole(self) -> int | None:
+        return self._size
+
     def attributes(self) -> tuple[int | None, int | None]:
         return self._attributes
 
