@@ -226,7 +226,8 @@ class Control(ftplib.FTP_TLS):
         SSLEOFError on it, so that it can be told from a proper one.
         """
         control = self.sock
-        session = control.session if isinstance(control, ssl.SSLSocket) else self._resumable
+        session = control.session if isinstance(control, ssl.SSLSocket) else None
+        session = session or self._resumable  # gone clear, it is an SSLSocket still, without one
         wrapped = self.context.wrap_socket(
             channel, server_hostname=self.host, session=session, suppress_ragged_eofs=False
         )
@@ -269,7 +270,8 @@ class Control(ftplib.FTP_TLS):
         return self._socket().getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
     def getmultiline(self) -> str:
-        """ftplib's, with a bound on the number of lines (it has none)."""
+        """ftplib's, with a bound on the number of lines (it has none), and the last one known by
+        more than its digits."""
         line = self.getline()
         if line[3:4] != "-":
             return line
@@ -278,7 +280,8 @@ class Control(ftplib.FTP_TLS):
         while True:
             line = self.getline()
             lines.append(line)
-            if line[:3] == code and line[3:4] != "-":
+            # "2200 users" in a 220 reply is no end of it, a bare "220" is (RFC 959, 4.2).
+            if line[:3] == code and line[3:4] in ("", " "):
                 return "\n".join(lines)
             if len(lines) > MAX_REPLY_LINES:
                 raise errors.ProtocolError(f"a reply of more than {MAX_REPLY_LINES} lines")

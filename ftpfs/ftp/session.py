@@ -337,7 +337,15 @@ class Session:
         download's `replies`.
         """
         self._set_type(text=text)
-        channel, replies = self._start(f"RETR {path}", offset, before)
+        try:
+            channel, replies = self._start(f"RETR {path}", offset, before)
+        except errors.NotSupported:
+            raise  # it is the REST that was refused
+        except errors.FtpfsError:
+            # pyftpdlib keeps the position for the next transfer where it may not even begin this.
+            if offset and self.alive and not self.command("REST 0").ok:
+                self.drop()
+            raise
         return Download(self, channel, done, replies)
 
     def upload(

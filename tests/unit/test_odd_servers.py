@@ -111,6 +111,9 @@ EVERYDAY: dict[str, Script] = {
     "a banner of 100 lines": Script(banner="\r\n".join(f"220-line {n}" for n in range(100))),
     "many lines in every reply": Script(wordy=True),
     "many lines in every reply, no MLSD": Script(wordy=True, unknown={"MLSD", "MLST"}),
+    "a banner with a line that begins like its end": Script(
+        banner="\r\n".join(["welcome", "2200 users were here before you" * 3, "come in"])
+    ),
     "two replies before a transfer": Script(twice={"150", "125"}),
     "two replies, no MLSD": Script(twice={"150", "125"}, unknown={"MLSD", "MLST"}),
     "PASV says 0.0.0.0": Script(unknown={"EPSV"}, pasv_address="0.0.0.0"),
@@ -370,6 +373,22 @@ def test_a_server_that_ignores_case_has_one_file_under_two_names(tmp_path: Path)
         assert os.listdir(tmp_path) in (["File"], ["FILE"])
         (entry,) = remote.list("/")
         assert read(remote, f"/{entry.name}") == b"two"
+
+
+def test_a_position_that_was_set_for_a_file_that_is_refused_is_not_the_next_ones(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    (tmp_path / "locked").write_bytes(b"not for you")
+    script = Script(replies={"RETR /locked": "550 Not enough privileges."})
+    with (
+        odd_server.start(tmp_path, script) as odd,
+        connected(odd, {"max_connections": 1}) as remote,
+    ):
+        with pytest.raises(errors.PermissionDenied):
+            read(remote, "/locked", 4)
+        assert "REST 4" in odd.commands
+        assert read(remote, "/file") == b"0123456789"
 
 
 # Changing.

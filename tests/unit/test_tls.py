@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import socket
 import ssl
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 from ftpfs import config, errors
 from ftpfs.config import Network
 from ftpfs.credentials import Secret
-from ftpfs.ftp.control import tls_context
+from ftpfs.ftp.control import Control, tls_context
 from ftpfs.ftp.remote import Remote
 from ftpfs.ftp.upload import FileContent
 from tests.conftest import StartServer
@@ -231,13 +232,25 @@ def test_optional_tls_falls_back_only_where_the_server_knows_none(
 
 @pytest.mark.parametrize("kind", ["proftpd", "pure-ftpd"])
 def test_commands_go_on_in_clear_after_ccc_and_data_stays_protected(
-    start_server: StartServer, kind: Kind
+    start_server: StartServer, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = start(start_server, kind, tls="explicit", require_tls=True)
+    resumed = []
+    wrap_data = Control.wrap_data
+
+    def noting(control: Control, channel: socket.socket) -> socket.socket:
+        wrapped = wrap_data(control, channel)
+        assert isinstance(wrapped, ssl.SSLSocket)
+        resumed.append(wrapped.session_reused)
+        return wrapped
+
+    monkeypatch.setattr(Control, "wrap_data", noting)
     with connected(
         server, config.Tls.EXPLICIT, tls_ca=server.ca, tls_ccc=True, tls_max="1.2"
     ) as remote:
         use(remote, 2)
+    assert resumed
+    assert all(resumed)
 
 
 def test_a_server_without_ccc_stays_protected(
