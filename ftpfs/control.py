@@ -1,7 +1,7 @@
 """How a mount is asked and told things: a unix socket per daemon, and the finding of it.
 
 Owns: where the sockets are, who may use them, and what goes over them. Owns neither what is
-answered (`mount` brings that) nor how it is shown (`report`).
+answered (`running` brings that) nor how it is shown (`show`).
 
 The folder is 0700 below the user's state folder, not the runtime one: that is deleted when the user
 logs out, and the daemon goes on. A socket is named after its mountpoint and its daemon's process:
@@ -47,8 +47,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 VERSION = 1
-CLIENTS = 8  # at once; so many more wait in the backlog:
-BACKLOG = 64
+# At once. Who waits for a sync has a place for minutes, and `ftpfs status` must not wait for one.
+CLIENTS = 32
+BACKLOG = 64  # so many more wait for a place
 # A path has 4096 bytes at most, and JSON needs six for one of them at worst ("\udcff").
 REQUEST_LIMIT = 64 << 10
 # A thousand pending files with the longest of names and errors are about half of it.
@@ -59,6 +60,8 @@ CLIENT_DEADLINE = 5.0
 # Seconds of silence after which a daemon is believed to be stuck. Answers that take longer are
 # sent in pieces (`status` every quarter of a second).
 SILENCE = 10.0
+# Seconds until a client is taken up again that could not be: descriptors or threads were short.
+SHORTAGE_PAUSE = 0.5
 # Seconds that the last lines have, when the daemon ends.
 FAREWELL = 2.0
 
@@ -105,7 +108,7 @@ class Report:
 
 
 def _build(kind: type[T], values: Mapping[str, Any], **built: object) -> T:
-    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]  # T is a dataclass
     return kind(**{name: value for name, value in {**values, **built}.items() if name in names})
 
 
@@ -288,15 +291,20 @@ class Control:
         self._threads: set[threading.Thread] = set()  # guarded by _lock
         _make_private(folder)
         daemons(mountpoint, folder)  # for the deletion of sockets left by daemons that died
-        self._path.unlink(missing_ok=True)
+        # It is found when it accepts connections, and not before: others would take it for the
+        # socket of a daemon that died.
+        unheard = self._path.with_suffix(".new")
+        unheard.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX)
         try:
-            with _address(self._path) as address:
+            with _address(unheard) as address:
                 self._listener.bind(address)
-            self._path.chmod(0o600)
+            unheard.chmod(0o600)
             self._listener.listen(BACKLOG)
+            unheard.replace(self._path)
         except OSError:
             self._listener.close()
+            unheard.unlink(missing_ok=True)
             raise
 
     def start(self) -> None:
@@ -317,20 +325,32 @@ class Control:
         self._listener.close()
 
     def _accept(self) -> None:
+        told = False
         while True:
             self._free.acquire()
             try:
                 client, _ = self._listener.accept()
-            except OSError as error:
-                if not self._closing.is_set():
-                    log.warning("this mount cannot be asked any more: %s", error)
-                return
-            thread = threading.Thread(
-                target=self._serve, args=(client,), name="ftpfs-control-client", daemon=True
-            )
-            with self._lock:
-                self._threads.add(thread)
+                self._begin_to_serve(client)
+                told = False
+            except (OSError, RuntimeError) as error:  # no descriptor, no thread
+                self._free.release()
+                if not (told or self._closing.is_set()):
+                    told = True
+                    log.warning("this mount cannot be asked anything for now: %s", error)
+                if self._closing.wait(SHORTAGE_PAUSE):
+                    return
+
+    def _begin_to_serve(self, client: socket.socket) -> None:
+        thread = threading.Thread(
+            target=self._serve, args=(client,), name="ftpfs-control-client", daemon=True
+        )
+        with self._lock:
+            try:
                 thread.start()
+            except RuntimeError:
+                client.close()
+                raise
+            self._threads.add(thread)
 
     def _serve(self, client: socket.socket) -> None:
         try:

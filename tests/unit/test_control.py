@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import stat
@@ -208,6 +209,40 @@ class TestConversation:
             Report.from_reply(reply)
         with pytest.raises(errors.FtpfsError, match="another version"):
             Report.from_reply({**REPORT.to_reply(), "status": {"uploads": []}})
+
+
+class TestTheSocket:
+    def test_is_not_taken_for_a_dead_daemons_while_it_is_made(
+        self, serve: Serve, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class LookedFor(socket.socket):
+            def listen(self, backlog: int = 1) -> None:
+                assert control.daemons(None, folder) == []  # somebody asks just now
+                super().listen(backlog)
+
+        monkeypatch.setattr(socket, "socket", LookedFor)
+        serve()
+        assert list(control.ask(only(folder), "status"))
+
+    def test_is_answered_again_after_descriptors_were_short(
+        self, serve: Serve, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        serve()
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        waiting = socket.socket(socket.AF_UNIX)
+        with waiting, control._address(only(folder).socket) as address:
+            waiting.settimeout(10)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+            try:
+                waiting.connect(address)
+                deadline = time.monotonic() + 5
+                while "cannot be asked" not in caplog.text and time.monotonic() < deadline:
+                    time.sleep(0.01)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            assert "Too many open files" in caplog.text
+            waiting.sendall(b'{"v": 1, "ask": "status"}\n')
+            assert waiting.recv(10)
 
 
 class TestPermissions:
