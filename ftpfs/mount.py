@@ -18,10 +18,12 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import platformdirs
 
@@ -150,14 +152,32 @@ def _run_in_background(config: Config, mountpoint: str, chosen: binding.Binding)
         os.close(reading)
         _daemon(config, mountpoint, chosen, writing)
     os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
+    answer = _hear(child, reading)
     if answer == _READY:
         os.stat(mountpoint)  # answered by the daemon
         return 0
     os.waitpid(child, 0)
     line = answer.removeprefix(_FAILED).decode(errors="replace")
     raise errors.FtpfsError(line or "the mount process died without a word")
+
+
+def _hear(child: int, reading: int) -> bytes:
+    """What the daemon says of its start. Who interrupts or terminates us means the daemon, which is
+    in a session of its own: Ctrl-C does not reach it, and it would mount later on."""
+
+    def terminated(number: int, _frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        with os.fdopen(reading, "rb") as pipe:
+            return pipe.read()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _daemon(config: Config, mountpoint: str, chosen: binding.Binding, pipe: int) -> None:
@@ -371,7 +391,7 @@ class _Captured:
 
     def __init__(self) -> None:
         self._saved = os.dup(2)
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         self._ended = False
         os.dup2(self._file.fileno(), 2)
 

@@ -95,6 +95,28 @@ def test_a_host_that_never_answers_ends_with_the_deadline(attempt: MountAttempt)
     refused(done, "deadline")
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_interrupted_while_mounting_does_not_mount_later(
+    tmp_path: Path, stop: signal.Signals
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        source = f"127.0.0.1:{silent.getsockname()[1]}"
+        with subprocess.Popen(
+            [sys.executable, "-m", "ftpfs", "mount", source, str(here)],
+            env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")},
+            stderr=subprocess.PIPE,
+        ) as process:
+            daemon, _ = silent.accept()
+            with daemon:
+                process.send_signal(stop)
+                assert process.wait(10) == 128 + stop
+                daemon.settimeout(10)
+                assert daemon.recv(1) == b""  # nobody waits for the greeting any more
+
+
 def test_a_wrong_password_says_so_and_shows_no_password(
     attempt: MountAttempt, demo_server: FtpServer
 ) -> None:
