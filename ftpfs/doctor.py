@@ -34,7 +34,7 @@ PIPELINED = 50  # NOOPs in one write
 SAMPLE = 8 << 20  # bytes
 SAMPLE_TIME = 3.0  # seconds
 SCRATCH = 1 << 20  # bytes of the file that `write` uploads
-CHUNK = 256 << 10
+CHUNK = 256 << 10  # of a read; a speed is read off no less
 NO_DIGEST = "no command tells them"
 NO_DIGEST_MEANS = "verify=content compares only sizes"
 
@@ -209,7 +209,8 @@ class _Examination:
             self._note("reading from the middle", True, "REST")
         return speed
 
-    def _read_for_a_while(self, path: str) -> float:
+    def _read_for_a_while(self, path: str) -> float | None:
+        """Bytes/s; None from a file so small that its round trips are all that was timed."""
         began = time.monotonic()
         total = 0
         buffer = memoryview(bytearray(CHUNK))
@@ -220,7 +221,7 @@ class _Examination:
                     break
                 total += count
             took = time.monotonic() - began
-        return total / took
+        return total / took if total >= CHUNK else None
 
     def _write(self) -> float | None:
         name = f"/{HIDDEN_PREFIX}doctor-{secrets.token_hex(4)}"

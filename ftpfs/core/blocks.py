@@ -179,10 +179,12 @@ class BlockCache:
                 self._keep_locked(version, index, block)
         return block
 
-    def put(self, version: Version, index: int, block: bytes) -> None:
-        """File a block from the server: BLOCK_SIZE bytes, or less at the end of a file."""
+    def put(self, version: Version, index: int, block: bytes, *, downloaded: bool = True) -> None:
+        """File a block that the server has: BLOCK_SIZE bytes, or less at the end of a file. Not
+        `downloaded`: it is known from having been uploaded."""
         with self._lock:
-            self._downloaded += len(block)
+            if downloaded:
+                self._downloaded += len(block)
             self._keep_locked(version, index, block)
         if self._tier is not None:
             self._tier.put(version, index, block)

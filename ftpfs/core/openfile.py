@@ -712,7 +712,8 @@ class OpenFile:
         if cached:
             for index, offset in enumerate(range(0, size, BLOCK_SIZE)):
                 count = min(BLOCK_SIZE, size - offset)
-                self._cache.put(version, index, file.read(offset, count))
+                block = file.read(offset, count)
+                self._cache.put(version, index, block, downloaded=False)
         file.close(delete=not left)
         return left
 

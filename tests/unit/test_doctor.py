@@ -141,6 +141,14 @@ def test_a_server_that_tells_checksums_is_found_by_trying(tmp_path: Path) -> Non
     assert (found.works, found.how) == (True, "XCRC: crc32")
 
 
+def test_no_speed_is_read_off_a_few_bytes(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"x" * 1000)
+    with odd_server.start(tmp_path) as odd:
+        report = diagnose(config_for(odd), write=False)
+    assert report.download is None
+    assert "download     not measured" in text(report)
+
+
 def test_an_empty_folder_is_no_failure(tmp_path: Path) -> None:
     with odd_server.start(tmp_path) as odd:
         report = diagnose(config_for(odd), write=False)

@@ -88,6 +88,16 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 # Opening.
 
 
+def test_what_was_uploaded_is_read_again_without_a_download_and_counts_as_none(
+    bench: Bench,
+) -> None:
+    bench.write("/new", b"x" * 300_000)
+    bench.fs.sync()
+    assert bench.read("/new") == b"x" * 300_000
+    assert bench.remote.calls["open_read"] == 0
+    assert bench.fs.cache_status().downloaded == 0
+
+
 def test_a_missing_file_a_directory_and_what_is_no_file_cannot_be_opened(bench: Bench) -> None:
     with pytest.raises(errors.NotFound):
         bench.fs.open("/missing", os.O_RDONLY)
