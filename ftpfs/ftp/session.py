@@ -684,10 +684,11 @@ class Session:
             self.profile.passive = Passive.EPSV
         except (errors.NotSupported, errors.Refused, errors.InvalidArgument):
             pass
-        except errors.DeadlineExceeded:
-            # Firewalls that do not know EPSV swallow it. This session is lost; the next one knows.
+        except errors.DeadlineExceeded as error:
+            # Firewalls that do not know EPSV swallow it. This session is lost; the next one, on
+            # which the pool tries again, knows.
             self.profile.passive = Passive.PASV
-            raise
+            raise errors.ConnectionLost(f"no answer to EPSV: {error}") from error
         except errors.DataConnectionFailed:
             # EPSV answered, but its port leads nowhere: routers that rewrite PASV only.
             log.info("no data connection by EPSV, trying PASV")

@@ -832,14 +832,8 @@ class _Store(_Sender):
 
     def _put_back(self, session: Session) -> None:
         """Give the old content its name again, after a replacement that failed half-way."""
-        if not self._aside:
-            return
-        with contextlib.suppress(errors.FtpfsError):
-            if session.alive:
-                _, done = session.exchange([f"RNFR {self._aside}", f"RNTO {self._target}"])
-                if done.ok:
-                    return
-        log.error("the old content of %s is on the server as %s", self._target, self._aside)
+        if self._aside:
+            _move_back(session, self._aside, self._target)
 
     def _delete_aside(self, session: Session) -> None:
         reply = session.command(f"DELE {self._aside}")
@@ -1052,14 +1046,23 @@ def rename_over(session: Session, source: str, target: str, *, replace: bool) ->
             raise refusal from None
         try:
             _rename(session, source, target)
-        except errors.Refused:
-            _rename(session, aside, target)
+        except errors.FtpfsError:
+            _move_back(session, aside, target)
             raise
         log.info("this server does not rename over a file: %s was moved aside", target)
         gone = session.command(f"DELE {aside}")
         if not gone.ok:
             # The new file is in its place: what the caller asked for is done.
             log.warning("the old content is left on the server as %s: %s", aside, gone.code)
+
+
+def _move_back(session: Session, aside: str, target: str) -> None:
+    """Give the old content its name again; where that cannot be done, the log tells where it is."""
+    with contextlib.suppress(errors.FtpfsError):
+        if session.alive:
+            _rename(session, aside, target)
+            return
+    log.error("the old content of %s is on the server as %s", target, aside)
 
 
 def _rename(session: Session, source: str, target: str) -> None:

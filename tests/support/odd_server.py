@@ -37,7 +37,7 @@ class Script:
     # Commands it does not know: 502, and not in FEAT.
     unknown: frozenset[str] | set[str] = frozenset()
     # Whole replies (lines without their ends) by verb, or by verb and argument; the command is not
-    # carried out.
+    # carried out. "" says nothing at all.
     replies: Mapping[str, str] = field(default_factory=dict)
     # Lines sent right before and right after the reply to a verb.
     before: Mapping[str, str] = field(default_factory=dict)
@@ -162,7 +162,8 @@ def _handler(server: OddServer) -> Any:
                 self.push_raw(script.after[cmd])
 
         def push_raw(self, text: str) -> None:
-            FTPHandler.push(self, text.replace("\n", "\r\n") + "\r\n")
+            if text:
+                FTPHandler.push(self, text.replace("\n", "\r\n") + "\r\n")
 
         def push(self, data: str) -> None:
             code = script.recode.get(data[:3])

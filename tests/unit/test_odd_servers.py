@@ -89,6 +89,7 @@ EVERYDAY: dict[str, Script] = {
     "ordinary": Script(),
     "no EPSV": Script(unknown={"EPSV"}),
     "EPSV refused with 550": Script(replies={"EPSV": "550 not here"}),
+    "EPSV swallowed by a firewall": Script(replies={"EPSV": ""}),
     "no MLSD": Script(unknown={"MLSD", "MLST"}),
     "MLSD advertised and refused": Script(replies={"MLSD": "502 no", "MLST": "502 no"}),
     "MLSD advertised and 500": Script(replies={"MLSD": "500 what?"}),
@@ -417,3 +418,20 @@ def test_a_rename_that_refuses_to_replace_still_replaces(reply: str, tmp_path: P
         remote.rename("/other", "/old", replace=True)
         assert names(remote) == ["old"]
     assert (tmp_path / "old").read_bytes() == b"other"
+
+
+def test_where_an_old_file_is_that_got_its_name_not_back_is_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "old").write_bytes(b"old")
+    (tmp_path / "new").write_bytes(b"new")
+    script = Script(replies={"RNTO /old": "553 no"})
+    with (
+        odd_server.start(tmp_path, script) as odd,
+        connected(odd) as remote,
+        pytest.raises(errors.FtpfsError),
+    ):
+        remote.rename("/new", "/old", replace=True)
+    (aside,) = tmp_path.glob(".ftpfs-*.old")
+    assert aside.read_bytes() == b"old"
+    assert f"the old content of /old is on the server as /{aside.name}" in caplog.text
