@@ -68,15 +68,14 @@ def look_at(session: Session, path: str) -> Entry | None:
 
     Raises Unavailable when it refuses.
     """
-    if session.profile.mlst is False:
+    profile, entry = session.profile, None
+    if profile.mlst is False:
         return None
     reply = session.command(f"MLST {path}")
-    if reply.code in (500, 501, 502, 504):
-        session.profile.mlst = False
-        return None
-    reply.check()
-    entry = entry_in(session, reply)
-    session.profile.mlst = entry is not None
+    if reply.code not in (500, 501, 502, 504):
+        entry = entry_in(session, reply.check())
+    # Once it has worked, it is the name that the server cannot read.
+    profile.mlst = profile.mlst or entry is not None
     return entry
 
 

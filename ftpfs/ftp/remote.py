@@ -386,7 +386,8 @@ class Remote:
             try:
                 session.require(upload.chmod_line(self.profile, self._on_server(path), mode))
             except (errors.NotSupported, errors.InvalidArgument):
-                self.profile.chmod = False
+                # Once it has worked, it is the name or the mode that the server cannot read.
+                self.profile.chmod = self.profile.chmod or False
                 raise
             self.profile.chmod = True
 

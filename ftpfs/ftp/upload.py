@@ -436,8 +436,8 @@ class _Attributes:
         return (self._mtime if reply.ok else None), mode
 
     def _mode_is_set(self, reply: Reply) -> bool:
-        if reply.code in _UNKNOWN:
-            self._profile.chmod = False
+        if reply.ok or reply.code in _UNKNOWN:
+            self._profile.chmod = reply.ok or self._profile.chmod or False
         return reply.ok
 
 

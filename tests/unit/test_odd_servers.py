@@ -392,6 +392,23 @@ def test_a_position_that_was_set_for_a_file_that_is_refused_is_not_the_next_ones
         assert read(remote, "/file") == b"0123456789"
 
 
+def test_what_a_server_can_do_is_not_unlearned_by_one_name_that_it_cannot_read(
+    tmp_path: Path,
+) -> None:
+    for name in ("good", "bad"):
+        (tmp_path / name).write_bytes(b"content")
+    script = Script(replies={"MLST /bad": "501 what?", "SITE CHMOD 600 /bad": "501 what?"})
+    with odd_server.start(tmp_path, script) as odd, connected(odd) as remote:
+        assert remote.stat("/good") == remote.peek("/good")
+        assert remote.stat("/bad").size == 7
+        assert remote.peek("/good") is not None
+        remote.chmod("/good", 0o600)
+        with pytest.raises(errors.InvalidArgument):
+            remote.chmod("/bad", 0o600)
+        remote.chmod("/good", 0o640)
+        assert (tmp_path / "good").stat().st_mode & 0o777 == 0o640
+
+
 # Changing.
 
 
