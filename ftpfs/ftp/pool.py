@@ -246,8 +246,7 @@ class Pool:
             self._idle = [s for s in self._idle if s not in old]
             channels = [s.take_armed(older_than=ARMED_AGE) for s in self._idle]
             self._notify_locked()
-        for session in old:
-            session.close()
+        self._close_all(old)
         for channel in channels:
             if channel is not None:
                 channel.close()
@@ -259,8 +258,7 @@ class Pool:
             idle, self._idle = self._idle, []
             self._notify_locked()
             self._chore.notify_all()
-        for session in idle:
-            session.close()
+        self._close_all(idle)
 
     # Inside.
 
@@ -593,5 +591,12 @@ class Pool:
         with self._changed:
             idle, self._idle = self._idle, []
             self._notify_locked()
-        for session in idle:
+        self._close_all(idle)
+
+    def _close_all(self, sessions: list[Session]) -> None:
+        """Close sessions that were taken off the books."""
+        if sessions:
+            with self._changed:
+                self._closed_at = self._clock()
+        for session in sessions:
             session.close()

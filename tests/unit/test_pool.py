@@ -459,6 +459,20 @@ def test_a_server_that_still_counts_our_last_session_is_asked_again(
         assert session.alive
 
 
+def test_and_one_that_still_counts_the_session_that_was_just_closed_for_being_idle_is_too(
+    make_pool: MakePool, server: FakeServer, clock: Clock
+) -> None:
+    pool = make_pool(cap=1)
+    with pool.leased(Use.METADATA):
+        pass
+    clock.now += 3600
+    pool.close_idle()
+    assert server.open == 0
+    server.errors = [errors.ServerBusy("421 too many")] * 3
+    with pool.leased(Use.METADATA) as session:
+        assert session.alive
+
+
 # Down.
 
 
