@@ -138,6 +138,7 @@ class Filesystem:
         # Renames of which nobody knows whether the server did them, by old name: the new name, and
         # the file (None: a directory). Nothing is sent to either name before that is known.
         self._doubted: dict[str, tuple[str, OpenFile | None]] = {}
+        self._unsized: set[str] = set()  # files whose size the server does not tell
         self._closed = False
 
     # Looking.
@@ -799,7 +800,15 @@ class Filesystem:
                 size += len(block)
         finally:
             download.close()
+        with self._lock:
+            self._unsized.add(path)
         return replace(entry, size=size)
+
+    def is_unsized(self, path: str) -> bool:
+        """Whether the file was read to know its size. Who asked for its attributes before may
+        believe for a while that it is empty, and must read it nevertheless."""
+        with self._lock:
+            return path in self._unsized
 
     def _follow(self, file: OpenFile) -> None:
         """Let a file that was only read show what the server shows by now.

@@ -237,6 +237,8 @@ class Operations:
     @_answered
     def open(self, path: str, info: Any) -> int:
         info.fh = self._fs.open(path, info.flags)
+        # Then the kernel asks us for every read, whatever size it has in mind.
+        info.direct_io = self._fs.is_unsized(path)
         return 0
 
     @_answered

@@ -14,6 +14,7 @@ from tests.conftest import StartServer
 from tests.mount.conftest import Mounted, MountServer, ftpfs
 from tests.support import odd_server, servers
 from tests.support.odd_server import OddServer, Script
+from tests.unit.test_foreign import mvs, vms
 
 pytestmark = pytest.mark.mount
 
@@ -196,3 +197,31 @@ def test_verify_content_on_a_real_server_that_tells_checksums(
     log = mounted.log_text()
     assert "sending it again" not in log
     assert "checksum" not in log
+
+
+@pytest.mark.parametrize("system", [vms, mvs])
+def test_a_server_without_slashes_carries_everyday_work(
+    tmp_path: Path, mount_odd: MountOdd, system: Callable[[Path], Script]
+) -> None:
+    root = tmp_path / "root"
+    (root / "A").mkdir(parents=True)
+    (root / "A" / "FILE").write_bytes(b"content\n")
+    if system is vms:
+        (root / "A" / "FILE").rename(root / "A" / "FILE.TXT")
+    name = os.listdir(root / "A")[0]
+    with odd_server.start(root, system(root)) as odd:
+        here = mount_odd(odd)
+        assert os.listdir(here) == ["A"]
+        assert os.listdir(here / "A") == [name]
+        for _ in range(2):
+            assert (here / "A" / name).read_bytes() == b"content\n"
+        with (here / "A" / name).open("ab") as file:
+            file.write(b"more\n")
+        new = name.replace("FILE", "NEW")
+        (here / "A" / new).write_bytes(b"new")
+        with pytest.raises(FileNotFoundError):
+            (here / "A" / "MISSING").read_bytes()
+        settled(here)
+        assert (root / "A" / name).read_bytes() == b"content\nmore\n"
+        assert (root / "A" / new).read_bytes() == b"new"
+        assert sorted(os.listdir(root / "A")) == [name, new]
