@@ -369,7 +369,9 @@ def _one_of(choices: type[enum.Enum]) -> Callable[[object], object]:
 def _zones(value: object) -> tuple[tuple[int, int], ...]:
     if not isinstance(value, list):
         raise TypeError(f"no zones: {value!r}")
-    return tuple((int(when), int(ahead)) for when, ahead in value)
+    if not all(isinstance(n, int) and abs(n) < 1 << 40 for zone in value for n in zone):
+        raise ValueError("zones are pairs of whole seconds")
+    return tuple((when, ahead) for when, ahead in value)
 
 
 _KEPT: dict[str, Callable[[object], object]] = {
