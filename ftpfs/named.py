@@ -57,11 +57,21 @@ def resolve(text: str, file: Path | None) -> Source:
     if not isinstance(url, str):
         raise InvalidArgument(f'{where}: it needs url = "ftp://..."')
     source = config.parse_source(url)
+    if source.password:
+        _check_closed(file or default_file())
     if slash:
         below = config.parse_source(f"host/{path}").path
         above = source.path.rstrip("/") + "/" if source.path else ""
         source = dataclasses.replace(source, path=above + below)
     return _with_options(source, {**defaults, **_values(where, server)})
+
+
+def _check_closed(file: Path) -> None:
+    """As with ~/.netrc: a file with a password in it is its user's alone."""
+    if file.is_file() and file.stat().st_mode & 0o077:
+        raise InvalidArgument(
+            f"{file} holds a password and others can read it; run: chmod 600 {file}"
+        )
 
 
 def _with_options(source: Source, values: Mapping[str, object]) -> Source:

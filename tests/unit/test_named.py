@@ -65,6 +65,21 @@ def test_a_path_after_the_name_goes_below_it(file: Path, text: str, path: str) -
     assert named.resolve(text, file).path == path
 
 
+def test_a_file_with_a_password_in_it_is_refused_where_others_can_read_it(file: Path) -> None:
+    """As ~/.netrc is. Servers without one are nobody's secret."""
+    with file.open("a") as more:
+        more.write("[servers.open]\nurl = 'ftp://bob:hunter2@nas'\n")
+    file.chmod(0o644)
+    with pytest.raises(InvalidArgument, match="chmod 600") as caught:
+        named.resolve("open", file)
+    assert "hunter2" not in str(caught.value)
+    assert named.resolve("plain", file).host == "plain.example"
+    file.chmod(0o600)
+    source = named.resolve("open", file)
+    assert source.password is not None
+    assert source.password.reveal() == "hunter2"
+
+
 @pytest.mark.parametrize("text", ["elsewhere", "ftp://nas/", "bob@nas", "nas:21"])
 def test_any_other_address_gets_the_defaults_only(file: Path, text: str) -> None:
     source = named.resolve(text, file)
