@@ -616,11 +616,10 @@ class OpenFile:
             self._changed.notify_all()
 
     def shows(self, entry: Entry) -> bool:
-        """Whether `entry` is what the server shows of this content when it has it: then an upload
-        was done whose answer was lost, here or before a crash."""
+        """Whether `entry` is what the server shows of a content of this file that was sent, and of
+        which nobody knows whether it arrived: the answer was lost, here or before a crash."""
         with self._changed:
-            known = {(self._size, self._mtime), *self._tried}
-            return entry.exact and (entry.size, entry.mtime) in known
+            return entry.exact and (entry.size, entry.mtime) in self._tried
 
     def is_based_on_other(self) -> bool:
         """Whether the server has another content under this name than the one we knew, and than

@@ -394,13 +394,15 @@ def test_two_mounts_that_write_the_same_file_keep_both_contents(
         mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path, options=OPTIONS)
         for _ in range(2)
     ]
-    for number in range(5):
+    # Two are as long as the other's, and written in the same second.
+    theirs = [blob(size, size) for size in (3000, 3001, 20, 3002)] + [blob(20)]
+    for number in range(len(theirs)):
         name = f"file{number}"
         remote_dir.write(name, b"what was there")
         time.sleep(EXPIRED)
         with open(mounts[0].path / name, "r+b", buffering=0) as held:
             held.write(b"from the first mount")
-            write(mounts[1].path / name, blob(3000 + number, number))
+            write(mounts[1].path / name, theirs[number])
             try:
                 os.fsync(held.fileno())
             except OSError as error:
@@ -408,7 +410,7 @@ def test_two_mounts_that_write_the_same_file_keep_both_contents(
     for mount in mounts:
         mount.unmount()  # whatever waits is uploaded
     contents = list(on_disk(remote_dir.disk).values())
-    for number in range(5):
-        assert blob(3000 + number, number) in contents
-    assert contents.count(b"from the first mount") == 5
+    for each in theirs:
+        assert each in contents
+    assert contents.count(b"from the first mount") == len(theirs)
     eventually_clean(remote_dir.disk)

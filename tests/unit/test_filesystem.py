@@ -1267,6 +1267,21 @@ def test_one_name_that_several_killed_mounts_wrote_keeps_all_contents(tmp_path: 
     assert files["/f"] == b"first"
 
 
+@pytest.mark.parametrize("size", [4, 1 << 20])
+def test_two_that_write_as_much_within_one_second_keep_both_contents(
+    bench: Bench, size: int
+) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    bench.write("/both", b"m" * size)
+    when = bench.fs.attributes("/both").mtime
+    bench.remote.outside_write("/both", b"t" * size, mtime=when)
+    bench.fs.sync()
+    files = bench.remote.files()
+    assert files["/both"] == b"t" * size
+    assert [data for path, data in files.items() if "conflict" in path] == [b"m" * size]
+
+
 @pytest.fixture
 def hydrating(tmp_path: Path) -> Bench:
     """An upload that fetches 16 MiB at a pace that takes 13 s, to send them with the rest."""
