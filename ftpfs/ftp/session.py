@@ -466,17 +466,7 @@ class Session:
     def _login(self) -> None:
         if self._server.tls in (Tls.EXPLICIT, Tls.OPTIONAL):
             self._control.secure()
-        user, password = self._server.user, self._server.password.reveal()
-        if any(c in user + password for c in "\r\n\0"):
-            raise errors.InvalidArgument("a user name or password with CR, LF or NUL in it")
-        # ftplib speaks latin-1 here: give it the bytes of the encoding in that form.
-        try:
-            name = user.encode(self._codec, "surrogateescape").decode("latin-1")
-            wire = password.encode(self._codec, "surrogateescape").decode("latin-1")
-        except UnicodeEncodeError:
-            raise errors.InvalidArgument(
-                f"a user name or password that {self._codec} cannot write"
-            ) from None
+        name, wire = self._credentials()
         self._control.deadline = time.monotonic() + self._network.reply_timeout
         try:
             self._control.login(name, wire, secure=False)
@@ -491,6 +481,20 @@ class Session:
         if self._control.protected:
             self._control.protect_data()
 
+    def _credentials(self) -> tuple[str, str]:
+        """User and password as the bytes of the encoding, in latin-1's clothes: ftplib sends them,
+        and replies that quote them come, in these."""
+        user, password = self._server.user, self._server.password.reveal()
+        if any(c in user + password for c in "\r\n\0"):
+            raise errors.InvalidArgument("a user name or password with CR, LF or NUL in it")
+        try:
+            name = user.encode(self._codec, "surrogateescape").decode("latin-1")
+            return name, password.encode(self._codec, "surrogateescape").decode("latin-1")
+        except UnicodeEncodeError:
+            raise errors.InvalidArgument(
+                f"a user name or password that {self._codec} cannot write"
+            ) from None
+
     def _may_log_in_at_once(self) -> bool:
         profile = self.profile
         clear = self._server.tls is Tls.OFF
@@ -501,10 +505,11 @@ class Session:
 
         Raises as `_login` does.
         """
-        user, password = self._server.user, self._server.password.reveal()
-        lines = [f"USER {user}", f"PASS {password}", *self._settings()]
+        name, password = self._credentials()
+        login = [f"{line}\r\n".encode("latin-1") for line in (f"USER {name}", f"PASS {password}")]
         way = self._way_to_arm()
-        wire = [self._encode(line) for line in (*lines, *([way.value] if way else []))]
+        lines = [*self._settings(), *([way.value] if way else [])]
+        wire = [*login, *map(self._encode, lines)]
         replies: list[Reply] = []
         with self._conversation():
             self._control.send(b"".join(wire))

@@ -49,7 +49,7 @@ class Scripted:
     """A server of few words: `answers` by verb, sent as they are; anything else gets 200."""
 
     def __init__(self, answers: dict[str, bytes], drip: float = 0.0) -> None:
-        self._answers = {
+        self.answers = {
             "USER": b"331 ?\r\n",
             "PASS": b"230 in\r\n",
             "FEAT": b"500 ?\r\n",
@@ -69,10 +69,10 @@ class Scripted:
 
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
-            client.sendall(self._answers.get("greeting", b"220 hello\r\n"))
+            client.sendall(self.answers.get("greeting", b"220 hello\r\n"))
             for line in client.makefile("rb"):
                 self.heard.append(line)
-                answer = self._answers.get(line.split()[0].decode(), b"200 fine\r\n")
+                answer = self.answers.get(line.split()[0].decode(), b"200 fine\r\n")
                 if self._drip and line.startswith(b"DRIP"):
                     for byte in answer:
                         client.sendall(bytes([byte]))
@@ -188,6 +188,20 @@ def test_a_server_that_demands_tls_is_named_so(
     with pytest.raises(errors.TlsError, match="demands TLS"):
         connect(server)
     assert not any(line.startswith(b"PASS") for line in server.heard)
+
+
+def test_a_further_login_shows_no_password_that_the_server_repeats(
+    scripted: Callable[..., Scripted],
+) -> None:
+    answers = {"greeting": b"220 (vsFTPd 3.0.3)\r\n"}
+    server = scripted(answers)
+    where = Server("127.0.0.1", server.port, user="me", password=Secret("p\u00e4sswort"))
+    profile = Profile()
+    Session(where, NETWORK, profile)
+    server.answers["PASS"] = "530 not p\u00e4sswort\r\n".encode()
+    with pytest.raises(errors.LoginFailed) as caught:
+        Session(where, NETWORK, profile)
+    assert str(caught.value) == "server replied 530: not ***"
 
 
 # Data connections.
