@@ -60,6 +60,8 @@ LONG_LINK = 0.002
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # renameat2(2)
 
+_UNSENDABLE = frozenset("\r\n\0")
+
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 # Uploads at a time over a short link, where the interpreter is the limit and not the link: with 8
@@ -126,8 +128,11 @@ class Filesystem:
         )
         self._waits_for_uploads = write.sync
         near = not remote.round_trip() > LONG_LINK
-        uploads = min(write.uploads, NEAR_UPLOADS) if near else write.uploads
-        self._uploads: Uploads[OpenFile] = Uploads(self._upload, workers=uploads)
+        self._uploads: Uploads[OpenFile] = Uploads(
+            self._upload,
+            workers=min(write.uploads, NEAR_UPLOADS) if near else write.uploads,
+            holds_bursts=lambda: remote.round_trip() <= LONG_LINK,
+        )
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         # Guarded by _lock:
@@ -1249,7 +1254,7 @@ def _is_hidden(path: str) -> bool:
 
 def _check_name(path: str) -> None:
     name = posixpath.basename(path)
-    if any(c in name for c in "\r\n\0"):
+    if not _UNSENDABLE.isdisjoint(name):
         raise errors.InvalidName("FTP cannot carry a name with CR, LF or NUL in it")
     if len(name.encode("utf-8", "surrogateescape")) > NAME_MAX:
         raise errors.NameTooLong(f"a name of more than {NAME_MAX} bytes")

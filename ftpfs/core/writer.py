@@ -101,7 +101,7 @@ class Spool:
 
     def open(self) -> SpoolFile:
         """A new, empty spool file (0600). Raises NoSpace."""
-        path = self._folder / f"{secrets.token_hex(8)}{SUFFIX}"
+        path = self._folder / f"{os.urandom(8).hex()}{SUFFIX}"
         with _disk_errors():
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         return SpoolFile(self, fd, path)

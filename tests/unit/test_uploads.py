@@ -28,14 +28,16 @@ class File:
 class Bench:
     """A queue whose uploads do what the test says."""
 
-    def __init__(self, workers: int = 1, linger: float = 0.0) -> None:
+    def __init__(self, workers: int = 1, linger: float = 0.0, *, holds: bool = False) -> None:
         self.order: list[str] = []
         self.answers: dict[str, list[errors.FtpfsError | None]] = {}
         self.gate = threading.Event()
         self.gate.set()
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
-        self.queue: Uploads[File] = Uploads(self.upload, workers=workers, linger=linger)
+        self.queue: Uploads[File] = Uploads(
+            self.upload, workers=workers, linger=linger, holds_bursts=lambda: holds
+        )
 
     def upload(self, file: File) -> None:
         with self.lock:
@@ -126,6 +128,52 @@ def test_what_is_closed_again_and_again_is_sent_once(make: Callable[..., Bench])
         time.sleep(0.005)
     assert bench.order == []
     until(lambda: bench.order == ["log"])
+
+
+def close_for(bench: Bench, seconds: float, size: int = 1) -> int:
+    """Close one file after another, with no pause; how many."""
+    count, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        bench.queue.add(File(str(count), size))
+        count += 1
+        time.sleep(0.002)
+    return count
+
+
+def test_a_burst_of_closes_is_held_back_until_it_pauses(make: Callable[..., Bench]) -> None:
+    bench = make(linger=0.5, holds=True)
+    count = close_for(bench, 0.8)
+    assert bench.order == []
+    until(lambda: len(bench.order) == count)
+
+
+def test_a_burst_without_an_end_is_not_held_back_for_ever(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LONGEST_LINGER", 0.3)
+    bench = make(linger=0.2, holds=True)
+    close_for(bench, 1.0)
+    assert len(bench.order) > 100
+
+
+def test_a_burst_of_many_bytes_is_not_held_back(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HELD_BYTES", 1000)
+    bench = make(linger=0.2, holds=True)
+    close_for(bench, 1.0, size=100)
+    assert len(bench.order) > 100
+
+
+def test_who_is_waited_for_is_not_held_back_with_a_burst(make: Callable[..., Bench]) -> None:
+    bench = make(linger=0.5, holds=True)
+    waited_for = File("waited for")
+    bench.queue.add(waited_for)
+    bench.queue.hurry(waited_for)
+    close_for(bench, 0.3)
+    assert bench.order == ["waited for"]
+    assert bench.drain()
+    assert len(bench.order) > 100
 
 
 def test_draining_waits_for_nothing_that_lingers(make: Callable[..., Bench]) -> None:
