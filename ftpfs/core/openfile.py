@@ -213,6 +213,12 @@ class OpenFile:
             return self._sent < self._committed and not self._deleted
 
     @property
+    def changes_in_place(self) -> bool:
+        """Whether the next upload sends only parts of it, as far as one knows before it."""
+        with self._changed:
+            return self._patchable_locked()
+
+    @property
     def unsent_bytes(self) -> int:
         """How much the next upload has to send, as far as one knows before it; or the one under
         way."""

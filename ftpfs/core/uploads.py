@@ -37,11 +37,14 @@ log = logging.getLogger(__name__)
 # Seconds after a close before its upload begins, and how often that may be put off by further
 # closes: a loop of `echo >> file` is one upload every two seconds, not one for each line.
 LINGER, LONGEST_LINGER = 0.1, 2.0
+# What was changed inside a large file lingers so long: it is not what is renamed and touched next.
+SHORT_LINGER = 0.01
 # Where processors, not the network, are what there is too little of, a burst of closes (`cp -r`) is
 # held back until it pauses for a LINGER: for LONGEST_LINGER at most, and so many bytes. `cp -r` of
 # 1,000 files of 4 KiB onto vsftpd on loopback: 1.4 s of CPU until it returned, and all was there;
 # held back, 0.45 and 1.1. Threads that want the interpreter pay for taking turns.
 HELD_BYTES = 32 << 20
+BURST = 5  # closes
 AGEING = 8 << 20  # bytes a second; 1 GiB waits two minutes at most for smaller ones
 # Between tries while the server is away (seconds): doubled, with jitter, up to the second.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
@@ -64,6 +67,10 @@ class File(Protocol):
     @property
     def waits(self) -> bool:
         """Whether closed content of it is not on the server yet."""
+
+    @property
+    def changes_in_place(self) -> bool:
+        """Whether only parts of what the server has are to be sent."""
 
     @property
     def unsent_bytes(self) -> int: ...
@@ -144,7 +151,7 @@ class Uploads(Generic[F]):
         self._drains = 0  # lingering is over while somebody waits for all
         self._stopped = False
         self._closed_at = self._burst_since = float("-inf")  # the last close, the first of a burst
-        self._burst_bytes = 0
+        self._burst_closes = self._burst_bytes = 0
         self._away_until = 0.0
         self._away_pause = 0.0  # 0: the server is there
         self._uploaded_files = 0
@@ -169,7 +176,8 @@ class Uploads(Generic[F]):
             elif job.state is State.FAILED or job.paused:
                 job.state, job.paused, job.pause = State.LATER, False, FIRST_PAUSE
                 job.attempts, job.entered = 0, now
-            due = now if self._drains else min(now + self._linger, job.entered + LONGEST_LINGER)
+            linger = min(self._linger, SHORT_LINGER) if file.changes_in_place else self._linger
+            due = now if self._drains else min(now + linger, job.entered + LONGEST_LINGER)
             self._schedule_locked(job, due)
 
     def stream(self, file: F) -> bool:
@@ -314,13 +322,15 @@ class Uploads(Generic[F]):
 
     def _note_close_locked(self, file: F, now: float) -> None:
         if now - self._closed_at > self._linger:
-            self._burst_since, self._burst_bytes = now, 0
+            self._burst_since, self._burst_closes, self._burst_bytes = now, 0, 0
         self._closed_at = now
+        self._burst_closes += 1
         self._burst_bytes += file.unsent_bytes
 
     def _held_until_locked(self) -> float:
         """Until when nothing that lingers is begun."""
-        if self._drains or self._burst_bytes > HELD_BYTES or not self._holds_bursts():
+        at_once = self._burst_closes < BURST or self._burst_bytes > HELD_BYTES
+        if at_once or self._drains or not self._holds_bursts():
             return float("-inf")
         return min(self._closed_at + self._linger, self._burst_since + LONGEST_LINGER)
 

@@ -67,8 +67,10 @@ PIECE = 1 << 20
 # A piece of a patch costs as much as so many bytes: EPSV, REST and STOR and the 226 are two round
 # trips or three, and at 20 ms a link of 100 Mbit/s carries 250 KB in each.
 PIECE_COST = 512 << 10
-# Finding out what REST does, once per server: three transfers and a deletion.
-PROBE_PIECES = 4
+# Finding out what REST does, once per server: two transfers, a question and a deletion.
+PROBE_PIECES = 3
+# So much (bytes) of the end of a patch is read back: what a server sends in the first round trip.
+READ_BACK = 14 << 10
 # Temporary files nobody has written to for so long (s) are litter. Listings without MLSD may be off
 # by a time zone, which is less.
 LITTER_AGE = 86400.0
@@ -77,8 +79,10 @@ IN_PLACE_MEMORY = 600.0
 # Leftovers of broken uploads that are deleted with one exchange.
 TIDY_BATCH = 32
 
-# What the probe for REST finds when its second upload was cut off: nothing is learned from that.
-_PROBE_CUT_SHORT = (b"0123456789", b"0123x56789", b"0123", b"0123x")
+# What the probe for REST stores first.
+_PROBE = b"0123456789"
+# What it finds when its second upload was cut off: nothing is learned from that.
+_PROBE_CUT_SHORT = (_PROBE, b"0123", b"0123x")
 
 _UNKNOWN = (500, 501, 502, 504)
 _TEMPORARY = re.compile(r"\.ftpfs-(?:probe-)?([0-9a-f]{8})-([0-9a-f]{8,})-[0-9a-f]+\.tmp")
@@ -314,17 +318,22 @@ class Uploads:
             return self.profile.restart
 
     def _probe(self, session: Session, target: str) -> Restart:
+        """What is left of ten bytes when two are sent to the fifth place. Ten are only left where
+        all is kept: their number says so, and the file need not be fetched."""
         scratch = self.temporary(target, "probe-")
         try:
             with session.upload(scratch) as upload:
-                upload.write(b"0123456789")
+                upload.write(_PROBE)
                 upload.finish()
-            whole = session.command(f"SIZE {scratch}")
-            with session.upload(scratch, 4) as upload:
+            with session.upload(scratch, 4, before=[f"SIZE {scratch}"]) as upload:
+                whole = size_in(upload.before[0])
                 upload.write(b"xy")
                 upload.finish()
-            with session.download(scratch) as download:
-                found = download.read(100)
+            left = size_in(session.command(f"SIZE {scratch}"))
+            kept = whole == left == len(_PROBE)
+            if not kept:
+                with session.download(scratch) as download:
+                    found = download.read(100)
         except (errors.Refused, errors.NotSupported, errors.InvalidArgument) as refusal:
             log.info("REST before STOR cannot be tried: %s", refusal)
             session.drop()  # a REST that was taken may wait for the next transfer (pyftpdlib)
@@ -334,7 +343,9 @@ class Uploads:
             self.leave(scratch)
             raise
         self.discard(session, scratch)
-        if size_in(whole) not in (None, 10) or found in _PROBE_CUT_SHORT:
+        if kept:
+            return Restart.ALL
+        if whole not in (None, len(_PROBE)) or found in _PROBE_CUT_SHORT:
             raise errors.DataConnectionFailed("226, but not all of a few bytes arrived")
         return {b"0123xy6789": Restart.ALL, b"0123xy": Restart.HEAD}.get(found, Restart.NOTHING)
 
@@ -459,11 +470,19 @@ class _Sender:
     def _settle(self, session: Session, size: int) -> Entry:
         """Set time and mode of what has its final name, and check its size, in one exchange."""
         attributes = _Attributes(self._profile, self._content)
-        *replies, reply = session.exchange(
-            [*attributes.lines(self._target), f"SIZE {self._target}"], arm=True
-        )
-        self._check_final(session, reply, size)
-        return self._entry(session, size, *attributes.learn(session, replies, self._target))
+        replies = session.exchange(self._settling(attributes), arm=True)
+        return self._settled(session, size, attributes, replies)
+
+    def _settling(self, attributes: _Attributes) -> list[str]:
+        return [*attributes.lines(self._target), f"SIZE {self._target}"]
+
+    def _settled(
+        self, session: Session, size: int, attributes: _Attributes, replies: Sequence[Reply]
+    ) -> Entry:
+        """By the replies to `_settling`."""
+        *set_, final = replies
+        self._check_final(session, final, size)
+        return self._entry(session, size, *attributes.learn(session, set_, self._target))
 
     def _check_final(self, session: Session, reply: Reply, size: int) -> None:
         self._check_size(reply, size)
@@ -917,39 +936,50 @@ class _Patch(_Sender):
         if inside and self._profile.restart is None:
             pieces += PROBE_PIECES
         changed = sum(end - start for start, end in self._left)
-        changed += sum(end - start for start, end in inside)  # read back
         if changed + pieces * PIECE_COST >= self._size:
             raise errors.NotSupported("the whole file costs less")
 
     def run(self, session: Session) -> Entry:
         """One attempt: the pieces that are not confirmed yet."""
         self._uploads.tidy(session)
+        attributes: _Attributes | None = None
+        replies: Sequence[Reply] = ()
         while self._left:
             start, end = self._left[0]
             for last in (False, True):
                 sent = self._send(session, start, end)
                 # Of an append the size tells all but whether it is the same.
-                tells = start == self._base_size and not self._uploads.verify_content
-                if tells or sent == self._read_back(session, start, end):
+                if start == self._base_size and not self._uploads.verify_content:
+                    break
+                # What settles it all costs no round trip with the last thing that is asked.
+                if len(self._left) == 1:
+                    attributes = _Attributes(self._profile, self._content)
+                before = self._settling(attributes) if attributes else []
+                there, replies = self._read_back(session, sent.since, end, before)
+                if there == sent.digest:
                     break
                 if last:
                     raise errors.DataMismatch(f"{self._target} has not what was written into it")
                 log.warning("sending bytes %d to %d of %s again", start, end, self._target)
             del self._left[0]
-        return self._settle(session, self._size)
+        if attributes is None:
+            return self._settle(session, self._size)
+        return self._settled(session, self._size, attributes, replies)
 
-    def _read_back(self, session: Session, start: int, end: int) -> bytes:
-        """The digest of what the server has: inside of a file, its size does not tell whether a
-        226 was true."""
+    def _read_back(
+        self, session: Session, start: int, end: int, before: Sequence[str]
+    ) -> tuple[bytes, Sequence[Reply]]:
+        """The digest of what the server has, and the replies to what is asked `before`: inside of a
+        file, its size does not tell whether a 226 was true."""
         digest = hashlib.blake2b()
-        with session.download(self._target, start) as download:
+        with session.download(self._target, start, before=before) as download:
             while start < end and (piece := download.read(min(PIECE, end - start))):
                 digest.update(piece)
                 start += len(piece)
-        return digest.digest()
+        return digest.digest(), download.replies
 
-    def _send(self, session: Session, start: int, end: int) -> bytes:
-        """Send one piece; its digest."""
+    def _send(self, session: Session, start: int, end: int) -> _Sent:
+        """Send one piece; by what it is told that it arrived."""
         # An append that was not interrupted needs no REST, and no knowledge of it.
         append = start == self._base_size and not self._begun
         if not append:
@@ -973,11 +1003,11 @@ class _Patch(_Sender):
             if before:
                 self._expect_base(session, seen_in(session, upload.before), upload)
             self._begun = True
-            digest = self._pump(upload, start, end)
+            sent = self._pump(upload, start, end)
             upload.finish()
         if upload.was_reset:
             raise errors.DataConnectionFailed("226, but the data connection was reset")
-        return digest
+        return sent
 
     def _need_restart(self, session: Session, end: int) -> None:
         restart = self._uploads.restart(session, self._target)
@@ -1009,18 +1039,33 @@ class _Patch(_Sender):
             seen = Seen(False)
         self._expect_base(session, seen)
 
-    def _pump(self, upload: Upload, position: int, end: int) -> bytes:
+    def _pump(self, upload: Upload, position: int, end: int) -> _Sent:
         """Not by sendfile(2): what is sent has to be seen, as the file may change meanwhile."""
-        digest = hashlib.blake2b()
+        start, digest, tail = position, hashlib.blake2b(), b""
         while position < end:
             count = min(PIECE, end - position, self._content.ready(position) - position)
             if count <= 0:
                 raise errors.DataMismatch("the content is shorter than what is to be sent of it")
             piece = local_bytes(self._content, position, count)
             digest.update(piece)
+            tail = (tail + piece)[-READ_BACK:]
             upload.write(piece)
             position += count
-        return digest.digest()
+        if self._uploads.verify_content or tail.count(tail[:1]) == len(tail):
+            return _Sent(start, digest.digest())
+        return _Sent(end - len(tail), hashlib.blake2b(tail).digest())
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """By what it is told that a piece arrived: the digest of its bytes from `since` on.
+
+    What a server says 226 for and has not got all of, lacks the end. So the end is enough, unless
+    it is all one byte, and so may have been there before, or the user wants everything compared.
+    """
+
+    since: int
+    digest: bytes
 
 
 def local_bytes(content: Content, offset: int, count: int) -> bytes:

@@ -19,6 +19,7 @@ class File:
         self.unsent_bytes = size
         self.sent_bytes = self.uploaded_bytes = 0
         self.waits = True
+        self.changes_in_place = False
         self.given_up: list[errors.FtpfsError] = []
 
     def give_up(self, error: errors.FtpfsError) -> None:
@@ -128,6 +129,15 @@ def test_what_is_closed_again_and_again_is_sent_once(make: Callable[..., Bench])
         time.sleep(0.005)
     assert bench.order == []
     until(lambda: bench.order == ["log"])
+
+
+def test_what_changed_inside_a_large_file_is_sent_at_once(make: Callable[..., Bench]) -> None:
+    bench = make(linger=1000)
+    changed = File("changed")
+    changed.changes_in_place = True
+    bench.queue.add(File("new"))
+    bench.queue.add(changed)
+    until(lambda: bench.order == ["changed"])
 
 
 def close_for(bench: Bench, seconds: float, size: int = 1) -> int:
