@@ -12,11 +12,14 @@ import io
 import logging
 import logging.handlers
 import os
+import threading
 from pathlib import Path
 
 import platformdirs
 
 from ftpfs import errors, systemd
+
+log = logging.getLogger(__name__)
 
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -70,6 +73,18 @@ def _start(handler: logging.Handler, level: str, form: str = _FORMAT) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # fusepy logs every ENOENT with a traceback.
     logging.getLogger("fuse").setLevel(logging.CRITICAL)
+    threading.excepthook = _note_end_of_thread
+
+
+def _note_end_of_thread(end: threading.ExceptHookArgs) -> None:
+    """Python tells it on stderr, which a daemon has let go of."""
+    if end.exc_value is not None and not isinstance(end.exc_value, SystemExit):
+        name = end.thread.name if end.thread else "?"
+        log.critical(
+            "the thread %s ended in a way nobody foresaw",
+            name,
+            exc_info=(end.exc_type, end.exc_value, end.exc_traceback),
+        )
 
 
 def _make_printable(record: logging.LogRecord) -> bool:

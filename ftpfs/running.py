@@ -224,8 +224,11 @@ class Running:
         """
         if not self._leaving.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGHUP)
+        poke: threading.Thread | None = None
         while not self._leaving.wait(POKE_PAUSE):
-            threading.Thread(target=self._poke, name="ftpfs-poke", daemon=True).start()
+            if poke is None or not poke.is_alive():
+                poke = threading.Thread(target=self._poke, name="ftpfs-poke", daemon=True)
+                poke.start()
 
     def _poke(self) -> None:
         with contextlib.suppress(OSError):

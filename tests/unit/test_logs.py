@@ -59,6 +59,22 @@ def test_a_log_that_was_rotated_away_is_begun_anew_for_its_user_alone(log_file: 
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_what_ends_a_thread_is_in_the_log(tmp_path: Path) -> None:
+    """A daemon has let go of stderr, where Python would tell it."""
+    path = tmp_path / "ftpfs.log"
+    code = (
+        "import sys, threading; from pathlib import Path; from ftpfs import logs;"
+        "logs.to_file(Path(sys.argv[1]), 'info');"
+        "threading.Thread(target=lambda: 1 // 0, name='ftpfs-housekeeper').start();"
+        "threading.Thread(target=sys.exit).start()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    text = path.read_text()
+    assert text.count("CRITICAL") == 1
+    assert "the thread ftpfs-housekeeper ended" in text
+    assert "ZeroDivisionError" in text
+
+
 def test_below_its_level_nothing_is_logged(log_file: Path) -> None:
     logging.debug("too much")
     logging.info("enough")
