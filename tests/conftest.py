@@ -56,6 +56,11 @@ def _as_over_a_long_link(far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(session, "ARMING_PAYS", 0.0)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 # Skips in CI.
 
 

@@ -82,10 +82,11 @@ def log_lines(mounted: Mounted, words: str) -> list[str]:
     return [line for line in mounted.log_text().splitlines() if words in line]
 
 
+@pytest.mark.long
 def test_a_second_mount_reads_what_is_unchanged_without_one_retr(
     remote_dir: RemoteDir, relay: Relay, mount: MountDisk
 ) -> None:
-    names = {f"big{n}": 98 * MIB + n for n in range(5)}
+    names = {f"big{n}": 30 * MIB + n for n in range(5)}
     names |= {f"folder/small{n}": 4096 + n for n in range(300)}
     for name, size in names.items():
         make(remote_dir, name, size)
@@ -145,6 +146,7 @@ def test_what_was_written_through_the_mount_with_its_old_time_is_not_read_from_t
         assert digest(third.path / name) == digest(remote_dir.disk / name)
 
 
+@pytest.mark.long
 def test_killed_while_it_fills_the_disk_it_serves_what_is_right(
     remote_dir: RemoteDir, relay: Relay, mount: MountDisk, tmp_path: Path
 ) -> None:

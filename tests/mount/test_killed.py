@@ -123,6 +123,7 @@ def kill(mounted: Mounted, worker: threading.Thread | None = None) -> None:
     subprocess.run(["umount", "-l", str(mounted.path)], check=True)
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_nothing_that_was_closed_is_lost(
     remote_dir: RemoteDir, mount_server: MountServer
 ) -> None:

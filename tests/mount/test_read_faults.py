@@ -214,6 +214,7 @@ def expect(path: Path, content: bytes) -> None:
     assert path.read_bytes() == content, path.name
 
 
+@pytest.mark.long
 def test_connections_cut_at_random_bytes_under_many_readers(
     remote_dir: RemoteDir,
     contents: dict[str, bytes],

@@ -11,6 +11,7 @@ from tests.support.servers import Kind
 pytestmark = pytest.mark.mount
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "seed"), [("vsftpd", 1), ("proftpd", 2)])
 def test_nothing_is_lost_or_torn_while_everything_breaks(kind: Kind, seed: int) -> None:
     reason = servers.why_unavailable(kind)

@@ -214,6 +214,7 @@ def test_what_was_written_goes_where_a_rename_has_put_the_file_whose_answer_neve
     assert os.listdir(mounted.path) == ["new"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "away"), [("vsftpd", 30), ("proftpd", 5)])
 def test_a_server_that_is_killed_and_started_again(
     kind: Kind,

@@ -111,6 +111,7 @@ class DataRule:
     action: Literal["cut", "stall"]
     how: How = "rst"
     control: bool = False
+    verb: str | None = None  # only data of such a command
     hits: int = 0
     _relay: Relay | None = None
 
@@ -286,13 +287,15 @@ class Relay(Stoppable):
         how: How = "rst",
         times: int | None = 1,
         control: bool = False,
+        verb: str | None = None,
     ) -> DataRule:
         """Let `after` bytes pass, then cut the data connection on both sides.
 
         "fin" looks like a proper end of the data to both. `control` cuts the session as well.
-        A connection that carries no more than `after` bytes is not touched.
+        A connection that carries no more than `after` bytes is not touched, and with `verb` none
+        that is for another command.
         """
-        return self._add_data(DataRule(direction, after, times, "cut", how, control))
+        return self._add_data(DataRule(direction, after, times, "cut", how, control, verb))
 
     def stall_data(self, direction: Direction, *, after: int, times: int | None = 1) -> DataRule:
         """Let `after` bytes pass, then nothing until `release()`; nothing is closed."""
@@ -551,6 +554,7 @@ class _Control:
         self._expected: deque[_Expected] = deque([_Expected(None)])
         self._outgoing: deque[_Outgoing] = deque()
         self._server_done = False
+        self.transfer = ""  # the last command that wants a data connection
         self._told = 0  # how often something was sent to the client; its writer's
         # Set by the server's reader at 234; the client says nothing between AUTH and that.
         self._raw = relay.raw
@@ -651,6 +655,8 @@ class _Control:
         )
         with relay._changed:
             relay._commands.append(command)
+            if command.verb in _TRANSFERS:
+                self.transfer = command.verb
             relay._changed.notify_all()
             rule = relay._match_locked(command)
             if command.verb == "PASS" and rule is None:
@@ -938,6 +944,7 @@ class _Link:
                 if rule.direction == direction
                 and rule not in spent
                 and (rule.times is None or rule.hits < rule.times)
+                and rule.verb in (None, self.control.transfer)
                 and rule.after < passed + ready
             ]
             if not rules:

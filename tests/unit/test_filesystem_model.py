@@ -581,6 +581,7 @@ class AmongOthers(Model):
         self.tree[path], self.tree[copy] = File(theirs), File(mine)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", [Model, BelievingListings, WithoutFaults, TinyCache, AmongOthers])
 def test_random_operations_agree_with_the_model(model: type[Model]) -> None:
     machine = model.TestCase
