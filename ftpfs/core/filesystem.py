@@ -644,7 +644,7 @@ class Filesystem:
             return None
         if record.path in self._files:
             # Two mounts of the server wrote it, and both ended before they had sent it.
-            record = replace(record, path=self._free_name(record.path))
+            record = replace(record, path=self._free_name(record.path, self._files.__contains__))
         file = self._new_file(record.path, record.base, 0)
         file.restore(record, spool_file)
         with self._lock:
@@ -652,11 +652,11 @@ class Filesystem:
             self._users[file] = 0
         return file
 
-    def _free_name(self, path: str) -> str:
-        """A conflict copy's name that no file here has."""
+    def _free_name(self, path: str, is_taken: Callable[[str], bool]) -> str:
+        """A conflict copy's name: two of one second must not share it."""
         name = _conflict_name(path)
         for number in itertools.count(2):
-            if name not in self._files:
+            if not is_taken(name):
                 break
             name = _conflict_name(path, f" {number}")
         return name
@@ -967,7 +967,7 @@ class Filesystem:
         if file.shows(seen):
             file.rebase(seen, generation)
             return
-        aside = _conflict_name(path)
+        aside = self._free_name(path, lambda name: name in self._files or self._is_there(name))
         log.warning(
             "%s was changed on the server and here; what was written here is uploaded as %s",
             path,

@@ -1282,6 +1282,22 @@ def test_two_that_write_as_much_within_one_second_keep_both_contents(
     assert [data for path, data in files.items() if "conflict" in path] == [b"m" * size]
 
 
+def test_two_conflicts_within_one_second_have_copies_of_their_own(bench: Bench) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    theirs = []
+    for number in range(6):
+        bench.write("/both", b"mine %d" % number)
+        theirs.append(b"n" * (number + 1))
+        bench.remote.outside_write("/both", theirs[-1])
+        bench.fs.sync()
+    files = bench.remote.files()
+    copies = sorted(data for path, data in files.items() if "conflict" in path)
+    assert copies == [b"mine %d" % number for number in range(6)]
+    assert files["/both"] == theirs[-1]
+    assert not [path for path in files if path.count("conflict") > 1]
+
+
 @pytest.fixture
 def hydrating(tmp_path: Path) -> Bench:
     """An upload that fetches 16 MiB at a pace that takes 13 s, to send them with the rest."""
