@@ -35,7 +35,7 @@ from ftpfs.config import Cache, Write
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Generations
 from ftpfs.core.disktier import DiskTier
 from ftpfs.core.journal import Record
-from ftpfs.core.openfile import OpenFile, View, version_of
+from ftpfs.core.openfile import OVERTAKEN, OpenFile, View, version_of
 from ftpfs.core.prefetch import Prefetcher
 from ftpfs.core.reader import Reader, StreamBudget
 from ftpfs.core.remote import Download, Remote, Space
@@ -468,10 +468,10 @@ class Filesystem:
                 if self._moves_here(moving, new, victim, target):
                     self._rename_unsent(moving, old, new, victim, target)
                     return
-                self._upload_exclusively(moving)
+                self._upload_now(moving)
             hidden = self._hide_base(victim, new) if victim else None
             # Killed between the two, the next mount looks whether the server did it.
-            self._spool.journal.intend(old, new)
+            self._announce(old, new)
             try:
                 replaced = target is not None and target.kind is not Kind.DIRECTORY
                 if hidden or (victim and not victim.may_be_on_server):
@@ -515,8 +515,8 @@ class Filesystem:
         hidden = self._hide_base(victim, new) if victim else None
         if victim is not None:
             target = None if hidden else victim.entry
-        self._rename_here(old, new)
         moving.replace_target(target, victim)
+        self._rename_here(old, new)
         if victim:
             self._lost_its_name(victim, hidden)
 
@@ -663,34 +663,49 @@ class Filesystem:
 
     def _settle_intents(self) -> list[tuple[str, str]]:
         """An earlier mount was killed when it had asked the server for renames and deletions: what
-        was done is done here, too. What had made way for another file comes last, when it is known
-        whether that one came. The renames of which that cannot be found out now."""
-        doubted = []
+        was done is done here, too. The renames of which that cannot be found out now.
+
+        What had made way for another file comes after the others, when it is known whether that one
+        came; and what was deleted while it was open, last.
+        """
+        doubted, unsettled = [], set()
         journal = self._spool.journal
-        for old, new in sorted(journal.intents(), key=lambda names: _is_hidden(names[1])):
-            if _is_hidden(new):
-                self._settle_hidden(old, new)
-                journal.withdraw(old)
-            elif (gone := self._is_gone(old)) is None and new:
+        for old, new in journal.intents():
+            if _is_hidden(old) or _is_hidden(new):
+                continue
+            if (gone := self._is_gone(old)) is None and new:
                 doubted.append((old, new))
             elif gone:
                 self._spool.discard(journal.rename(old, new) if new else journal.drop(old))
             else:
                 journal.withdraw(old)
+        for old, new in journal.intents():
+            if _is_hidden(new):
+                if self._settle_hidden(old, new):
+                    journal.withdraw(old)
+                else:
+                    unsettled.add(new)
+        for old, _ in journal.intents():
+            if _is_hidden(old) and old not in unsettled:
+                self._remove_hidden(old)
         return doubted
 
-    def _settle_hidden(self, path: str, hidden: str) -> None:
+    def _settle_hidden(self, path: str, hidden: str) -> bool:
         """Give a file its name back that was hidden to be replaced or deleted, or let it go when
-        another one came."""
+        another one came; False: nobody can tell now, and it stays."""
         try:
-            if self._is_gone(path):
+            try:
+                self._remote.stat(path)
+            except errors.NotFound:
                 self._remote.rename(hidden, path, replace=False)
             else:
                 self._remote.remove(hidden)
         except errors.NotFound:
             pass  # it was never hidden
         except errors.FtpfsError as error:
-            log.error("what was %s is left on the server as %s: %s", path, hidden, error)
+            log.error("what was %s is on the server as %s: %s", path, hidden, error)
+            return False
+        return True
 
     def _is_gone(self, path: str) -> bool | None:
         """Whether the server has nothing at `path`; None: it cannot be asked."""
@@ -946,6 +961,15 @@ class Filesystem:
             file.failed(errors.FtpfsError(f"{type(error).__name__}: {error}"))
             raise
 
+    def _upload_now(self, file: OpenFile) -> None:
+        """As `_upload_exclusively`, for somebody who needs it on the server before he goes on: it
+        is sent though it is written to all the time."""
+        for _ in range(OVERTAKEN):
+            with contextlib.suppress(errors.Superseded):
+                self._upload_exclusively(file)
+                return
+        self._upload_exclusively(file)
+
     def _settle_conflict(self, file: OpenFile, conflict: errors.FtpfsError) -> None:
         """The server has something else under the file's name than we knew of.
 
@@ -1078,14 +1102,17 @@ class Filesystem:
         hidden = posixpath.join(
             posixpath.dirname(path), f"{HIDDEN_PREFIX}deleted-{secrets.token_hex(6)}"
         )
-        # Killed before what this is for is done, the next mount gives the name back.
-        self._spool.journal.intend(path, hidden, always=True)
+        # Killed before what this is for is done, the next mount gives the name back; after it, the
+        # next mount deletes what nobody reads any more.
+        self._announce(hidden, "")
+        self._announce(path, hidden)
         try:
             with self._changing(path):
                 self._remote.rename(path, hidden, replace=False)
         except errors.FtpfsError as error:
             if not isinstance(error, errors.NetworkError):  # else it may be hidden now
                 self._spool.journal.withdraw(path)
+                self._spool.journal.withdraw(hidden)
             raise
         self._removed(path)
         return hidden
@@ -1094,7 +1121,7 @@ class Filesystem:
         """Delete an open file on the server. What is `dirty` need not be there; and what waits to
         be sent must not come back when we are killed before it is forgotten."""
         if dirty:
-            self._spool.journal.intend(path, "", always=True)
+            self._announce(path, "")
         try:
             with self._changing(path):
                 self._remote.remove(path)
@@ -1106,15 +1133,32 @@ class Filesystem:
             raise
 
     def _unhide(self, hidden: str, path: str) -> None:
-        """Give a hidden file its name back: what it made way for did not come."""
+        """Give a hidden file its name back: what it made way for did not come. Where that may have
+        come after all (its answer was lost), it would be overwritten: the next mount sees to it."""
         try:
+            if not self._is_gone(path):
+                raise errors.Exists("nobody knows what has its name")
             with self._changing(path):
                 self._remote.rename(hidden, path, replace=False)
         except errors.FtpfsError as error:
             log.error("%s is on the server as %s until the next mount: %s", path, hidden, error)
         else:
             self._spool.journal.withdraw(path)
+            self._spool.journal.withdraw(hidden)
         self._tree.forget(posixpath.dirname(path))
+
+    def _announce(self, old: str, new: str) -> None:
+        """Have the journal say what the server is about to be asked for: a rename, or a deletion
+        (`new` is empty). With a file open here, a row that it concerns may be written any time.
+
+        A full disk is no reason not to do it: deleting is how room is made.
+        """
+        with self._lock:
+            always = bool(self._users)
+        try:
+            self._spool.journal.intend(old, new, always=always)
+        except errors.FtpfsError as error:
+            log.error("killed now, the next mount would not know of %s: %s", old, error)
 
     def _rename_here(self, old: str, new: str) -> None:
         """Open files at and below the old name are at and below the new one now."""
@@ -1156,7 +1200,7 @@ class Filesystem:
         with self._lock:
             self._doubted[old] = new, moving
         # What is closed from now on concerns it as well, should we be killed.
-        self._spool.journal.intend(old, new, always=True)
+        self._announce(old, new)
 
     def _doubts(self, *paths: str) -> list[tuple[str, str]]:
         """The doubted renames (old, new) that have to do with `paths`."""
@@ -1200,8 +1244,16 @@ class Filesystem:
     def _remove_hidden(self, path: str) -> None:
         try:
             self._remote.remove(path)
+        except errors.NotFound:
+            pass
         except errors.FtpfsError as error:
-            log.warning("%s, deleted while it was open, is left on the server: %s", path, error)
+            log.warning(
+                "%s, deleted while it was open, is on the server until the next mount: %s",
+                path,
+                error,
+            )
+            return
+        self._spool.journal.withdraw(path)
 
 
 class _Handle(NamedTuple):

@@ -179,7 +179,7 @@ class Journal:
         of that, which no row speaks of any more.
 
         What was intended of both names is settled by it: what was at the new one may have been
-        moved out of the way first.
+        moved out of the way first. What is intended below a directory moves along.
         """
         with self._working() as connection, _transaction(connection):
             gone = _delete_below(connection, new)
@@ -187,6 +187,8 @@ class Journal:
             connection.execute(move, (os.fsencode(new), len(os.fsencode(old)) + 1, *_below(old)))
             settled = os.fsencode(old), os.fsencode(new)
             connection.execute("delete from intent where old in (?, ?)", settled)
+            below = f"{_MOVE_INTENT} where {_BELOW.replace('path', 'old')}"
+            connection.execute(below, (os.fsencode(new), len(os.fsencode(old)) + 1, *_below(old)))
         return gone
 
     def drop(self, path: str) -> list[str]:
@@ -197,9 +199,8 @@ class Journal:
         return gone
 
     def withdraw(self, old: str) -> None:
-        """What was intended of `old` was not done."""
-        with self._working() as connection:
-            connection.execute("delete from intent where old = ?", (os.fsencode(old),))
+        """What was intended of `old` was not done, or is done and concerns no row. As `remove`."""
+        self.remove(None, settled=old)
 
     def intents(self) -> list[tuple[str, str]]:
         """Old and new name (empty: deleted) of changes of which nobody knows whether they were
@@ -283,6 +284,7 @@ def _as_ours(error: sqlite3.Error) -> errors.FtpfsError:
 
 # A path, and what lies below it: all that sorts between "path/" and "path0" ("0" follows "/").
 _MOVE = "update unsent set path = cast(? || substr(path, ?) as blob)"
+_MOVE_INTENT = "update or replace intent set old = cast(? || substr(old, ?) as blob)"
 _BELOW = "(path = ? or (path > ? and path < ?))"
 
 

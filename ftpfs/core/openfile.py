@@ -358,7 +358,7 @@ class OpenFile:
             with self._changed:
                 recorded = self._recorded is not None
             if recorded:
-                self._record()
+                self._try_to_record()
 
     def directory_moved(self, old: str, new: str) -> None:
         """A directory moved on the server, and the hidden base of a deleted file with it."""
@@ -648,7 +648,7 @@ class OpenFile:
                 reader, self._reader = self._reader, None
                 recorded = self._recorded is not None
             if recorded:
-                self._record()
+                self._try_to_record()
         if reader:
             reader.close()
 
@@ -674,7 +674,7 @@ class OpenFile:
                 self._entry, self._base_size, self._patching = None, 0, False
                 recorded = self._recorded is not None
             if recorded:
-                self._record()
+                self._try_to_record()
 
     def _read_from(self, seen: Entry, generation: int) -> None:
         with self._changed:
@@ -687,7 +687,7 @@ class OpenFile:
             reader.close()
 
     def replace_target(self, target: Entry | None, victim: OpenFile | None) -> None:
-        """A new file was renamed over what the server has as `target`; it was `moved` already.
+        """A new file is about to be renamed over what the server has as `target`.
 
         Of `victim`, unsent here, the server may have more than is known.
         """
@@ -698,7 +698,7 @@ class OpenFile:
                 self._entry, self._replaces = target, target is not None
                 recorded = self._recorded is not None
             if recorded:
-                self._record()
+                self._try_to_record()
 
     def close(self) -> bool:
         """The last handle is gone, or the mount. Whether unsent content stays in the spool."""
@@ -741,7 +741,7 @@ class OpenFile:
     def _traces_locked(self) -> set[tuple[int, int | None]]:
         """What the server may have of ours, besides what the row says."""
         sending = self._sending
-        if sending is None or sending.told is None:
+        if sending is None or (sending.told is None and not sending.patches):
             return self._tried
         return {*self._tried, sending.trace_locked()}
 
@@ -772,6 +772,14 @@ class OpenFile:
         self._spool.journal.put(record)
         with self._changed:
             self._row_failed = False
+
+    def _try_to_record(self) -> None:
+        """As `_record`, where what the row is to tell is done and cannot be undone. The next commit
+        writes what could not be written."""
+        try:
+            self._record()
+        except errors.FtpfsError as error:
+            log.error("after a crash, %s will not be what it is now: %s", self.path, error)
 
     def _spool_file(self) -> SpoolFile:
         """The spool file, made when first needed; with `_spool_lock` held."""
@@ -875,9 +883,11 @@ class OpenFile:
         """A patch broke off: the server's file has some of what was sent, in its place. Its new
         time is ours; a size that no patch could make is somebody else's work."""
         with self._changed:
-            path, known, size = self._path, self._entry, self._size
+            path, known = self._path, self._entry
+            # It may have been cut shorter here since the patch began.
+            most = max([self._size, *(size for size, _ in self._tried)])
         entry = self._remote.stat(path)
-        if known is None or not (known.size or 0) <= (entry.size or 0) <= size:
+        if known is None or not (known.size or 0) <= (entry.size or 0) <= most:
             raise errors.Conflict(f"{path}: changed on the server while it was being written")
         with self._changed:
             self._entry = entry

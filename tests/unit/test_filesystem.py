@@ -423,6 +423,63 @@ def test_a_rename_that_fails_gives_the_open_victim_its_name_back(bench: Bench) -
     bench.fs.release(victim)
 
 
+def test_a_rename_that_was_done_though_it_failed_is_not_overwritten_by_the_victim(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = bench.remote.rename
+
+    def overwriting(old: str, new: str, *, replace: bool) -> None:
+        rename(old, new, replace=True)  # as most servers do, asked or not
+
+    monkeypatch.setattr(bench.remote, "rename", overwriting)
+    reader = bench.fs.open("/b", os.O_RDONLY)
+    bench.remote.fail("rename", errors.ConnectionLost("no answer"), after=1, too_late=True)
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.rename("/a", "/b")
+    assert bench.remote.content("/b") == b"aaaa"
+    bench.fs.release(reader)
+    next_one = reborn(bench, tmp_path / "next")
+    next_one.fs.recover()
+    next_one.fs.close()
+    assert bench.remote.files() == {"/b": b"aaaa"}
+
+
+def test_a_file_that_is_written_while_it_moves_to_an_unknown_folder_moves(bench: Bench) -> None:
+    handle = bench.new("/log", b"x" * 10)
+    gate = bench.remote.stall_uploads = Gate()
+    with ThreadPoolExecutor(1) as pool:
+        moved = pool.submit(bench.fs.rename, "/log", "/d/log")
+        assert gate.reached.wait(5)
+        bench.fs.write(handle, 0, b"y")
+        gate.open()
+        moved.result(20)
+    bench.fs.release(handle)
+    bench.fs.sync("/", 20)
+    assert bench.remote.content("/d/log") == b"y" + b"x" * 9
+
+
+def test_a_full_disk_does_not_keep_files_from_being_renamed_and_deleted(bench: Bench) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    append(bench, "/b", b" and more")
+    bench.write("/new", b"new")
+    reader = bench.fs.open("/b", os.O_RDONLY)
+    journal = bench.fs._spool.journal._connection
+    journal.execute("pragma query_only = 1")  # what a full disk does to it
+    bench.fs.rename("/new", "/b")
+    bench.remote.fail("remove", errors.PermissionDenied("no"))
+    with pytest.raises(errors.PermissionDenied):
+        bench.fs.unlink("/a")
+    append_only_here = bench.fs.open("/a", os.O_WRONLY)
+    bench.fs.write(append_only_here, 0, b"A")
+    bench.fs.unlink("/a")
+    bench.fs.release(append_only_here)
+    bench.fs.release(reader)
+    journal.execute("pragma query_only = 0")
+    bench.fs.sync("/", 20)
+    assert bench.remote.files() == {"/b": b"new"}
+
+
 def test_a_directory_takes_its_open_files_along(bench: Bench) -> None:
     bench.remote.outside_write("/d/x", b"old")
     written = bench.fs.open("/d/x", os.O_RDWR)
@@ -857,6 +914,34 @@ def test_a_patch_that_broke_off_is_finished_and_no_conflict(bench: Bench) -> Non
     assert not [path for path in bench.remote.files() if "conflict" in path]
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
+def test_a_file_that_is_written_anew_after_a_patch_broke_off_is_no_conflict(
+    bench: Bench, tmp_path: Path, killed: bool
+) -> None:
+    open_directory(bench, "/d")
+    bench.remote.outside_write("/d/big", os.urandom(3 << 20))
+    bench.remote.now += 100  # the server's clock goes on: a torn file has another time
+    handle = bench.fs.open("/d/big", os.O_RDWR)
+    for offset in (1 << 20, 2 << 20, 3 << 20):
+        bench.fs.write(handle, offset, b"patched")
+    bench.remote.fail("patch piece", errors.ConnectionLost("cut"), after=2)
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.fsync(handle)
+    bench.fs._uploads._linger = 1000
+    bench.fs.truncate_handle(handle, 0)
+    bench.fs.write(handle, 0, b"short")
+    bench.fs.flush(handle)
+    if killed:
+        next_one = reborn(bench, tmp_path / "next")
+        assert next_one.fs.recover() == 1
+        assert next_one.fs.close() == 0
+    else:
+        bench.fs.fsync(handle)
+    bench.fs.release(handle)
+    assert bench.remote.content("/d/big") == b"short"
+    assert not [path for path in bench.remote.files() if "conflict" in path]
+
+
 def test_an_upload_that_ends_in_a_way_nobody_foresaw_is_told_and_nothing_of_it_forgotten(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1183,6 +1268,97 @@ def test_a_file_that_was_hidden_and_then_replaced_goes_when_the_mount_is_killed(
         assert next_one.read("/b") == b"aaaa"
         assert bench.remote.files() == {"/b": b"aaaa"}
     bench.fs.release(reader)
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced", "replaced by a new one", "moved along"])
+def test_what_was_deleted_while_it_was_open_goes_when_the_mount_is_killed(
+    bench: Bench, tmp_path: Path, how: str
+) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    bench.remote.outside_write("/d/b", b"bbbb")
+    bench.write("/new", b"new")
+    reader = bench.fs.open("/d/b", os.O_RDONLY)
+    if how == "replaced":
+        bench.fs.rename("/a", "/d/b")
+    elif how == "replaced by a new one":
+        open_directory(bench, "/d")
+        bench.fs.rename("/new", "/d/b")
+    else:
+        bench.fs.unlink("/d/b")
+    if how == "moved along":
+        bench.fs.rename("/d", "/e")
+    assert [path for path in bench.remote.files() if "deleted" in path]
+    next_one = reborn(bench, tmp_path / "next")
+    next_one.fs.recover()
+    assert next_one.fs.close() == 0
+    assert not [path for path in bench.remote.files() if "deleted" in path]
+    assert not next_one.spool.exists()
+    bench.fs.release(reader)
+
+
+def test_what_was_hidden_stays_as_long_as_nobody_can_tell_whether_it_is_replaced(
+    bench: Bench, tmp_path: Path
+) -> None:
+    reader = bench.fs.open("/b", os.O_RDONLY)
+    with contextlib.ExitStack() as stack:
+        gate = bench.remote.hold("rename", answered=True)
+        thread = threading.Thread(target=partial(bench.fs.unlink, "/b"))
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(gate.open)
+        assert gate.reached.wait(5)
+        for number in range(2):
+            next_one = reborn(bench, tmp_path / f"next{number}")
+            if not number:
+                bench.remote.fail("stat", errors.ConnectionLost("away for a moment"))
+            next_one.fs.recover()
+            next_one.fs.close()
+            assert b"bbbb" in bench.remote.files().values()
+    bench.fs.release(reader)
+
+
+def test_what_is_closed_while_its_name_changes_right_before_the_kill_has_the_new_name(
+    bench: Bench, tmp_path: Path
+) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    handle = bench.fs.open("/b", os.O_WRONLY | os.O_APPEND)
+    bench.fs.write(handle, 0, b" and more")
+    gate = bench.remote.hold("rename", answered=True)
+    with ThreadPoolExecutor(1) as pool:
+        renamed = pool.submit(bench.fs.rename, "/b", "/c")
+        assert gate.reached.wait(5)
+        bench.fs.flush(handle)
+        next_one = reborn(bench, tmp_path / "next")
+        next_one.fs.recover()
+        assert next_one.fs.close() == 0
+        assert bench.remote.files() == {"/a": b"aaaa", "/c": b"bbbb and more"}
+        gate.open()
+        renamed.result(20)
+    bench.fs.release(handle)
+
+
+def test_killed_right_after_a_new_file_was_renamed_over_an_old_one_it_is_no_conflict(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_directory(bench)
+    bench.fs._uploads._linger = 1000
+    bench.write("/new", b"new")
+    journal, moments = bench.fs._spool.journal, []
+    rename = journal.rename
+
+    def killed_after(old: str, new: str) -> list[str]:
+        gone = rename(old, new)
+        moments.append(reborn(bench, tmp_path / "next"))
+        return gone
+
+    monkeypatch.setattr(journal, "rename", killed_after)
+    bench.fs.rename("/new", "/b")
+    (next_one,) = moments
+    next_one.fs.recover()
+    assert next_one.fs.close() == 0
+    assert bench.remote.files() == {"/a": b"aaaa", "/b": b"new"}
 
 
 def test_what_was_written_after_the_last_close_does_not_come_back_as_a_hole(

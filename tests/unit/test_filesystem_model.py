@@ -483,9 +483,9 @@ class Model(RuleBasedStateMachine):
         assert not self.fs.close(20)
         files = {path: bytes(file.content) for path, file in self.tree.items() if file is not None}
         left = self.remote.files()
-        if self.faulty or self.lives > 1:
-            # A deleted file whose removal failed at its last close stays behind, and the log says
-            # so; nothing of it shows in the mount. Nor does one that was open in a killed process.
+        if self.faulty:
+            # A deleted file whose removal failed at its last close stays behind until the next
+            # mount, and the log says so; nothing of it shows in the mount.
             left = {path: content for path, content in left.items() if HIDDEN not in path}
         differ = {path for path in left.keys() | files.keys() if left.get(path) != files.get(path)}
         assert not differ
