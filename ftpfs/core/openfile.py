@@ -672,6 +672,7 @@ class OpenFile:
             with self._changed:
                 self._path = self._read_path = path
                 self._entry, self._base_size, self._patching = None, 0, False
+                self._tried.clear()  # under the other name
                 recorded = self._recorded is not None
             if recorded:
                 self._try_to_record()

@@ -818,6 +818,27 @@ def test_a_file_that_appeared_under_a_new_files_name_is_kept(bench: Bench) -> No
     assert copy.endswith(").txt")
 
 
+def test_conflicts_of_one_file_in_one_second_keep_all_contents(bench: Bench) -> None:
+    open_directory(bench)
+    for number in range(3):
+        handle = bench.fs.open("/a", os.O_WRONLY | os.O_TRUNC)
+        bench.fs.write(handle, 0, b"mine %d" % number)
+        bench.remote.outside_write("/a", b"theirs", mtime=bench.remote.now + 5 + number)
+        bench.fs.release(handle)
+        bench.fs.sync("/", 20)
+        bench.fs.forget("/")
+    assert {b"mine 0", b"mine 1", b"mine 2", b"theirs"} <= set(bench.remote.files().values())
+
+
+def test_what_others_wrote_in_the_same_second_with_the_same_size_is_kept(bench: Bench) -> None:
+    open_directory(bench)
+    handle = bench.new("/new", b"mine..")
+    bench.remote.outside_write("/new", b"theirs", mtime=bench.fs.attributes("/new").mtime)
+    bench.fs.release(handle)
+    bench.fs.sync("/", 20)
+    assert {b"mine..", b"theirs"} <= set(bench.remote.files().values())
+
+
 def test_a_directory_that_others_removed_is_made_again(bench: Bench) -> None:
     bench.write("/d/one", b"1")
     bench.fs.unlink("/d/one")
