@@ -644,6 +644,10 @@ class Filesystem:
             return None
         if record.path in self._files:
             # Two mounts of the server wrote it, and both ended before they had sent it.
+            if not spool_file.present.covers(0, min(record.base_size, record.size)):
+                log.error("%s: a second version waits for the next mount", record.path)
+                spool_file.close(delete=False)
+                return None
             record = replace(record, path=self._free_name(record.path, self._files.__contains__))
         file = self._new_file(record.path, record.base, 0)
         file.restore(record, spool_file)
@@ -1038,7 +1042,7 @@ class Filesystem:
                     chosen |= {f for p, f in self._files.items() if p.startswith(insides)}
             with contextlib.ExitStack() as stack:
                 for file in sorted(chosen, key=id):
-                    stack.enter_context(file.exclusive())
+                    stack.enter_context(file.exclusive(moving=True))
                 with self._lock:
                     same = files == [self._files.get(path) for path in paths]
                 if same:  # else one came or went while we waited

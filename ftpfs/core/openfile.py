@@ -143,7 +143,7 @@ class OpenFile:
         self._patching = False  # the server's file may be between two contents
         # What the base is read from while a conflict is settled: not what may be replaced.
         self._foreign: Entry | None = None
-        self._uploading = False
+        self._uploading = self._moving = False
         self._hydrating = False  # parts of the base are fetched, to be sent with the rest
         self._sending: _Sending | None = None
         self._uploaded_bytes = 0
@@ -556,20 +556,21 @@ class OpenFile:
         raise errors.again(error) from error
 
     @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self, *, moving: bool = False) -> Iterator[None]:
         """A turn at the file on the server: for uploading, or for changing its name or attributes.
+        `moving`: its base may go elsewhere; who does not find it waits for the end of the turn.
 
         Who needs the turns of several files takes them in the order of `id`.
         """
         with self._changed:
             while self._uploading:
                 self._changed.wait()
-            self._uploading = True
+            self._uploading, self._moving = True, moving
         try:
             yield
         finally:
             with self._changed:
-                self._uploading = False
+                self._uploading = self._moving = False
                 self._changed.notify_all()
 
     def cancel(self, *, only_streams: bool = False) -> None:
@@ -805,15 +806,23 @@ class OpenFile:
         earlier open: the pieces have to be of one content. And what is kept on disk has to be what
         it is filed as, in a year too.
         """
-        with self._changed:
-            if version != self._version:  # the reader is on its way out
-                raise errors.Changed(f"{self._path}: changed on the server while it was read")
-            path = self._read_path
-            # While it is changed in place from here, its time is no sign of anything.
-            whole = self._version.size <= BLOCK_SIZE and not self._cache.outlives_mount
-            known = None if self._patching else self._entry
-            expect = None if whole else self._foreign or known
-        return self._remote.open_read(path, offset, give_way=give_way, expect=expect)
+        while True:
+            with self._changed:
+                if version != self._version:  # the reader is on its way out
+                    raise errors.Changed(f"{self._path}: changed on the server while it was read")
+                path = self._read_path
+                # While it is changed in place from here, its time is no sign of anything.
+                whole = self._version.size <= BLOCK_SIZE and not self._cache.outlives_mount
+                known = None if self._patching else self._entry
+                expect = None if whole else self._foreign or known
+            try:
+                return self._remote.open_read(path, offset, give_way=give_way, expect=expect)
+            except errors.NotFound:
+                with self._changed:
+                    while self._moving and self._read_path == path:
+                        self._changed.wait()
+                    if self._read_path == path:
+                        raise
 
     def _upload(self, *, streamed: bool) -> None:
         with self._spool_lock:

@@ -480,6 +480,26 @@ def test_a_full_disk_does_not_keep_files_from_being_renamed_and_deleted(bench: B
     assert bench.remote.files() == {"/b": b"new"}
 
 
+@pytest.mark.parametrize("deed", ["rename", "unlink"])
+def test_a_file_is_read_while_its_name_changes(bench: Bench, deed: str) -> None:
+    content = os.urandom(40 * BLOCK_SIZE)
+    bench.remote.outside_write("/d/big", content)
+    handle = bench.fs.open("/d/big", os.O_RDONLY)
+    gate = bench.remote.hold("rename", answered=True)
+    arguments = ["/d/big"] if deed == "unlink" else ["/d/big", "/d/bigger"]
+    with ThreadPoolExecutor(2) as pool:
+        changed = pool.submit(getattr(bench.fs, deed), *arguments)
+        assert gate.reached.wait(5)
+        reads = bench.remote.calls["open_read"]
+        read = pool.submit(bench.fs.read, handle, 20 * BLOCK_SIZE, 4096)
+        while bench.remote.calls["open_read"] == reads:
+            time.sleep(0.001)
+        gate.open()
+        assert read.result(20) == content[20 * BLOCK_SIZE : 20 * BLOCK_SIZE + 4096]
+        changed.result(20)
+    bench.fs.release(handle)
+
+
 def test_a_directory_takes_its_open_files_along(bench: Bench) -> None:
     bench.remote.outside_write("/d/x", b"old")
     written = bench.fs.open("/d/x", os.O_RDWR)
@@ -1539,6 +1559,33 @@ def test_a_file_is_deleted_while_its_upload_still_fetches_what_it_has_to_send(
     assert time.monotonic() - began < 4
     assert "/big" not in hydrating.remote.files()
     hydrating.fs.close()
+
+
+def test_changes_of_two_killed_mounts_to_one_file_are_both_kept(
+    bench: Bench, tmp_path: Path
+) -> None:
+    base = b"a" * (3 * BLOCK_SIZE)
+    bench.remote.outside_write("/d/big", base)
+    spool = tmp_path / "shared"
+    with contextlib.ExitStack() as stack:
+        for number in range(2):
+            fs = Filesystem(bench.remote, Spool(spool), Cache())
+            stack.callback(fs.close, 0)
+            fs.mkdir(f"/d/{number}", 0o755)  # the folder takes files
+            fs._uploads._linger = 1000
+            handle = fs.open("/d/big", os.O_RDWR)
+            fs.write(handle, number * BLOCK_SIZE, b"mine")
+            fs.set_mtime("/d/big", 1000 + number)
+            fs.flush(handle)
+        shutil.copytree(tmp_path, tmp_path.with_suffix(".killed"))
+        for _ in range(2):
+            left = Spool(tmp_path.with_suffix(".killed") / "shared")
+            fs = Filesystem(bench.remote, left, Cache())
+            assert fs.recover() == 1
+            assert fs.close() == 0
+        first, second = (c for path, c in bench.remote.files().items() if "big" in path)
+        assert first == b"mine" + base[4:]
+        assert second == first[:BLOCK_SIZE] + b"mine" + base[BLOCK_SIZE + 4 :]
 
 
 def test_what_is_left_when_the_grace_is_over_stays_for_the_next_mount(tmp_path: Path) -> None:
