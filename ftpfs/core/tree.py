@@ -220,6 +220,7 @@ class Tree:
         with self._lock:
             directory = self._directories.get(parent)
             changes = directory.changes if directory else 0
+            single = self._singles.get(parent)
         since = self._clock()
         try:
             entry = look()
@@ -235,6 +236,8 @@ class Tree:
             ):
                 directory.entries[name] = _named(entry, name)
                 directory.looked_at[name] = since
+            if single is not None and single is self._singles.get(parent) and single.name == name:
+                single.entry, single.since = _named(entry, name), since
         return entry
 
     # Listings that nobody has asked for yet.

@@ -225,6 +225,22 @@ def test_what_others_wrote_is_seen_at_every_open(bench: Bench) -> None:
     bench.fs.release(first)
 
 
+def test_what_others_wrote_is_seen_at_an_open_where_no_more_than_the_name_was_asked_for(
+    bench: Bench,
+) -> None:
+    bench.remote.tells_singles = True
+    bench.remote.outside_write("/d/f", b"old")
+    assert bench.fs.attributes("/d/f").size == 3
+    bench.remote.now += 10
+    bench.remote.outside_write("/d/f", b"new and longer")
+    handle = bench.fs.open("/d/f", os.O_RDONLY)
+    assert bench.fs.handle_attributes(handle).size == 14
+    assert bench.fs.read(handle, 0, 100) == b"new and longer"
+    bench.fs.release(handle)
+    assert bench.fs.attributes("/d/f").size == 14
+    assert bench.remote.calls["list"] == 0
+
+
 def test_an_open_file_that_is_only_read_shows_what_others_append(tmp_path: Path) -> None:
     """tail -f: a handle, and its size asked for again and again."""
     bench = made(tmp_path, list_ttl=0)
