@@ -353,7 +353,7 @@ class OpenFile:
                 self._read_path = path
 
     def record_again(self) -> None:
-        """After `moved`: a row that was written meanwhile has the old name."""
+        """Have the row, if there is one, say what is so by now: after `moved`, the new name."""
         with self._spool_lock:
             with self._changed:
                 recorded = self._recorded is not None
@@ -993,6 +993,8 @@ class OpenFile:
         finally:
             with self._changed:
                 self._hydrating = False
+        # Killed while it is uploaded, the next mount has all of it, whatever is there by then.
+        self.record_again()
 
     def _fill_gap(self, file: SpoolFile, offset: int, data: bytes) -> None:
         """Put base content where the spool still has none: a write may have come since."""

@@ -532,9 +532,15 @@ class Remote:
 
     def _why_not_rmdir(self, path: str) -> errors.FtpfsError | None:
         refusal = self._why_not_listed(path)
-        if refusal is None and self.list(path):
+        if refusal is not None:
+            return refusal
+        if self.list(path):
             return errors.NotEmpty(f"{path}: not empty")
-        return refusal
+        where = self._on_server(path)
+        # What listings hide is in the way, too: what is deleted and open, or was moved aside.
+        hidden = self._pool.run(lambda s: lister.list_directory(s, where, hidden=True))
+        names = ", ".join(errors.printable(entry.name) for entry in hidden)
+        return errors.NotEmpty(f"{path}: not empty, {names} is in it") if hidden else None
 
     def _why_not_changed(self, path: str) -> errors.FtpfsError | None:
         return None if self._look(path) else errors.NotFound(f"{path}: no such file or directory")

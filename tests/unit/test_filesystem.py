@@ -1143,6 +1143,23 @@ def test_a_shorter_file_whose_upload_was_done_before_the_crash_is_read_and_no_co
     gate.open()
 
 
+def test_what_was_fetched_for_an_upload_is_there_after_the_crash_and_the_file_with_it(
+    bench: Bench, tmp_path: Path
+) -> None:
+    open_directory(bench)
+    handle = bench.fs.open("/a", os.O_RDWR)
+    gate = bench.remote.hold("store")
+    bench.fs.write(handle, 1, b"X")
+    bench.fs.release(handle)
+    assert gate.reached.wait(5)
+    next_one = reborn(bench, tmp_path / "next")
+    bench.remote.outside_remove("/a")  # as a server does that was moving it out of the way
+    assert next_one.fs.recover() == 1
+    assert next_one.fs.close() == 0
+    assert bench.remote.content("/a") == b"aXaa"
+    gate.open()
+
+
 def test_a_change_by_others_after_the_crash_keeps_both(bench: Bench, tmp_path: Path) -> None:
     open_directory(bench)
     gate = bench.remote.hold("store")

@@ -204,6 +204,9 @@ def test_refusals_say_what_is_wrong(remote: Remote, remote_dir: RemoteDir) -> No
         remote.list("/file")
     with pytest.raises(errors.NotEmpty):
         remote.rmdir("/folder")
+    remote_dir.write("other/.ftpfs-0123.old", b"moved aside by a mount that was killed")
+    with pytest.raises(errors.NotEmpty, match="0123"):
+        remote.rmdir("/other")
     with pytest.raises(errors.Exists):
         remote.mkdir("/folder")
     with pytest.raises(errors.NotFound):
