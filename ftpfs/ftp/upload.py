@@ -69,8 +69,6 @@ PIECE = 1 << 20
 PIECE_COST = 512 << 10
 # Finding out what REST does, once per server: two transfers, a question and a deletion.
 PROBE_PIECES = 3
-# So much (bytes) of the end of a patch is read back: what a server sends in the first round trip.
-READ_BACK = 14 << 10
 # Temporary files nobody has written to for so long (s) are litter. Listings without MLSD may be off
 # by a time zone, which is less.
 LITTER_AGE = 86400.0
@@ -936,6 +934,7 @@ class _Patch(_Sender):
         if inside and self._profile.restart is None:
             pieces += PROBE_PIECES
         changed = sum(end - start for start, end in self._left)
+        changed += sum(end - start for start, end in inside)  # read back
         if changed + pieces * PIECE_COST >= self._size:
             raise errors.NotSupported("the whole file costs less")
 
@@ -955,8 +954,8 @@ class _Patch(_Sender):
                 if len(self._left) == 1:
                     attributes = _Attributes(self._profile, self._content)
                 before = self._settling(attributes) if attributes else []
-                there, replies = self._read_back(session, sent.since, end, before)
-                if there == sent.digest:
+                there, replies = self._read_back(session, start, end, before)
+                if there == sent:
                     break
                 if last:
                     raise errors.DataMismatch(f"{self._target} has not what was written into it")
@@ -969,8 +968,11 @@ class _Patch(_Sender):
     def _read_back(
         self, session: Session, start: int, end: int, before: Sequence[str]
     ) -> tuple[bytes, Sequence[Reply]]:
-        """The digest of what the server has, and the replies to what is asked `before`: inside of a
-        file, its size does not tell whether a 226 was true."""
+        """The digest of what the server has, and the replies to what is asked `before`.
+
+        Inside of a file, its size does not tell whether a 226 was true. Nor does the end of what
+        was sent: a program that writes over a stretch of a file may leave its end as it was.
+        """
         digest = hashlib.blake2b()
         with session.download(self._target, start, before=before) as download:
             while start < end and (piece := download.read(min(PIECE, end - start))):
@@ -978,8 +980,8 @@ class _Patch(_Sender):
                 start += len(piece)
         return digest.digest(), download.replies
 
-    def _send(self, session: Session, start: int, end: int) -> _Sent:
-        """Send one piece; by what it is told that it arrived."""
+    def _send(self, session: Session, start: int, end: int) -> bytes:
+        """Send one piece; its digest."""
         # An append that was not interrupted needs no REST, and no knowledge of it.
         append = start == self._base_size and not self._begun
         if not append:
@@ -1039,33 +1041,18 @@ class _Patch(_Sender):
             seen = Seen(False)
         self._expect_base(session, seen)
 
-    def _pump(self, upload: Upload, position: int, end: int) -> _Sent:
+    def _pump(self, upload: Upload, position: int, end: int) -> bytes:
         """Not by sendfile(2): what is sent has to be seen, as the file may change meanwhile."""
-        start, digest, tail = position, hashlib.blake2b(), b""
+        digest = hashlib.blake2b()
         while position < end:
             count = min(PIECE, end - position, self._content.ready(position) - position)
             if count <= 0:
                 raise errors.DataMismatch("the content is shorter than what is to be sent of it")
             piece = local_bytes(self._content, position, count)
             digest.update(piece)
-            tail = (tail + piece)[-READ_BACK:]
             upload.write(piece)
             position += count
-        if self._uploads.verify_content or tail.count(tail[:1]) == len(tail):
-            return _Sent(start, digest.digest())
-        return _Sent(end - len(tail), hashlib.blake2b(tail).digest())
-
-
-@dataclass(frozen=True)
-class _Sent:
-    """By what it is told that a piece arrived: the digest of its bytes from `since` on.
-
-    What a server says 226 for and has not got all of, lacks the end. So the end is enough, unless
-    it is all one byte, and so may have been there before, or the user wants everything compared.
-    """
-
-    since: int
-    digest: bytes
+        return digest.digest()
 
 
 def local_bytes(content: Content, offset: int, count: int) -> bytes:

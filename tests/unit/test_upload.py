@@ -777,15 +777,15 @@ def test_what_rest_and_stor_keep_is_probed_once(
     assert sorted(on_disk(remote_dir.disk)) == ["file"]
 
 
+@pytest.mark.parametrize("same", [bytes(100_000), blob(100_000, 7)], ids=["zeros", "anything"])
 def test_a_patch_cut_short_is_noticed_where_its_end_was_there_before(
-    relayed: Remote, relay: Relay, remote_dir: RemoteDir
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir, same: bytes
 ) -> None:
     if remote_dir.server.kind not in ALL_KEPT:
         pytest.skip("server cannot: keep what lies behind a change")
-    zeros = bytes(100_000)
-    data = blob(2 * MEG) + zeros + blob(2 * MEG, 2)
+    data = blob(2 * MEG) + same + blob(2 * MEG, 2)
     remote_dir.write("file", data)
-    for start, end, after in ((MEG, MEG + 10, 0), (MEG, 2 * MEG + len(zeros), 500_000)):
+    for start, end, after in ((MEG, MEG + 10, 0), (MEG, 2 * MEG + len(same), 500_000)):
         base = found(relayed, "/file")
         data = data[:start] + blob(min(end, 2 * MEG) - start, 3) + data[min(end, 2 * MEG) :]
         rule = relay.cut_data("up", after=after, how="fin") if after else None
