@@ -26,11 +26,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import posixpath
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import IO
 
 from ftpfs import errors
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Version
@@ -60,7 +62,8 @@ STREAM_FROM = 1 << 20
 STREAM_PAUSE, STREAM_PATIENCE = 1.0, 10.0
 # Sending only what changed has to save so much: below it, sending all is as fast, and atomic.
 WORTH_PATCHING = 256 << 10
-# Content that is written again and again while it is sent is sent as it is after so many tries.
+# Content that is written again and again while it is sent is copied after so many tries, and sent
+# from there.
 OVERTAKEN = 2
 # A file that was closed and is being written again is sent when that was closed, too; or when no
 # write came for so long, or the last close is so long ago (seconds).
@@ -840,16 +843,43 @@ class OpenFile:
     def _store(self, file: SpoolFile, *, streamed: bool) -> None:
         """Send all of it."""
         with self._changed:
+            streamed = streamed and self._stream_wanted
+            overtaken = self._overtaken >= OVERTAKEN and not streamed
+        copied = self._copied(file) if overtaken else None
+        with self._changed:
             path, base = self._path, self._entry
             sending, self._broken = self._broken, None
-            if sending is None or not sending.is_whole_locked(file):
-                sending = _Sending(self, file)
-            self._sending = sending
-            if not (streamed and self._stream_wanted):
-                sending.capture_locked()
+            if copied is not None:
+                sending = copied
+            else:
+                if sending is None or not sending.is_whole_locked(file):
+                    sending = _Sending(self, file)
+                self._sending = sending
+                if not (streamed and self._stream_wanted):
+                    sending.capture_locked()
             self._stream_wanted = False
         entry = self._remote.store(path, sending, base=base)
         self._finish(path, entry, sending, base)
+
+    def _copied(self, file: SpoolFile) -> _Sending | None:
+        """What there is now, captured in a copy of its own, in which nobody writes; None: there is
+        no room for it. Writers wait while it is made."""
+        with self._spool_lock:
+            with self._changed:
+                size = self._size
+            try:
+                copy = tempfile.TemporaryFile(dir=file.path.parent)  # noqa: SIM115 (as _Sending)
+                for offset in range(0, size, COPY_SIZE):
+                    copy.write(file.read(offset, min(COPY_SIZE, size - offset)))
+                copy.truncate(size)
+                copy.flush()
+            except OSError as error:
+                log.info("%s is sent as it is by then: no copy of it: %s", self.path, error)
+                return None
+            with self._changed:
+                self._sending = _Sending(self, file, copy=copy)
+                self._sending.capture_locked()
+                return self._sending
 
     def _patch(self, file: SpoolFile) -> bool:
         """Send only what changed; False where that is not possible, or not worth it."""
@@ -1021,8 +1051,13 @@ class _Sending:
     """
 
     def __init__(
-        self, owner: OpenFile, file: SpoolFile, ranges: list[tuple[int, int]] | None = None
+        self,
+        owner: OpenFile,
+        file: SpoolFile,
+        ranges: list[tuple[int, int]] | None = None,
+        copy: IO[bytes] | None = None,
     ) -> None:
+        """`copy`: what is sent, where that is not in the file itself."""
         self.patches = ranges is not None
         self.cancelled = False
         self.captured = False
@@ -1033,6 +1068,7 @@ class _Sending:
         self.corrected = False  # they were set once more, by themselves
         self._owner = owner
         self._file = file
+        self._copy = copy
         self._ranges = ranges or []
         self._end = 0
         self._taken = RangeSet()  # what was unsent
@@ -1112,7 +1148,7 @@ class _Sending:
         )
 
     def fileno(self) -> int:
-        return self._file.fileno()
+        return (self._copy or self._file).fileno()
 
     def ready(self, offset: int) -> int:
         owner = self._owner
@@ -1156,7 +1192,9 @@ class _Sending:
         return self.told
 
     def _check_locked(self) -> None:
-        overtaken = self._superseded and self._owner._overtaken < OVERTAKEN
+        # Without room for a copy it is sent as it is, else it would never arrive.
+        lasts = self._copy is not None or self._owner._overtaken >= OVERTAKEN
+        overtaken = self._superseded and not lasts
         if self.cancelled or overtaken or self._owner._deleted:
             raise errors.Superseded(f"{self._owner._path}: written over while it was sent")
 

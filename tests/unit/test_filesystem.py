@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import threading
@@ -1508,7 +1509,7 @@ def test_one_name_that_several_killed_mounts_wrote_keeps_all_contents(tmp_path: 
     assert files["/f"] == b"first"
 
 
-@pytest.mark.parametrize("size", [4, 1 << 20])
+@pytest.mark.parametrize("size", [4, 1_000_000])  # more is sent while it is written
 def test_two_that_write_as_much_within_one_second_keep_both_contents(
     bench: Bench, size: int
 ) -> None:
@@ -1537,6 +1538,30 @@ def test_two_conflicts_within_one_second_have_copies_of_their_own(bench: Bench) 
     assert copies == [b"mine %d" % number for number in range(6)]
     assert files["/both"] == theirs[-1]
     assert not [path for path in files if path.count("conflict") > 1]
+
+
+def test_what_is_written_all_the_time_arrives_and_never_as_a_mixture(bench: Bench) -> None:
+    open_directory(bench)
+    size = 3 << 20
+    handle = bench.new("/busy", bytes(size))
+    versions = itertools.count(1)
+
+    class Writes:
+        """In place of a gate that each piece passes on its way."""
+
+        def pass_through(self) -> None:
+            bench.fs.write(handle, 0, bytes([next(versions) % 256]) * size)
+
+    bench.remote.stall_uploads = Writes()  # type: ignore[assignment]
+    bench.fs.fsync(handle)
+    bench.remote.stall_uploads = None
+    assert next(versions) > 6, "it was not overtaken"
+    arrived = bench.remote.content("/busy")
+    assert len(arrived) == size
+    assert len(set(arrived)) == 1
+    bench.fs.release(handle)
+    bench.fs.sync()
+    assert bench.remote.content("/busy")[: 1 << 20] == bench.read("/busy")
 
 
 @pytest.fixture
