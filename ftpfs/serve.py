@@ -121,7 +121,7 @@ def _url(service: Service, address: tuple[str, int]) -> str:
 def _handler(service: Service) -> Any:
     base = _tls_handler() if service.tls_cert else FTPHandler
 
-    class Handler(base):  # type: ignore[misc,valid-type]
+    class Handler(base):  # type: ignore[misc,valid-type]  # chosen now, and without types
         banner = "ftpfs"
         timeout = _IDLE_SECONDS
         encoding = "utf-8"
@@ -132,7 +132,7 @@ def _handler(service: Service) -> Any:
             # FTPHandler.push encodes strictly: one odd name in a reply would end the session.
             super(FTPHandler, self).push(data.encode(self.encoding, self.unicode_errors))
 
-    class DataChannel(base.dtp_handler):  # type: ignore[misc,name-defined]
+    class DataChannel(base.dtp_handler):  # type: ignore[misc,name-defined]  # as above
         timeout = _IDLE_SECONDS
 
     Handler.dtp_handler = DataChannel

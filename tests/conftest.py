@@ -16,7 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from ftpfs.config import Network, Server
+from ftpfs.credentials import Secret
 from ftpfs.ftp import session
+from ftpfs.ftp.remote import Remote
 from tests.support import certificates as certificates_module
 from tests.support import servers
 from tests.support.certificates import Certificates
@@ -32,6 +35,12 @@ def skip_if_cannot(kind: Kind, feature: str) -> None:
     reason = servers.CANNOT[kind].get(feature)
     if reason:
         pytest.skip(f"{EXCUSE}{kind}: {reason}")
+
+
+def skip_unless_available(kind: Kind) -> None:
+    """Skip the calling test where this machine lacks such a server; in CI that is a failure."""
+    if reason := servers.why_unavailable(kind):
+        pytest.skip(reason)
 
 
 # A long link.
@@ -143,9 +152,6 @@ StartServer = Callable[..., FtpServer]
 def server_kind(request: pytest.FixtureRequest) -> Kind:
     """Runs the test once for each kind of server."""
     kind: Kind = request.param
-    reason = servers.why_unavailable(kind)
-    if reason:
-        pytest.skip(reason)
     return kind
 
 
@@ -165,6 +171,7 @@ def server(server_kind: Kind, open_folder: Path, _servers: dict[Kind, FtpServer]
     when a module overrides `server_kind`.
     """
     if server_kind not in _servers:
+        skip_unless_available(server_kind)
         folder = open_folder / server_kind
         _servers[server_kind] = servers.start(server_kind, folder / "root", folder / "work")
     return _servers[server_kind]
@@ -181,6 +188,7 @@ def start_server(open_folder: Path, certificates: Certificates) -> Iterator[Star
     started: list[FtpServer] = []
 
     def start(kind: Kind, **arguments: object) -> FtpServer:
+        skip_unless_available(kind)
         number = len(started)
         if arguments.get("tls"):
             arguments.setdefault("certificate", certificates.server)
@@ -204,6 +212,18 @@ class RemoteDir:
     server: FtpServer
     disk: Path  # on the server's own disk
     path: str  # over FTP: absolute
+
+    def remote(self, network: Network, port: int = 0) -> Remote:
+        """The folder as `ftpfs.ftp` has it; `port`: of what stands before the server."""
+        server = self.server
+        login = Server(
+            server.host,
+            port or server.port,
+            user=server.user,
+            password=Secret(server.password),
+            path=self.path,
+        )
+        return Remote(login, network)
 
     def give(self, path: Path) -> Path:
         """Hand a file made on disk by the test over to the server's user."""

@@ -197,6 +197,7 @@ class _QuickAnswers:
     def getxattr(self, path: bytes, name: bytes, *rest: Any) -> int:
         if name == _CAPABILITY:
             return -errno.EOPNOTSUPP
+        # Theirs: what comes after this class among the bases below.
         return int(super().getxattr(path, name, *rest))  # type: ignore[misc]
 
 
@@ -208,7 +209,7 @@ def _serve_fuse2(operations: Any, mountpoint: str, kwargs: dict[str, Any]) -> No
 
     layout = _StatLayout(fuse.c_stat)
 
-    class Fuse2(_QuickAnswers, fuse.FUSE):  # type: ignore[misc]
+    class Fuse2(_QuickAnswers, fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         """fusepy, with entries and attributes that do not pass through dicts."""
 
         def fgetattr(self, path: bytes | None, buffer: Any, fip: Any) -> int:
@@ -274,7 +275,7 @@ def _serve_fuse3(library: str, operations: Any, mountpoint: str, kwargs: dict[st
     layout = _StatLayout(mfusepy.c_stat)
     kept = threading.local()
 
-    class Fuse3(_QuickAnswers, mfusepy.FUSE):  # type: ignore[misc]
+    class Fuse3(_QuickAnswers, mfusepy.FUSE):  # type: ignore[misc]  # its types are not read
         """mfusepy, with what it drops: the handle of a truncate, the flags of a rename, and the
         path that libfuse leaves out when there is a handle; with the thread state kept after each
         call, and with entries and attributes that do not pass through dicts."""

@@ -19,7 +19,6 @@ import pytest
 
 from tests.conftest import RemoteDir
 from tests.mount.conftest import Mounted, MountServer, _daemons
-from tests.support import servers
 from tests.support.relay import Relay
 from tests.support.servers import Kind
 
@@ -33,8 +32,6 @@ MountDisk = Callable[..., Mounted]
 @pytest.fixture(scope="session")
 def server_kind() -> Kind:
     """One server: what is tested lies on this side. Its times come by MDTM."""
-    if reason := servers.why_unavailable("vsftpd"):
-        pytest.skip(reason)
     return "vsftpd"
 
 

@@ -24,7 +24,6 @@ from ftpfs.config import Network
 from ftpfs.fuse import binding
 from tests.conftest import RemoteDir
 from tests.mount.conftest import BINDINGS, Mounted, MountServer, _daemons
-from tests.support import servers
 from tests.support.relay import How, Relay, When
 from tests.support.servers import Kind
 
@@ -51,8 +50,6 @@ SIZES = {
 @pytest.fixture(scope="session")
 def server_kind() -> Kind:
     """One that forks: its sessions can be counted."""
-    if reason := servers.why_unavailable("vsftpd"):
-        pytest.skip(reason)
     return "vsftpd"
 
 

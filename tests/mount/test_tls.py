@@ -41,8 +41,6 @@ def secured(
 ) -> Mounted:
     """Each server that speaks TLS, demanding it, mounted."""
     kind, tls = request.param
-    if reason := servers.why_unavailable(kind):
-        pytest.skip(reason)
     server = start_server(kind, tls=tls, require_tls=True)
     return mount_server(
         server, server.root, scheme=SCHEMES[tls], options=f"tls_ca={server.ca},list_ttl=1"
@@ -186,8 +184,6 @@ def test_a_server_without_tls_is_not_talked_to_in_clear(
     start_server: StartServer, tap: Callable[[FtpServer], Tap], tmp_path: Path, kind: Kind
 ) -> None:
     """(Every pure-ftpd has TLS compiled in and asks for a certificate only at AUTH.)"""
-    if reason := servers.why_unavailable(kind):
-        pytest.skip(reason)
     tapped = tap(start_server(kind))
     assert "TLS" in refused(tapped, "ftpes", tmp_path / "mnt")
     assert b"USER" not in tapped.heard
@@ -198,8 +194,6 @@ def test_a_server_without_tls_is_not_talked_to_in_clear(
 def test_a_server_that_demands_tls_says_so(
     start_server: StartServer, tap: Callable[[FtpServer], Tap], tmp_path: Path, kind: Kind
 ) -> None:
-    if reason := servers.why_unavailable(kind):
-        pytest.skip(reason)
     server = start_server(kind, tls="explicit", require_tls=True)
     assert "demands TLS" in refused(tap(server), "ftp", tmp_path / "mnt")
 

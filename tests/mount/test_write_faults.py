@@ -19,7 +19,6 @@ import pytest
 
 from tests.conftest import RemoteDir, StartServer
 from tests.mount.conftest import Mounted, MountServer
-from tests.support import servers
 from tests.support.relay import Relay, When
 from tests.support.servers import Kind
 
@@ -38,8 +37,6 @@ MEG = 1 << 20
 def server_kind(request: pytest.FixtureRequest) -> Kind:
     """One server with MLSD and one without."""
     kind: Kind = request.param
-    if reason := servers.why_unavailable(kind):
-        pytest.skip(reason)
     return kind
 
 

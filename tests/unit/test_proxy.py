@@ -50,8 +50,6 @@ def test_a_greeting_that_comes_together_with_the_proxys_reply_is_not_lost(
 
 
 def test_tls_is_spoken_with_the_server_and_not_with_the_proxy(start_server: StartServer) -> None:
-    if reason := servers.why_unavailable("vsftpd"):
-        pytest.skip(reason)
     server = start_server("vsftpd", tls="explicit", require_tls=True)
     with proxy.running() as through:
         remote = test_tls.connected(
@@ -146,7 +144,7 @@ def test_a_listing_that_ends_without_close_notify_is_not_believed(
 ) -> None:
     """Whoever is on the way can cut a connection between two records, and the server says 226."""
     kind, tls = way
-    server = test_tls.start(start_server, kind, tls=tls, require_tls=True)
+    server = start_server(kind, tls=tls, require_tls=True)
     mode = Tls.EXPLICIT if tls == "explicit" else Tls.IMPLICIT
     with (
         proxy.running() as through,
@@ -181,7 +179,7 @@ def test_a_file_that_ends_early_without_close_notify_is_no_shorter_file(
     start_server: StartServer, kind: Kind, tmp_path: Path
 ) -> None:
     """Cut between two records, with the server saying 226: only the size tells."""
-    server = test_tls.start(start_server, kind, tls="explicit", require_tls=True)
+    server = start_server(kind, tls="explicit", require_tls=True)
     with (
         proxy.running() as through,
         test_tls.connected(

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from ftpfs import errors
 from ftpfs.config import Network, Server
-from ftpfs.credentials import Secret
 from ftpfs.ftp.remote import Remote
 from ftpfs.ftp.upload import FileContent
 from tests.conftest import RemoteDir, StartServer, skip_if_cannot
@@ -26,30 +25,16 @@ NETWORK = Network(
 )
 
 
-def remote_at(remote_dir: RemoteDir, port: int = 0) -> Remote:
-    server = remote_dir.server
-    return Remote(
-        Server(
-            server.host,
-            port or server.port,
-            user=server.user,
-            password=Secret(server.password),
-            path=remote_dir.path,
-        ),
-        NETWORK,
-    )
-
-
 @pytest.fixture
 def remote(remote_dir: RemoteDir) -> Iterator[Remote]:
-    made = remote_at(remote_dir)
+    made = remote_dir.remote(NETWORK)
     yield made
     made.close()
 
 
 @pytest.fixture
 def relayed(remote_dir: RemoteDir, relay: Relay) -> Iterator[Remote]:
-    made = remote_at(remote_dir, relay.port)
+    made = remote_dir.remote(NETWORK, relay.port)
     yield made
     made.close()
 
@@ -323,7 +308,7 @@ def test_a_server_that_does_not_rename_over_a_file_replaces_it_all_the_same(
         relay.refuse("RNTO", "553 File exists", where=over_a_file)
         port = relay.port
     place.write("file", b"old")
-    remote = remote_at(place, port)
+    remote = place.remote(NETWORK, port)
     put(remote, "/file", b"new", replace=True)
     remote.close()
     assert on_disk(place.disk) == [b"file"]
@@ -339,7 +324,7 @@ def test_old_content_that_cannot_be_deleted_does_not_make_a_replacement_fail(
     place.write("file", b"old")
     relay = start_relay(server)
     relay.refuse("DELE", "550 No")
-    remote = remote_at(place, relay.port)
+    remote = place.remote(NETWORK, relay.port)
     put(remote, "/file", b"new", replace=True)
     assert (place.disk / "file").read_bytes() == b"new"
     assert names(remote) == ["file"], "what is left is hidden"

@@ -24,7 +24,7 @@ from tests.conftest import StartServer
 from tests.support import odd_server, servers
 from tests.support.certificates import Certificates
 from tests.support.odd_server import Script
-from tests.support.servers import FtpServer, Kind, Options, Tls
+from tests.support.servers import Kind, Options, Tls
 
 WAYS: list[tuple[Kind, Tls]] = [
     (kind, tls)
@@ -85,19 +85,13 @@ def fingerprint(pem: Path) -> str:
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text[start:end])).hexdigest()
 
 
-def start(start_server: StartServer, kind: Kind, **arguments: Any) -> FtpServer:
-    if reason := servers.why_unavailable(kind):
-        pytest.skip(reason)
-    return start_server(kind, **arguments)
-
-
 @pytest.mark.parametrize("newest", ["1.2", "1.3"])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way[0]}-{way[1]}")
 def test_many_data_connections_in_a_row_resume_the_session(
     start_server: StartServer, way: tuple[Kind, Tls], newest: str
 ) -> None:
     kind, tls = way
-    server = start(start_server, kind, tls=tls, require_tls=True, require_ssl_reuse=True)
+    server = start_server(kind, tls=tls, require_tls=True, require_ssl_reuse=True)
     mode = config.Tls.EXPLICIT if tls == "explicit" else config.Tls.IMPLICIT
     with connected(server, mode, tls_ca=server.ca, tls_max=newest) as remote:
         use(remote)
@@ -109,7 +103,7 @@ def test_many_data_connections_in_a_row_resume_the_session(
 def test_a_pinned_certificate_is_trusted_whoever_signed_it_and_no_other_is(
     start_server: StartServer, certificates: Certificates
 ) -> None:
-    server = start(start_server, "proftpd", tls="explicit", certificate=certificates.self_signed)
+    server = start_server("proftpd", tls="explicit", certificate=certificates.self_signed)
     right = fingerprint(certificates.self_signed)
     with connected(server, config.Tls.EXPLICIT, tls_fingerprint=right) as remote:
         use(remote, 2)
@@ -126,7 +120,7 @@ def test_a_pinned_certificate_is_trusted_whoever_signed_it_and_no_other_is(
 def test_no_verification_is_said_in_the_log_at_each_connection(
     start_server: StartServer, certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = start(start_server, "pyftpdlib", tls="explicit", certificate=certificates.expired)
+    server = start_server("pyftpdlib", tls="explicit", certificate=certificates.expired)
     for _ in range(2):
         with connected(server, config.Tls.EXPLICIT, tls_insecure=True) as remote:
             use(remote, 1)
@@ -157,7 +151,7 @@ def test_a_client_certificate_is_shown_where_the_server_asks_for_one(
 ) -> None:
     lines = _ASKS_FOR_CLIENTS[kind].format(ca=certificates.ca).split("\n")
     options = Options(extra=tuple(lines))
-    server = start(start_server, kind, tls="explicit", require_tls=True, options=options)
+    server = start_server(kind, tls="explicit", require_tls=True, options=options)
     ours = key_apart(certificates.client, tmp_path) if apart else {"tls_cert": certificates.client}
     with connected(server, config.Tls.EXPLICIT, tls_ca=server.ca, **ours) as remote:
         use(remote, 2)
@@ -190,7 +184,7 @@ def test_files_that_are_no_certificates_are_named_and_nothing_is_asked(
 def test_optional_tls_is_used_where_it_is_there(
     start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = start(start_server, "vsftpd", tls="explicit", require_tls=True)
+    server = start_server("vsftpd", tls="explicit", require_tls=True)
     with connected(server, config.Tls.OPTIONAL, tls_ca=server.ca) as remote:
         use(remote, 1)
     assert "in clear" not in caplog.text
@@ -200,7 +194,7 @@ def test_optional_tls_warns_where_it_is_not_there(
     start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    server = start(start_server, "vsftpd")
+    server = start_server("vsftpd")
     with connected(server, config.Tls.OPTIONAL) as remote:
         use(remote, 1)
     assert "all else go in clear" in caplog.text
@@ -209,7 +203,7 @@ def test_optional_tls_warns_where_it_is_not_there(
 def test_optional_tls_that_fails_after_it_was_agreed_on_is_no_plain_text(
     start_server: StartServer, certificates: Certificates
 ) -> None:
-    server = start(start_server, "vsftpd", tls="explicit", certificate=certificates.self_signed)
+    server = start_server("vsftpd", tls="explicit", certificate=certificates.self_signed)
     with (
         pytest.raises(errors.TlsError, match="certificate"),
         connected(server, config.Tls.OPTIONAL, tls_ca=server.ca),
@@ -234,7 +228,7 @@ def test_optional_tls_falls_back_only_where_the_server_knows_none(
 def test_commands_go_on_in_clear_after_ccc_and_data_stays_protected(
     start_server: StartServer, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = start(start_server, kind, tls="explicit", require_tls=True)
+    server = start_server(kind, tls="explicit", require_tls=True)
     resumed = []
     wrap_data = Control.wrap_data
 
@@ -256,7 +250,7 @@ def test_commands_go_on_in_clear_after_ccc_and_data_stays_protected(
 def test_a_server_without_ccc_stays_protected(
     start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = start(start_server, "vsftpd", tls="explicit", require_tls=True)
+    server = start_server("vsftpd", tls="explicit", require_tls=True)
     with connected(server, config.Tls.EXPLICIT, tls_ca=server.ca, tls_ccc=True) as remote:
         use(remote, 1)
     assert "no CCC" in caplog.text

@@ -62,30 +62,16 @@ class Local:
         return self._attributes
 
 
-def remote_at(place: RemoteDir, port: int = 0) -> Remote:
-    server = place.server
-    return Remote(
-        Server(
-            server.host,
-            port or server.port,
-            user=server.user,
-            password=Secret(server.password),
-            path=place.path,
-        ),
-        NETWORK,
-    )
-
-
 @pytest.fixture
 def remote(remote_dir: RemoteDir) -> Iterator[Remote]:
-    made = remote_at(remote_dir)
+    made = remote_dir.remote(NETWORK)
     yield made
     made.close()
 
 
 @pytest.fixture
 def relayed(remote_dir: RemoteDir, relay: Relay) -> Iterator[Remote]:
-    made = remote_at(remote_dir, relay.port)
+    made = remote_dir.remote(NETWORK, relay.port)
     made.list("/")
     yield made
     made.close()
