@@ -434,6 +434,7 @@ def _vsftpd(plan: _Plan) -> _Start:
         "secure_chroot_dir": empty,
         "pam_service_name": PAM_SERVICE,
         "session_support": "NO",
+        "accept_timeout": 10,  # a session holds the lock on its file meanwhile
         "tcp_wrappers": "NO",
         # A new network namespace per session: 30 ms at every login.
         "isolate_network": "NO",

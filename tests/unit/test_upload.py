@@ -662,8 +662,10 @@ class Patch(Replace):
         except errors.NotSupported:
             self.remote.store(f"/{self.name}", content, base=self.base)
         except errors.DeadlineExceeded:
-            # pyftpdlib says nothing at all of some resets; the queue then tries it again.
-            assert self.place.server.kind == "pyftpdlib"
+            # pyftpdlib says nothing at all of some resets; and a session of vsftpd that was cut off
+            # while it waited for its data connection keeps the file locked until it gives that up.
+            # The queue then tries it again.
+            assert self.place.server.kind in ("pyftpdlib", "vsftpd")
             self.do()
         except errors.NetworkError:
             raise
