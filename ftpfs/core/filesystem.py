@@ -278,7 +278,7 @@ class Filesystem:
         # Who writes, too, is not bound to one content.
         return known.file.read(offset, size, None if known.writes else known.view)
 
-    def write(self, handle: int, offset: int, data: bytes) -> int:
+    def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         """The count: less than all of `data` when the spool's disk became full on the way."""
         known = self._handle(handle)
         # The kernel's idea of where a file ends may be a second old, and others append to it, too.

@@ -435,7 +435,7 @@ class OpenFile:
             raise errors.Changed(f"{self._path}: changed on the server while it was read")
         view.growths, view.size = self._growths, self._size
 
-    def write(self, offset: int | None, data: bytes) -> tuple[int, bool]:
+    def write(self, offset: int | None, data: bytes | memoryview) -> tuple[int, bool]:
         """Into the spool, at `offset` (None: at the end); the count, and whether sending should
         begin now, while it is still being written (`stream` was not called for it yet).
 

@@ -262,7 +262,7 @@ class Operations:
         return self._fs.read(info.fh, offset, size)
 
     @_answered
-    def write(self, _path: str | None, data: bytes, offset: int, info: Any) -> int:
+    def write(self, _path: str | None, data: bytes | memoryview, offset: int, info: Any) -> int:
         return self._fs.write(info.fh, offset, data)
 
     @_answered
