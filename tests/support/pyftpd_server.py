@@ -121,6 +121,9 @@ def main() -> None:
         os.setgroups([])
         os.setgid(settings.gid)
         os.setuid(settings.uid)
+    # A CWD goes into the folder and back here: were this one closed to that user, the next test's
+    # would begin in a folder that is gone.
+    os.chdir("/")
     server.serve_forever(handle_exit=False)
 
 
