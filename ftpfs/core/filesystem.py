@@ -68,6 +68,10 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 # instead of 4, `cp -r` of small files onto the mount returned at half the pace, 800 files a second,
 # because the threads took the interpreter from the one that answered it.
 NEAR_UPLOADS = 4
+# How long uploads that were told to end may take for it (seconds). One that waits for the network
+# notices nothing before a megabyte has gone, or a deadline is over.
+PARTING = 3.0
+
 # How often an upload may find something else on the server than it knew before it fails.
 SETTLEMENTS = 3
 
@@ -736,13 +740,15 @@ class Filesystem:
                 if file.commit():
                     self._uploads.add(file)
         self._uploads.drain(grace, lambda _: True)
-        self._uploads.stop(OpenFile.cancel)
+        stuck = self._uploads.stop(OpenFile.cancel, PARTING)
         with self._lock:
             files = list(self._users)
             self._users.clear()
             self._handles.clear()
             self._files.clear()
-        left = sum(self._discard(file) for file in files)
+        # What is stuck in the network ends with the process, and as after a kill: its spool file
+        # must not be closed under the thread that sends it.
+        left = sum(self._discard(file) for file in files if file not in stuck) + len(stuck)
         if left:
             log.error("%d files are not on the server; the next mount goes on with them", left)
         self._spool.remove()

@@ -259,8 +259,11 @@ class Uploads(Generic[F]):
             self._stopped = True
             self._changed.notify_all()
 
-    def stop(self, cancel: Callable[[F], None]) -> None:
-        """Begin nothing more, cancel what is under way, and return when that is over."""
+    def stop(self, cancel: Callable[[F], None], patience: float) -> list[F]:
+        """Begin nothing more, cancel what is under way, and return when that is over, or after
+        `patience` seconds: the files that are still being sent then, by threads that wait for the
+        network and will touch them again."""
+        deadline = time.monotonic() + patience
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -269,7 +272,9 @@ class Uploads(Generic[F]):
         for file in running:
             cancel(file)
         for thread in threads:
-            thread.join()
+            thread.join(max(0.0, deadline - time.monotonic()))
+        with self._changed:
+            return [job.file for job in self._jobs.values() if job.state is State.RUNNING]
 
     # What is told.
 

@@ -359,6 +359,18 @@ def test_a_second_signal_ends_the_waiting(mount: Mount) -> None:
     assert leaving.arrived()
 
 
+def test_no_upload_that_is_stuck_keeps_a_daemon_that_was_told_to_end(mount: Mount) -> None:
+    leaving = mount("grace=1")
+    leaving.queue(3, LARGE)
+    leaving.relay.data_rate = SLOW // 100
+    os.kill(leaving.pid, signal.SIGTERM)
+    assert leaving.has_ended(15)
+    leaving.relay.data_rate = None
+    assert leaving.recover().returncode == 0
+    assert leaving.arrived()
+    assert leaving.spooled() == []
+
+
 def test_what_a_killed_daemon_left_is_recovered_without_a_mount(leaving: Leaving) -> None:
     leaving.queue(4, LARGE)
     os.kill(leaving.pid, signal.SIGKILL)

@@ -70,7 +70,7 @@ def make() -> Iterator[Callable[..., Bench]]:
     yield build
     for bench in made:
         bench.gate.set()
-        bench.queue.stop(lambda _: None)
+        assert not bench.queue.stop(lambda _: None, 30)
 
 
 def until(condition: Callable[[], bool]) -> None:
