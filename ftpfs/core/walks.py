@@ -100,10 +100,8 @@ class Walks:
             self._visited_at = now
             if self._closed or self._belief < BELIEF:
                 return
-            most = self._most_workers - self._workers
-            starting = sum(1 for _ in itertools.islice(self._candidates_locked(), most))
+            starting = min(self._wake_locked(), self._most_workers - self._workers)
             self._workers += starting
-            self._work.notify_all()
         for _ in range(starting):
             self._start_worker()
 
@@ -213,6 +211,14 @@ class Walks:
 
     # The threads.
 
+    def _wake_locked(self) -> int:
+        """Wake as many threads as there are directories to be listed; how many those are, up to
+        the number of threads there may be. All of them at each step took a walk through what is
+        listed already 2.5 ms a directory, of which 0.5 are its own."""
+        count = sum(1 for _ in itertools.islice(self._candidates_locked(), self._most_workers))
+        self._work.notify(count)
+        return count
+
     def _start_worker(self) -> None:
         try:
             threading.Thread(target=self._run, name="ftpfs-walk", daemon=True).start()
@@ -232,7 +238,7 @@ class Walks:
                 except errors.FtpfsError as error:
                     log.debug("not listed ahead: %s", error)
                 with self._lock:
-                    self._work.notify_all()  # there may be directories below
+                    self._wake_locked()  # there may be directories below
         except Exception:
             log.exception("listing ahead failed in a way nobody foresaw")
         finally:
