@@ -213,8 +213,8 @@ class Walks:
 
     def _wake_locked(self) -> int:
         """Wake as many threads as there are directories to be listed; how many those are, up to
-        the number of threads there may be. All of them at each step took a walk through what is
-        listed already 2.5 ms a directory, of which 0.5 are its own."""
+        the number of threads there may be. Waking all of them at each step took `ls -lR` of 25
+        listed directories from 17 to 72 ms."""
         count = sum(1 for _ in itertools.islice(self._candidates_locked(), self._most_workers))
         self._work.notify(count)
         return count
