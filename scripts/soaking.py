@@ -155,7 +155,9 @@ class Doubt:
         if path not in found:
             return self.mixed
         content, new = found[path], self.after.get(path)
-        return path in self.torn and None not in (content, new) and new.startswith(content)  # type: ignore[union-attr,arg-type]
+        if path not in self.torn or content is None or new is None:
+            return False
+        return new.startswith(content)
 
 
 def _same(one: Tree, other: Tree, path: str) -> bool:

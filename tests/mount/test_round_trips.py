@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RemoteDir
-from tests.mount.conftest import MountServer, wait_until_sent
+from tests.mount.conftest import Mounted, MountServer, wait_until_sent
 from tests.support import servers
 from tests.support.relay import Relay
 from tests.support.servers import Kind
@@ -93,10 +93,10 @@ def number(commands: str) -> int:
     return sum(int(word.split("*")[0]) if "*" in word else 1 for word in commands.split())
 
 
-@pytest.mark.mount
-def test_each_operation_costs_the_commands_in_the_table(
-    remote_dir: RemoteDir, relay: Relay, mount_server: MountServer
-) -> None:
+def with_files(
+    remote_dir: RemoteDir, relay: Relay, mount_server: MountServer, options: str = ""
+) -> Mounted:
+    """A mount that has learned its server, and has not looked into `folder` yet."""
     for count in range(FILES):
         remote_dir.write(f"folder/file{count}", bytes(4096))
     mounted = mount_server(
@@ -104,12 +104,20 @@ def test_each_operation_costs_the_commands_in_the_table(
         remote_dir.disk,
         path=remote_dir.path,
         port=relay.port,
-        options="list_ttl=3600,open_ttl=3600",
+        options=f"list_ttl=3600,open_ttl=3600{options}",
     )
     os.listdir(mounted.path)
     # The first upload to a server also asks what its clock shows.
     (mounted.path / "first").write_bytes(b"")
     wait_until_sent(mounted.path)
+    return mounted
+
+
+@pytest.mark.mount
+def test_each_operation_costs_the_commands_in_the_table(
+    remote_dir: RemoteDir, relay: Relay, mount_server: MountServer
+) -> None:
+    mounted = with_files(remote_dir, relay, mount_server)
     folder = mounted.path / "folder"
     steps: list[tuple[str, Callable[[], object]]] = [
         (f"ls -l of a new directory of {FILES} files", lambda: list_with_attributes(folder)),
@@ -140,18 +148,7 @@ def test_each_operation_costs_the_commands_in_the_table(
 def test_small_files_take_the_round_trips_in_the_table_over_a_long_link(
     remote_dir: RemoteDir, relay: Relay, mount_server: MountServer
 ) -> None:
-    for count in range(FILES):
-        remote_dir.write(f"folder/file{count}", bytes(4096))
-    mounted = mount_server(
-        remote_dir.server,
-        remote_dir.disk,
-        path=remote_dir.path,
-        port=relay.port,
-        options="list_ttl=3600,open_ttl=3600,max_connections=1,quirk=round_trip=20",
-    )
-    os.listdir(mounted.path)
-    (mounted.path / "first").write_bytes(b"")
-    wait_until_sent(mounted.path)
+    mounted = with_files(remote_dir, relay, mount_server, ",max_connections=1,quirk=round_trip=20")
     folder = mounted.path / "folder"
     steps: dict[str, Callable[[], object]] = {
         f"ls -l of a new directory of {FILES} files": lambda: list_with_attributes(folder),
