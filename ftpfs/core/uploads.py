@@ -114,6 +114,7 @@ class _Job(Generic[F]):
         self.touched = False  # closed again while it was RUNNING
         self.paused = False  # LATER because of a failure, not for lingering
         self.pause = FIRST_PAUSE
+        self.paused_until = 0.0
         self.attempts = 0
         self.error: errors.FtpfsError | None = None
 
@@ -211,10 +212,10 @@ class Uploads(Generic[F]):
     def retry(self) -> None:
         """Try again what failed, and what waits for a server that is away, at once."""
         with self._changed:
-            self._away_until = 0.0
+            self._away_until, self._away_pause = 0.0, min(self._away_pause, FIRST_PAUSE)
             for job in self._jobs.values():
                 if job.state is State.FAILED or job.paused:
-                    job.attempts = 0
+                    job.attempts, job.pause = 0, FIRST_PAUSE
                     self._make_ready_locked(job)
 
     def forget(self, file: F) -> None:
@@ -507,11 +508,15 @@ class Uploads(Generic[F]):
         )
         if isinstance(error, errors.NetworkError):
             was_away = self._away_pause
-            if self._running == 0 or not was_away:
+            # What was hurried and failed within a pause says nothing new: programs that wait for
+            # their files would make minutes of the pause within a second.
+            if now >= self._away_until and (self._running == 0 or not was_away):
                 self._away_pause = min(was_away * 2 or FIRST_PAUSE, LONGEST_PAUSE)
                 self._away_until = now + self._away_pause * _jitter.uniform(0.75, 1.25)
+            waited = now >= job.paused_until
             self._pause_locked(job, now, job.pause)
-            job.pause = min(job.pause * 2, LONGEST_PAUSE)
+            if waited:
+                job.pause = min(job.pause * 2, LONGEST_PAUSE)
 
             def tell_away() -> None:
                 if not was_away:
@@ -542,7 +547,8 @@ class Uploads(Generic[F]):
 
     def _pause_locked(self, job: _Job[F], now: float, pause: float) -> None:
         job.paused = True
-        self._schedule_locked(job, now + pause * _jitter.uniform(0.75, 1.25))
+        job.paused_until = now + pause * _jitter.uniform(0.75, 1.25)
+        self._schedule_locked(job, job.paused_until)
 
 
 def _say_nothing() -> None:

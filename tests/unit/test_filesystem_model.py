@@ -319,7 +319,6 @@ class Model(RuleBasedStateMachine):
     @rule()
     def everything_is_synced(self) -> None:
         self.remote.calm()
-        self.fs.retry()
         self.fs.sync("/", 20)
         for path, file in self.tree.items():
             if file is not None and file.saved:
@@ -479,7 +478,6 @@ class Model(RuleBasedStateMachine):
         for handle in list(self.handles):
             self.settle(handle)
             self.fs.release(handle)
-        self.fs.retry()
         assert not self.fs.close(20)
         files = {path: bytes(file.content) for path, file in self.tree.items() if file is not None}
         left = self.remote.files()

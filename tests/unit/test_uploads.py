@@ -235,6 +235,38 @@ def test_a_server_that_is_away_is_asked_now_and_then_and_the_log_says_so_once(
     until(lambda: caplog.text.count("takes uploads again") == 1)
 
 
+def test_programs_that_wait_for_their_files_do_not_make_the_queue_wait_longer(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.2)
+    bench = make()
+    file = File("a")
+    bench.answers[file.path] = [errors.ConnectionRefused("nobody there")] * 20
+    bench.queue.add(file)
+    for count in range(1, 20):
+        bench.queue.hurry(file)
+        until(lambda count=count: len(bench.order) == count)  # type: ignore[misc]
+        until(lambda: bench.queue.state_of(file) == "dirty")
+    began = time.monotonic()
+    assert bench.drain()  # the 20th fails, and the 21st does not
+    assert time.monotonic() - began < 5
+
+
+def test_a_queue_that_is_told_to_asks_a_server_that_was_away_at_once(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE", 1000)
+    bench = make()
+    file = File("a")
+    bench.answers[file.path] = [errors.ConnectionRefused("nobody there")]
+    bench.queue.add(file)
+    until(lambda: len(bench.order) == 1)
+    until(lambda: bench.queue.state_of(file) == "dirty")
+    bench.queue.retry()
+    assert bench.drain()
+    assert bench.order == ["a", "a"]
+
+
 def test_what_is_refused_for_good_is_told_once_and_left_until_it_is_touched(
     make: Callable[..., Bench],
 ) -> None:
