@@ -1,7 +1,7 @@
 """One open file: the server's content below, what was written here above.
 
-Owns: the joining of a reader and a spool file into one content, and the way of that content to the
-server. Reader and writer do not know each other.
+Owns: the joining of a reader and a spool file into one content, and what the server has of it.
+Reader and writer do not know each other. What an upload sends while writing goes on is `sending`'s.
 
 The content is, byte for byte: what is `present` in the spool; else, before `_base_size`, what the
 server's file (the *base*) holds; else zero. `_unsent` are the ranges in which it differs from the
@@ -40,6 +40,7 @@ from ftpfs.core.journal import Record
 from ftpfs.core.ranges import RangeSet
 from ftpfs.core.reader import Reader, StreamBudget
 from ftpfs.core.remote import Download, Remote
+from ftpfs.core.sending import Attributes, Sending
 from ftpfs.core.writer import Spool, SpoolFile
 from ftpfs.ftp.listing import Entry, Kind
 
@@ -51,15 +52,9 @@ PAGE = 4096  # the kernel's
 # Modes that servers give to a new file by themselves, give or take a umask; anything else
 # (executable, private) has to be set.
 ORDINARY_MODES = {0o644, 0o664, 0o666}
-# How much an upload is handed at a time: what was sent is known, and what was overtaken is noticed,
-# to within that. 1 MiB costs less than 1 % in calls at 1 GB/s.
-PIECE = 1 << 20
 # A file is sent while it is being written when so much of it was written from its start. Smaller
 # ones are closed before the connection is ready.
 STREAM_FROM = 1 << 20
-# A streamed upload sends what there is when the writer took so long for a piece (seconds), and
-# gives its connection back when nothing came for the second time.
-STREAM_PAUSE, STREAM_PATIENCE = 1.0, 10.0
 # Sending only what changed has to save so much: below it, sending all is as fast, and atomic.
 WORTH_PATCHING = 256 << 10
 # Content that is written again and again while it is sent is copied after so many tries, and sent
@@ -148,9 +143,9 @@ class OpenFile:
         self._foreign: Entry | None = None
         self._uploading = self._moving = False
         self._hydrating = False  # parts of the base are fetched, to be sent with the rest
-        self._sending: _Sending | None = None
+        self._sending: Sending | None = None
         self._uploaded_bytes = 0
-        self._broken: _Sending | None = None  # off by the network; the server may have its head
+        self._broken: Sending | None = None  # off by the network; the server may have its head
         self._streamable = entry is None  # written from its start, in order
         self._stream_wanted = False
         self._overtaken = 0
@@ -381,6 +376,8 @@ class OpenFile:
                 if hidden_as:
                     self._read_path = hidden_as
                 file, recorded, self._recorded = self._file, self._recorded, None
+                if self._sending is not None:
+                    self._sending.cancel_locked()
                 self._changed.notify_all()
             row = file.name if recorded is not None and file is not None else None
             if row is not None or settled is not None:
@@ -508,7 +505,7 @@ class OpenFile:
                 self._committed_at = time.monotonic()
                 self._stream_wanted = False
                 if self._sending is not None and not self._sending.captured:
-                    self._sending.capture_locked()
+                    self._capture_locked(self._sending)
             self._spool_file()
             self._record()
         return True
@@ -583,8 +580,7 @@ class OpenFile:
         with self._changed:
             sending = self._sending
             if sending is not None and not (only_streams and sending.captured):
-                sending.cancelled = True
-                self._changed.notify_all()
+                sending.cancel_locked()
             if self._hydrating and not only_streams:
                 self._hydrating = False
                 reader, self._reader = self._reader, None
@@ -602,9 +598,9 @@ class OpenFile:
         except BaseException as error:
             with self._changed:
                 if self._sending is not None:
-                    self._sending.give_back_locked()
+                    self._give_back_locked(self._sending)
                     if _may_be_done(error):
-                        self._tried.add(self._sending.trace_locked())
+                        self._tried.add(self._sending.trace_locked(self._mtime))
                 network = isinstance(error, errors.NetworkError)
                 self._broken, self._sending = (self._sending if network else None), None
                 self._overtaken += isinstance(error, errors.Superseded)
@@ -748,7 +744,7 @@ class OpenFile:
         sending = self._sending
         if sending is None or (sending.told is None and not sending.patches):
             return self._tried
-        return {*self._tried, sending.trace_locked()}
+        return {*self._tried, sending.trace_locked(self._mtime)}
 
     def _record(self) -> None:
         """Write the journal's row; with `_spool_lock` held."""
@@ -852,23 +848,21 @@ class OpenFile:
             if copied is not None:
                 sending = copied
             else:
-                if sending is None or not sending.is_whole_locked(file):
-                    sending = _Sending(self, file)
-                self._sending = sending
-                if not (streamed and self._stream_wanted):
-                    sending.capture_locked()
+                if sending is None or not sending.is_whole_locked(file, self._writes):
+                    sending = self._new_sending_locked(file)
+                self._begin_locked(sending, capture=not (streamed and self._stream_wanted))
             self._stream_wanted = False
         entry = self._remote.store(path, sending, base=base)
         self._finish(path, entry, sending, base)
 
-    def _copied(self, file: SpoolFile) -> _Sending | None:
+    def _copied(self, file: SpoolFile) -> Sending | None:
         """What there is now, captured in a copy of its own, in which nobody writes; None: there is
         no room for it. Writers wait while it is made."""
         with self._spool_lock:
             with self._changed:
                 size = self._size
             try:
-                copy = tempfile.TemporaryFile(dir=file.path.parent)  # noqa: SIM115 (as _Sending)
+                copy = tempfile.TemporaryFile(dir=file.path.parent)  # noqa: SIM115 (as the upload)
                 for offset in range(0, size, COPY_SIZE):
                     copy.write(file.read(offset, min(COPY_SIZE, size - offset)))
                 copy.truncate(size)
@@ -877,9 +871,62 @@ class OpenFile:
                 log.info("%s is sent as it is by then: no copy of it: %s", self.path, error)
                 return None
             with self._changed:
-                self._sending = _Sending(self, file, copy=copy)
-                self._sending.capture_locked()
-                return self._sending
+                sending = self._new_sending_locked(file, copy=copy)
+                self._begin_locked(sending)
+                return sending
+
+    def _new_sending_locked(
+        self, file: SpoolFile, *, copy: IO[bytes] | None = None, patches: bool = False
+    ) -> Sending:
+        return Sending(
+            self._path,
+            file,
+            self._size,
+            self._changed,
+            ask=self._attributes_for,
+            progress=self._spool.note_progress,
+            copy=copy,
+            patches=patches,
+        )
+
+    def _begin_locked(self, sending: Sending, *, capture: bool = True) -> None:
+        self._sending = sending
+        sending.lasts = self._overtaken >= OVERTAKEN
+        if capture:
+            self._capture_locked(sending)
+        if self._deleted:
+            sending.cancel_locked()
+
+    def _capture_locked(self, sending: Sending) -> None:
+        sending.capture_locked(self._size, self._writes, self._unsent)
+        self._unsent = RangeSet()
+
+    def _give_back_locked(self, sending: Sending) -> None:
+        for start, end in sending.unsent_locked():
+            self._unsent.add(start, end)
+
+    def _attributes_for(self, sending: Sending) -> Attributes:
+        """What it is to set, now that all of it was sent."""
+        with self._spool_lock:
+            with self._changed:
+                told = sending.told = self._attributes_locked(sending)
+                stale = self._recorded not in (None, (sending.end, self._mtime or 0))
+            if stale:
+                # After a crash the row has to tell this upload from somebody else's.
+                self._record()
+        return told
+
+    def _attributes_locked(self, sending: Sending) -> Attributes:
+        mode, base = self._mode_wanted, self._entry
+        if mode is None and base is not None and not sending.patches and not self._replaces:
+            mode = base.mode  # what replaces a file is a new one to the server
+        return self._mtime, mode
+
+    def _is_late_locked(self, sending: Sending) -> bool:
+        """Whether the attributes were changed since they were asked for, and nothing was written:
+        what was will be uploaded anyway."""
+        asked = sending.told is not None and sending.writes == self._writes
+        return asked and sending.told != self._attributes_locked(sending)
 
     def _patch(self, file: SpoolFile) -> bool:
         """Send only what changed; False where that is not possible, or not worth it."""
@@ -891,8 +938,8 @@ class OpenFile:
                 if base is None:
                     return False
                 self._patching = True
-                sending = self._sending = _Sending(self, file, ranges=ranges)
-                sending.capture_locked()
+                sending = self._new_sending_locked(file, patches=True)
+                self._begin_locked(sending)
                 recorded = self._recorded is not None
             if recorded:
                 self._record()
@@ -903,7 +950,7 @@ class OpenFile:
                 # Else the server's file may be between two contents, and is still ours to finish.
                 self._patching = _may_be_done(error)
                 if isinstance(error, errors.NotSupported):
-                    sending.give_back_locked()
+                    self._give_back_locked(sending)
                     self._sending = None
             if isinstance(error, errors.NotSupported):
                 return False
@@ -936,7 +983,7 @@ class OpenFile:
         if reader:
             reader.close()
 
-    def _finish(self, path: str, entry: Entry, sending: _Sending, base: Entry | None) -> None:
+    def _finish(self, path: str, entry: Entry, sending: Sending, base: Entry | None) -> None:
         """The server has it: note that, in the tree, here, and in the journal."""
         while True:
             self._set_late_attributes(path, sending)
@@ -946,12 +993,12 @@ class OpenFile:
                 return
 
     def _take_as_sent(
-        self, path: str, entry: Entry, generation: int, sending: _Sending, base: Entry | None
+        self, path: str, entry: Entry, generation: int, sending: Sending, base: Entry | None
     ) -> bool:
         """`entry` is what the server has now; False: attributes were set in the last moment."""
         with self._spool_lock:
             with self._changed:
-                if sending.is_late_locked():
+                if self._is_late_locked(sending):
                     return False
                 if entry.mode is None:
                     mode = base.mode if base and not self._replaces else self._mode
@@ -985,12 +1032,12 @@ class OpenFile:
             reader.close()
         return True
 
-    def _set_late_attributes(self, path: str, sending: _Sending) -> None:
+    def _set_late_attributes(self, path: str, sending: Sending) -> None:
         """Set what was asked for after the upload had asked for it."""
         with self._changed:
-            if not sending.is_late_locked() or sending.told is None:
+            if not self._is_late_locked(sending) or sending.told is None:
                 return
-            known, (mtime, mode) = sending.told, sending.attributes_locked()
+            known, (mtime, mode) = sending.told, self._attributes_locked(sending)
             sending.told = mtime, mode
         try:
             if mode is not None and mode != known[1]:
@@ -1040,168 +1087,6 @@ class OpenFile:
                     file.mark(start, start + count)
                 if count < stop - start:
                     raise errors.NoSpace("the disk that holds the spool is full")
-
-
-class _Sending:
-    """What one upload sends of a file (`core.remote.Content`): the content as it was when it was
-    captured; before that, as far as it was written.
-
-    What was captured or promised, and is written over afterwards, makes `ready` raise Superseded.
-    Guarded by the file's `_changed`.
-    """
-
-    def __init__(
-        self,
-        owner: OpenFile,
-        file: SpoolFile,
-        ranges: list[tuple[int, int]] | None = None,
-        copy: IO[bytes] | None = None,
-    ) -> None:
-        """`copy`: what is sent, where that is not in the file itself."""
-        self.patches = ranges is not None
-        self.cancelled = False
-        self.captured = False
-        self.writes = -1  # of the file, that are in what was captured
-        self.lowest = 0  # the smallest size of the file since then
-        self.sent = 0
-        self.told: tuple[int | None, int | None] | None = None  # attributes, when it asked
-        self.corrected = False  # they were set once more, by themselves
-        self._owner = owner
-        self._file = file
-        self._copy = copy
-        self._ranges = ranges or []
-        self._end = 0
-        self._taken = RangeSet()  # what was unsent
-        self._promised = 0
-        self._superseded = False
-        self._wanted: int | None = None  # how far the writer has to come
-
-    # By the file, with its lock held.
-
-    def capture_locked(self) -> None:
-        """This is what is sent."""
-        owner = self._owner
-        self.captured = True
-        self._end = self.lowest = owner._size
-        self.writes = owner._writes
-        self._taken, owner._unsent = owner._unsent, RangeSet()
-        owner._changed.notify_all()
-
-    def give_back_locked(self) -> None:
-        """It was not sent."""
-        for start, end in self._taken:
-            self._owner._unsent.add(start, min(end, self.lowest))
-
-    def is_whole_locked(self, file: SpoolFile) -> bool:
-        """Whether it is all of the file, as it is still: then what the server got of it counts."""
-        same = self.writes == self._owner._writes and file is self._file
-        return same and not self.patches and not self.cancelled
-
-    def written_locked(self, start: int, end: int) -> None:
-        # All that was captured is promised: a part that was not asked for yet would be sent as it
-        # is by then, and what was cut off as zeros.
-        if start < (self._end if self.captured else self._promised) and not self.patches:
-            if self.captured:
-                self._superseded = True
-            else:
-                self.cancelled = True  # what is on its way never was the content
-            self._owner._changed.notify_all()
-        elif self._wanted is not None and end >= self._wanted:
-            self._owner._changed.notify_all()
-
-    def cut_locked(self, size: int) -> None:
-        self.lowest = min(self.lowest, size)
-        self.written_locked(size, size)
-
-    def total_locked(self) -> int:
-        if self.patches:
-            return self._taken.total()
-        return self._end if self.captured else self._owner._size
-
-    def trace_locked(self) -> tuple[int, int | None]:
-        """By what it would be known on the server: size and time."""
-        return self._end, self.told[0] if self.told else self._owner._mtime
-
-    def attributes_locked(self) -> tuple[int | None, int | None]:
-        owner = self._owner
-        mode, base = owner._mode_wanted, owner._entry
-        if mode is None and base is not None and not self.patches and not owner._replaces:
-            mode = base.mode  # what replaces a file is a new one to the server
-        return owner._mtime, mode
-
-    def is_late_locked(self) -> bool:
-        """Whether the attributes were changed since they were asked for, and nothing was written:
-        what was will be uploaded anyway."""
-        asked = self.told is not None and self.writes == self._owner._writes
-        return asked and self.told != self.attributes_locked()
-
-    # By the upload.
-
-    def with_attributes(self, entry: Entry) -> Entry:
-        if not self.corrected or self.told is None:
-            return entry
-        mtime, mode = self.told
-        return replace(
-            entry,
-            mtime=entry.mtime if mtime is None else mtime,
-            mode=entry.mode if mode is None else mode,
-        )
-
-    def fileno(self) -> int:
-        return (self._copy or self._file).fileno()
-
-    def ready(self, offset: int) -> int:
-        owner = self._owner
-        owner._spool.note_progress()
-        with owner._changed:
-            self.sent = offset
-            if self.patches:
-                self._check_locked()
-                return max(offset, self._end)
-            came, since = -1, time.monotonic()
-            while True:
-                self._check_locked()
-                end = self._end if self.captured else self._written_from_locked(offset)
-                waited = time.monotonic() - since
-                enough = end >= offset + PIECE or (end > offset and waited >= STREAM_PAUSE)
-                if self.captured or enough:
-                    end = max(offset, min(end, offset + PIECE))
-                    self._promised = max(self._promised, end)
-                    return end
-                if end > came:
-                    came, since = end, time.monotonic()
-                elif waited >= STREAM_PATIENCE:
-                    raise errors.Superseded(f"{owner._path}: its writer pauses")
-                self._wanted = offset + PIECE
-                owner._changed.wait(STREAM_PAUSE)
-                self._wanted = None
-
-    def whole(self) -> int | None:
-        with self._owner._changed:
-            return self._end if self.captured else None
-
-    def attributes(self) -> tuple[int | None, int | None]:
-        owner = self._owner
-        with owner._spool_lock:
-            with owner._changed:
-                self.told = self.attributes_locked()
-                stale = owner._recorded not in (None, (self._end, owner._mtime or 0))
-            if stale:
-                # After a crash the row has to tell this upload from somebody else's.
-                owner._record()
-        return self.told
-
-    def _check_locked(self) -> None:
-        # Without room for a copy it is sent as it is, else it would never arrive.
-        lasts = self._copy is not None or self._owner._overtaken >= OVERTAKEN
-        overtaken = self._superseded and not lasts
-        if self.cancelled or overtaken or self._owner._deleted:
-            raise errors.Superseded(f"{self._owner._path}: written over while it was sent")
-
-    def _written_from_locked(self, offset: int) -> int:
-        """How far it was written without a gap."""
-        gaps = self._file.present.missing(offset, self._owner._size)
-        return gaps[0][0] if gaps else self._owner._size
 
 
 def _may_be_done(error: BaseException) -> bool:
