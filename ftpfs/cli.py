@@ -394,7 +394,8 @@ def status(mountpoint: str | None, json: bool, watch: bool) -> int:
 def sync(path: str | None) -> int:
     """Wait until the servers have everything, or what is below PATH.
 
-    Exits with 1 when something could not be uploaded: a line for each.
+    What had failed, or waits for a server that was away, is tried again at once. Exits with 1
+    when something could not be uploaded: a line for each.
     """
     from ftpfs import manage, show
 

@@ -272,6 +272,8 @@ class Running:
 
     def _tell_sync(self, request: Request) -> Iterator[Reply]:
         path = _path_in(request)
+        # Once: two that fail out of step would be tried for ever.
+        self._filesystem.retry(path)
         while not self._synced(path):
             yield {"report": self.report().to_reply()}
         failures = [

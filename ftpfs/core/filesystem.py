@@ -600,20 +600,22 @@ class Filesystem:
         return self._uploads.status(self._spool.used, self._spool.limit)
 
     def sync(self, path: str = "/", timeout: float | None = None) -> None:
-        """Return when nothing at and below `path` is unsent. What failed, or waits because the
-        server is away, is tried again at once. Raises the first failure that is for good, or
-        DeadlineExceeded after `timeout` seconds."""
+        """Return when nothing at and below `path` is unsent. Raises the first failure that is for
+        good, or DeadlineExceeded after `timeout` seconds."""
         inside = _below(path)
         with self._lock:
             files = list(self._users)
         for file in files:
             if inside(file) and file.commit():
                 self._uploads.add(file)
-        self._uploads.retry()
         if not self._uploads.drain(timeout, inside):
             raise errors.DeadlineExceeded(f"not everything was uploaded within {timeout:g} s")
         for _, error in self._uploads.failures(inside):
             raise errors.again(error) from error
+
+    def retry(self, path: str = "/") -> None:
+        """Try again now what failed, or waits because the server is away, at and below `path`."""
+        self._uploads.retry(_below(path))
 
     def recover(self) -> int:
         """Take over what earlier mounts left in the spool, and have it uploaded; how many files.
@@ -737,7 +739,7 @@ class Filesystem:
             with _logged(file):
                 if file.commit():
                     self._uploads.add(file)
-        self._uploads.retry()
+        self.retry()
         self._uploads.drain(grace, lambda _: True)
         stuck = self._uploads.stop(OpenFile.cancel, PARTING)
         with self._lock:

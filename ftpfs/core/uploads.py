@@ -209,12 +209,13 @@ class Uploads(Generic[F]):
             if job.state is not State.RUNNING:  # else: at its end, if more has to be sent
                 self._make_ready_locked(job)
 
-    def retry(self) -> None:
-        """Try again what failed, and what waits for a server that is away, at once."""
+    def retry(self, concerns: Callable[[F], bool]) -> None:
+        """Try again at once what failed, or waits for a server that is away, of the files that
+        `concerns` approves of."""
         with self._changed:
             self._away_until, self._away_pause = 0.0, min(self._away_pause, FIRST_PAUSE)
             for job in self._jobs.values():
-                if job.state is State.FAILED or job.paused:
+                if (job.state is State.FAILED or job.paused) and concerns(job.file):
                     job.attempts, job.pause = 0, FIRST_PAUSE
                     self._make_ready_locked(job)
 

@@ -450,10 +450,22 @@ def test_a_failure_is_a_line_of_sync_a_red_one_of_status_and_an_exit_code(
     shown = ftpfs("status", str(leaving.path))
     assert shown.returncode == 1
     assert "quota exceeded" in shown.stdout
-    rule.remove()
     umount = ftpfs("umount", str(leaving.path))
     assert umount.returncode == 1
     assert "lost: not uploaded" in umount.stderr
     assert leaving.spooled()
+    rule.remove()
     assert leaving.recover().returncode == 0
     assert (leaving.disk / "lost").read_bytes() == b"x" * 1000
+
+
+@pytest.mark.parametrize("command", ["sync", "umount"])
+def test_what_was_refused_is_tried_again_by_sync_and_umount(leaving: Leaving, command: str) -> None:
+    leaving.write("first", b"x")
+    rule = leaving.relay.refuse("STOR", "552 quota exceeded")
+    leaving.write("late", b"x" * 1000)
+    assert ftpfs("sync", str(leaving.path)).returncode == 1
+    rule.remove()
+    done = ftpfs(command, str(leaving.path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert leaving.arrived()

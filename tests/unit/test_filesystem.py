@@ -1581,7 +1581,6 @@ def hydrating(tmp_path: Path) -> Bench:
     handle = bench.fs.open("/big", os.O_WRONLY)
     bench.fs.write(handle, 5 << 20, b"changed")
     bench.fs.release(handle)
-    bench.fs._uploads.retry()  # now, it would linger
     assert fetching.wait(10)
     return bench
 

@@ -319,6 +319,7 @@ class Model(RuleBasedStateMachine):
     @rule()
     def everything_is_synced(self) -> None:
         self.remote.calm()
+        self.fs.retry()
         self.fs.sync("/", 20)
         for path, file in self.tree.items():
             if file is not None and file.saved:

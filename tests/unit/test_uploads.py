@@ -262,7 +262,7 @@ def test_a_queue_that_is_told_to_asks_a_server_that_was_away_at_once(
     bench.queue.add(file)
     until(lambda: len(bench.order) == 1)
     until(lambda: bench.queue.state_of(file) == "dirty")
-    bench.queue.retry()
+    bench.queue.retry(lambda _: True)
     assert bench.drain()
     assert bench.order == ["a", "a"]
 
