@@ -294,8 +294,9 @@ class Filesystem:
     def flush(self, handle: int) -> None:
         """Called at each close(): what was written survives this process when it returns.
 
-        It is on the server, too, when the mount is a synchronous one, or nothing is known yet of
-        whether its directory takes files. Raises what made an earlier upload fail for good, once.
+        It is on the server, too, when the mount is a synchronous one. Where nothing is known yet of
+        whether its directory takes files, the server has it, or at least takes it (see
+        `Content.accepted`). Raises what made an earlier upload fail for good, once.
         """
         known = self._handle(handle)
         if not known.writes:
@@ -306,7 +307,7 @@ class Filesystem:
             takes = posixpath.dirname(file.path) in self._taking
         wait = self._waits_for_uploads or not takes
         try:
-            self._save(file, wait=wait)
+            self._save(file, wait=wait, or_accepted=not self._waits_for_uploads)
         except errors.FtpfsError as error:
             if not isinstance(error, (errors.NetworkError, *NO_ROOM)):
                 self._drop_if_empty(file)
@@ -322,8 +323,9 @@ class Filesystem:
         file.tell_failure(again=True)
         self._save(file, wait=True)
 
-    def _save(self, file: OpenFile, *, wait: bool) -> None:
-        """Journal what was written, and have it uploaded."""
+    def _save(self, file: OpenFile, *, wait: bool, or_accepted: bool = False) -> None:
+        """Journal what was written, and have it uploaded; perhaps wait until it is, or until the
+        server takes it."""
         try:
             new = file.commit()
         except errors.FtpfsError:
@@ -333,7 +335,7 @@ class Filesystem:
             self._uploads.add(file)
         if wait and file.waits:
             self._uploads.hurry(file)
-            file.wait_until_sent()
+            file.wait_until_sent(or_accepted=or_accepted)
 
     def _drop_if_empty(self, file: OpenFile) -> None:
         """A new and empty file that the server refused, to the face of who made it: with it goes
@@ -894,6 +896,7 @@ class Filesystem:
             spool=self._spool,
             generation=generation,
             mode=mode,
+            accepted=lambda path: self._takes_files(posixpath.dirname(path)),
             uploaded=self._uploaded,
             outdated=lambda path: self._tree.forget(posixpath.dirname(path)),
         )

@@ -92,19 +92,22 @@ class OpenFile:
         generation: int = 0,
         mode: int | None = None,
         uploaded: Callable[[str, Entry], int],
+        accepted: Callable[[str], None] = lambda _path: None,
         outdated: Callable[[str], None] = lambda _path: None,
     ) -> None:
         """`entry` as the server has it; None for a new file, that exists only here so far.
 
         `uploaded(path, entry)` is called after each upload, with no lock held, while the file still
         counts as dirty: it is never neither here nor in the tree. It returns the generation of what
-        is there now. `outdated(path)` is called, with no lock held, when a read found that the
-        server has another content than this.
+        is there now. `accepted(path)` is called, with no lock held, when the server takes an
+        upload that goes on. `outdated(path)` is called, with no lock held, when a read found that
+        the server has another content than this.
         """
         self._remote = remote
         self._cache = cache
         self._budget = budget
         self._spool = spool
+        self._accepted = accepted
         self._uploaded = uploaded
         self._outdated = outdated
         self._spool_lock = threading.Lock()
@@ -510,19 +513,20 @@ class OpenFile:
             self._record()
         return True
 
-    def wait_until_sent(self) -> None:
-        """Return when the server holds what was committed before the call.
+    def wait_until_sent(self, *, or_accepted: bool = False) -> None:
+        """Return when the server holds what was committed before the call; `or_accepted`: or when
+        it takes an upload of the file that is under way.
 
         Raises what an upload raises meanwhile; the content stays in the spool then, and dirty.
         """
         with self._changed:
             self._waiting += 1
             try:
-                self._wait_until_sent_locked()
+                self._wait_until_sent_locked(or_accepted=or_accepted)
             finally:
                 self._waiting -= 1
 
-    def _wait_until_sent_locked(self) -> None:
+    def _wait_until_sent_locked(self, *, or_accepted: bool) -> None:
         goal, failures = self._committed, self._failures
         while self._sent < goal and not self._deleted:
             if self._failures != failures and self._error is not None:
@@ -530,6 +534,8 @@ class OpenFile:
                 raise errors.again(self._error) from self._error
             if self._closed:
                 raise errors.ConnectionLost("the mount is being closed")
+            if or_accepted and self._sending is not None and self._sending.is_accepted:
+                return
             self._changed.wait()
 
     def give_up(self, error: errors.FtpfsError) -> None:
@@ -884,6 +890,7 @@ class OpenFile:
             self._size,
             self._changed,
             ask=self._attributes_for,
+            accepted=lambda: self._accepted(self.path),
             progress=self._spool.note_progress,
             copy=copy,
             patches=patches,

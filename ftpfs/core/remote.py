@@ -52,6 +52,10 @@ class Content(Protocol):
     def whole(self) -> int | None:
         """How many bytes it has, where all of them are there already; None: it still grows."""
 
+    def accepted(self) -> None:
+        """The server takes it, as far as one can know before the end: who waits only to hear of a
+        folder that may not be written need not wait any longer. Called once, or never."""
+
     def attributes(self) -> tuple[int | None, int | None]:
         """The modification time and the mode bits to be set, asked for when all has been sent."""
 

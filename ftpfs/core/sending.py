@@ -48,6 +48,7 @@ class Sending:
         changed: threading.Condition,
         *,
         ask: Callable[[Sending], Attributes],
+        accepted: Callable[[], None],
         progress: Callable[[], None],
         copy: IO[bytes] | None = None,
         patches: bool = False,
@@ -55,8 +56,8 @@ class Sending:
         """`name`: for messages. `size`: the file's now. `copy`: what is sent, where that is not in
         the file itself. `patches`: only what is unsent of it, in place.
 
-        `ask` tells the attributes that are to be set, once all was sent; `progress` is called with
-        each piece; both with no lock held.
+        `ask` tells the attributes that are to be set, once all was sent; `accepted` is called when
+        the server takes it, `progress` with each piece; all with no lock held.
         """
         # Constant.
         self.patches = patches
@@ -65,6 +66,7 @@ class Sending:
         self._copy = copy
         self._changed = changed
         self._ask = ask
+        self._tell_accepted = accepted
         self._progress = progress
         # Guarded by `changed`:
         self.captured = False
@@ -72,6 +74,7 @@ class Sending:
         self.writes = -1  # of the file, that are in what was captured
         self.lowest = 0  # the smallest size of the file since then
         self.sent = 0
+        self.is_accepted = False
         self.lasts = False  # it is sent as it is by then, though it is written over
         self.told: Attributes | None = None  # when it asked
         self.corrected = False  # they were set once more, by themselves
@@ -178,6 +181,12 @@ class Sending:
     def whole(self) -> int | None:
         with self._changed:
             return self.end if self.captured else None
+
+    def accepted(self) -> None:
+        self._tell_accepted()
+        with self._changed:
+            self.is_accepted = True
+            self._changed.notify_all()
 
     def attributes(self) -> Attributes:
         return self._ask(self)

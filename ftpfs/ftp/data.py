@@ -245,6 +245,10 @@ class Upload(Transfer):
         except OSError as error:
             raise self._refusal(error) from error
 
+    def is_unopposed(self) -> bool:
+        """Whether the server has said nothing since it told to begin. Never waits."""
+        return not self._session.has_spoken()
+
     def finish(self) -> None:
         """Say that this was all, and wait until the server says that it has it.
 

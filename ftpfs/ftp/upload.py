@@ -64,6 +64,12 @@ WORTH_RESUMING = 1 << 20
 # What is asked of the content, and given to sendfile(2), at a time (bytes): a content that was
 # overwritten meanwhile is noticed that soon.
 PIECE = 1 << 20
+# An upload is taken when the server has told to begin (1xx), so much of it has left (bytes), and
+# nothing was said against it by then. The 1xx alone would do for the four servers that were tried:
+# they open the file first. But those that open it when data comes, or ask a store behind them, say
+# 150 and then 550 or 553; a connection that was made takes several round trips for a MiB, and the
+# refusal has come by then.
+TAKEN = 1 << 20
 # A piece of a patch costs as much as so many bytes: EPSV, REST and STOR and the 226 are two round
 # trips or three, and at 20 ms a link of 100 Mbit/s carries 250 KB in each.
 PIECE_COST = 512 << 10
@@ -95,6 +101,8 @@ class Content(Protocol):
 
     def whole(self) -> int | None: ...
 
+    def accepted(self) -> None: ...
+
     def attributes(self) -> tuple[int | None, int | None]: ...
 
 
@@ -114,6 +122,9 @@ class FileContent:
 
     def whole(self) -> int | None:
         return self._size
+
+    def accepted(self) -> None:
+        """Who sends it waits for the end anyway."""
 
     def attributes(self) -> tuple[int | None, int | None]:
         return self._attributes
@@ -549,6 +560,7 @@ class _Store(_Sender):
         self._was_reset = False  # its data connection, though the server said 226
         self._failed = False  # a 226 has been false before
         self._looked = False  # whether all had arrived was asked, after the 226 did not come
+        self._told_accepted = False
         # Of the final name:
         self._touched = False  # what lies there may be ours
         self._in_place = False  # it is written to directly
@@ -692,13 +704,23 @@ class _Store(_Sender):
 
     def _pump(self, upload: Upload, position: int) -> int:
         """Send what there is from `position` on; where it ended."""
-        fd = self._content.fileno()
+        fd, begin = self._content.fileno(), position
         while (end := self._content.ready(position)) > position:
             count = min(PIECE, end - position)
             self.handed = max(self.handed, position + count)
             upload.send_file(fd, position, count)
             position += count
+            if position - begin >= TAKEN and not self._told_accepted:
+                self._tell_accepted(upload)
         return position
+
+    def _tell_accepted(self, upload: Upload) -> None:
+        """That a folder takes a temporary file tells nothing of a file that is there already: in a
+        folder with the sticky bit, only its owner may replace it."""
+        new = self._in_place or self._base is None
+        if new and upload.is_unopposed():
+            self._told_accepted = True
+            self._content.accepted()
 
     # What others did.
 

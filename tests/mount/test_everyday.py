@@ -557,6 +557,7 @@ def test_a_folder_that_may_not_be_written_says_permission_denied(
     here = mounted.path / "closed"
     for attempt in (
         lambda: (here / "new").write_text("x"),
+        lambda: (here / "long").write_bytes(bytes(20 << 20)),
         lambda: (here / "folder").mkdir(),
         lambda: (here / "there").unlink(),
         lambda: os.rename(here / "there", mounted.path / "moved"),

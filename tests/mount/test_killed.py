@@ -23,6 +23,7 @@ import pytest
 
 from tests.conftest import RemoteDir
 from tests.mount.conftest import Mounted, MountServer, _daemons, wait_until_sent
+from tests.support.relay import Relay
 
 pytestmark = pytest.mark.mount
 
@@ -142,6 +143,27 @@ def test_killed_at_random_moments_nothing_that_was_closed_is_lost(
     wait_until_sent(mounted.path)
     work.check(remote_dir.disk)
     assert work.done > KILLS
+
+
+def test_the_first_long_file_of_a_folder_is_closed_while_it_is_sent_and_outlives_a_kill(
+    remote_dir: RemoteDir, relay: Relay, mount_server: MountServer
+) -> None:
+    def mount() -> Mounted:
+        return mount_server(
+            remote_dir.server, remote_dir.disk, path=remote_dir.path, port=relay.port
+        )
+
+    mounted = mount()
+    data = random.Random(13).randbytes(24 << 20)
+    relay.stall_data("up", after=2 << 20, times=None)
+    (mounted.path / "long").write_bytes(data)
+    assert relay.data_bytes("up") <= 3 << 20
+    kill(mounted)
+    relay.clear()
+    mounted = mount()
+    assert (mounted.path / "long").read_bytes() == data
+    wait_until_sent(mounted.path)
+    assert (remote_dir.disk / "long").read_bytes() == data
 
 
 def test_the_next_mount_deletes_the_temporary_files_of_the_killed_one_and_no_others(

@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 # Reads come in pieces of no round size, as they do from a socket.
 PIECE = 50_021
+# An upload is known to be taken after so much.
+TAKEN = 1 << 20
 
 
 @contextlib.contextmanager
@@ -280,10 +282,16 @@ class MemoryRemote:
         return self._call("open_read", work)
 
     def store(self, path: str, content: Content, *, base: Entry | None) -> Entry:
-        """In pieces, as they become ready; nothing is seen of it before all is there."""
+        """In pieces, as they become ready; nothing is seen of it before all is there. What is long
+        is accepted before: `hold("accept")` and `fail("accept", ...)`."""
         data = bytearray()
+        told = base is not None
         while (end := content.ready(len(data))) > len(data):
             data += self._pull(content, len(data), min(end, len(data) + PIECE))
+            if len(data) >= TAKEN and not told:
+                told = True
+                self._call("accept", lambda: None)
+                content.accepted()
             if self.stall_uploads is not None:
                 self.stall_uploads.pass_through()
         mtime, mode = content.attributes()

@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -716,6 +716,9 @@ def test_a_file_opened_while_it_is_uploaded_after_its_last_close_is_the_same_fil
 # Uploads in the background.
 
 
+LONG = bytes(3 << 20)  # the server takes it before it has all of it
+
+
 def settled(bench: Bench) -> None:
     bench.fs.sync("/", 20)
 
@@ -736,11 +739,71 @@ def test_the_first_write_into_a_directory_waits_and_the_next_ones_do_not(bench: 
     assert bench.remote.content("/d/two") == b"2"
 
 
+def test_the_first_close_in_a_directory_returns_when_the_server_takes_the_file(
+    bench: Bench,
+) -> None:
+    accepting, ending = bench.remote.hold("accept"), bench.remote.hold("store")
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(bench.write, "/d/one", LONG)
+        assert accepting.reached.wait(5)
+        assert not wait([writing], 0.2).done
+        accepting.open()
+        writing.result(5)
+    assert "/d/one" not in bench.remote.files()
+    bench.write("/d/two", b"2")  # what the server takes one of, it takes more of
+    ending.open()
+    settled(bench)
+    assert bench.remote.content("/d/one") == LONG
+
+
+def test_a_first_file_that_the_server_refuses_before_it_takes_it_is_told_at_its_close(
+    bench: Bench,
+) -> None:
+    bench.remote.fail("accept", errors.PermissionDenied("no"))
+    with pytest.raises(errors.PermissionDenied):
+        bench.write("/d/one", LONG)
+    gate = bench.remote.hold("store")
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(bench.write, "/d/two", b"2")
+        assert gate.reached.wait(5)
+        assert not wait([writing], 0.2).done
+        gate.open()
+        writing.result(5)
+
+
+def test_a_first_file_that_the_server_refuses_after_it_took_it_is_told_at_the_next_close(
+    bench: Bench,
+) -> None:
+    handle = bench.new("/d/one", LONG)
+    gate = bench.remote.hold("store")
+    for number in range(2):  # who closes it while it is sent has it tried again
+        bench.remote.fail("store", errors.QuotaExceeded("full"), after=number)
+    bench.fs.flush(handle)
+    gate.open()
+    until_failed(bench, "/d/one")
+    with pytest.raises(errors.QuotaExceeded):
+        bench.fs.flush(handle)
+    bench.fs.release(handle)
+
+
+def test_fsync_waits_for_the_server_to_have_what_it_takes(bench: Bench) -> None:
+    handle = bench.new("/d/one", LONG)
+    gate = bench.remote.hold("store")
+    bench.fs.flush(handle)
+    with ThreadPoolExecutor(1) as pool:
+        saving = pool.submit(bench.fs.fsync, handle)
+        assert not wait([saving], 0.2).done
+        gate.open()
+        saving.result(5)
+    assert bench.remote.content("/d/one") == LONG
+    bench.fs.release(handle)
+
+
 def test_a_synchronous_mount_waits_at_every_close(tmp_path: Path) -> None:
     bench = made(tmp_path, write=Write(sync=True))
-    for name in ("/one", "/two"):
-        bench.write(name, b"x")
-        assert bench.remote.content(name) == b"x"
+    for name, content in (("/one", b"x"), ("/two", b"x"), ("/d/long", LONG)):
+        bench.write(name, content)
+        assert bench.remote.content(name) == content
     bench.fs.close()
 
 

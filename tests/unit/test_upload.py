@@ -47,6 +47,7 @@ class Local:
         self._size = len(data)
         self._attributes = mtime, mode
         self._each = each
+        self.taken = threading.Event()
 
     def fileno(self) -> int:
         return self._file.fileno()
@@ -57,6 +58,10 @@ class Local:
 
     def whole(self) -> int | None:
         return self._size
+
+    def accepted(self) -> None:
+        assert not self.taken.is_set()
+        self.taken.set()
 
     def attributes(self) -> tuple[int | None, int | None]:
         return self._attributes
@@ -269,6 +274,49 @@ def test_superseded_content_is_taken_away_and_leaves_what_was_there(
     relayed.store("/file", Local(b"new"), base=base)
     assert on_disk(remote_dir.disk) == {"file": b"new"}
     assert not relay.connections[1:], "the session is still good"
+
+
+# Taken, before all of it has arrived.
+
+
+def test_that_the_server_takes_a_file_is_told_while_most_of_it_is_still_to_be_sent(
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    content = Local(blob(24 * MEG))
+    relay.data_rate = 8 * MEG
+    storing = threading.Thread(target=lambda: relayed.store("/file", content, base=None))
+    storing.start()
+    assert content.taken.wait(10)
+    assert relay.data_bytes("up") < 12 * MEG
+    relay.data_rate = None
+    storing.join()
+    assert on_disk(remote_dir.disk) == {"file": blob(24 * MEG)}
+
+
+def test_that_a_server_says_150_and_then_550_is_not_taken_for_a_yes(
+    relayed: Remote, relay: Relay
+) -> None:
+    content = Local(blob(MEG + 1))
+    relay.refuse("STOR", "150 Here it comes.\r\n550 Permission denied.")
+    with pytest.raises(errors.PermissionDenied):
+        relayed.store("/file", content, base=None)
+    assert not content.taken.is_set()
+
+
+def test_of_what_replaces_a_file_nothing_is_told_before_it_did(
+    remote: Remote, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"what was there")
+    content = Local(blob(3 * MEG))
+    remote.store("/file", content, base=found(remote, "/file"))
+    assert not content.taken.is_set()
+
+
+def test_a_file_that_is_written_in_place_is_taken(relayed: Remote, relay: Relay) -> None:
+    relay.refuse("STOR", "553 no new names", where=lambda command: ".ftpfs-" in command.arg)
+    content = Local(blob(3 * MEG))
+    relayed.store("/file", content, base=None)
+    assert content.taken.is_set()
 
 
 # What others did.
