@@ -128,7 +128,10 @@ class Relay(Stoppable):
     def __init__(self, server_host: str, server_port: int, *, raw: bool = False) -> None:
         self.server = (server_host, server_port)
         self.raw = raw
-        self.port = 0
+        # Keeps the port, on which nobody listens while the server is gone: another process on this
+        # machine might be given it.
+        self._place = _bound(self.host, 0)
+        self.port: int = self._place.getsockname()[1]
         # Guarded by _changed, which is notified when a waiting thread should look again.
         self._changed = threading.Condition()
         self._commands: list[Command] = []
@@ -398,6 +401,7 @@ class Relay(Stoppable):
             self._stopped = True
         self.release()
         self.vanish()
+        self._place.close()
         with self._changed:
             threads = list(self._threads)
         deadline = time.monotonic() + 5
@@ -413,11 +417,8 @@ class Relay(Stoppable):
     # Within.
 
     def _listen(self) -> None:
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((self.host, self.port))
+        listener = _bound(self.host, self.port)
         listener.listen(256)
-        self.port = listener.getsockname()[1]
         with self._changed:
             self._listener = listener
         self._spawn(self._accept, listener)
@@ -1056,6 +1057,14 @@ def _cut(sock: socket.socket, how: How) -> None:
             sock.shutdown(socket.SHUT_RD)
         else:
             sock.shutdown(socket.SHUT_RDWR)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at an address that it may share, as long as only one of them listens."""
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind((host, port))
+    return bound
 
 
 def _wake(listener: socket.socket) -> None:

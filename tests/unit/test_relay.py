@@ -183,6 +183,8 @@ def test_limits_and_vanishing(relay: Relay) -> None:
     assert relay.peak_connections == 2
     port = relay.port
     relay.vanish()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind((relay.host, relay.port))
     with pytest.raises(LOST):
         first.voidcmd("NOOP")
     with pytest.raises(ConnectionRefusedError):
