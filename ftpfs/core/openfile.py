@@ -831,11 +831,12 @@ class OpenFile:
 
     def _upload(self, *, streamed: bool) -> None:
         with self._spool_lock:
+            with self._changed:
+                # It may be closed by now, and must not get another spool file then.
+                if self._deleted or not self._dirty_locked():
+                    return
+                patching = self._patching
             file = self._spool_file()
-        with self._changed:
-            if self._deleted or not self._dirty_locked():
-                return
-            patching = self._patching
         if patching:
             self._look_what_a_patch_left()
         if not self._patch(file):

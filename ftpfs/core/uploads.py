@@ -180,7 +180,11 @@ class Uploads(Generic[F]):
                 job.state, job.paused, job.pause = State.LATER, False, FIRST_PAUSE
                 job.attempts, job.entered = 0, now
             linger = min(self._linger, SHORT_LINGER) if file.changes_in_place else self._linger
-            due = now if self._drains else min(now + linger, job.entered + LONGEST_LINGER)
+            due = (
+                now
+                if self._drains
+                else min(now + linger, job.entered + max(linger, LONGEST_LINGER))
+            )
             self._schedule_locked(job, due)
 
     def stream(self, file: F) -> bool:

@@ -26,6 +26,7 @@ from ftpfs.core.journal import Record
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Entry, Kind
 from tests.support.memory_remote import Gate, MemoryRemote
+from tests.support.waiting import until
 
 
 @dataclass
@@ -56,12 +57,20 @@ class Bench:
     def names(self, path: str) -> set[str]:
         return {entry.name for entry in self.fs.children(path)}
 
+    def linger(self) -> None:
+        linger(self.fs)
+
     def exists(self, path: str) -> bool:
         try:
             self.fs.attributes(path)
         except errors.NotFound:
             return False
         return True
+
+
+def linger(fs: Filesystem) -> None:
+    """From now on what is closed is sent when somebody waits for it, and not before."""
+    fs._uploads._linger = 1000.0
 
 
 def made(
@@ -477,7 +486,7 @@ def test_a_file_that_is_written_while_it_moves_to_an_unknown_folder_moves(bench:
 
 def test_a_full_disk_does_not_keep_files_from_being_renamed_and_deleted(bench: Bench) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     append(bench, "/b", b" and more")
     bench.write("/new", b"new")
     reader = bench.fs.open("/b", os.O_RDONLY)
@@ -663,10 +672,7 @@ def test_a_late_call_after_closing_is_refused_and_harms_nothing(tmp_path: Path) 
 
 
 def until_failed(bench: Bench, path: str) -> None:
-    deadline = time.monotonic() + 10
-    while bench.fs.state(path) != "failed":
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    until(lambda: bench.fs.state(path) == "failed")
 
 
 def test_what_the_server_refuses_is_told_and_stays_in_the_spool_until_it_is_dropped(
@@ -1039,7 +1045,7 @@ def test_a_file_that_is_written_anew_after_a_patch_broke_off_is_no_conflict(
     bench.remote.fail("patch piece", errors.ConnectionLost("cut"), after=2)
     with pytest.raises(errors.ConnectionLost):
         bench.fs.fsync(handle)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     bench.fs.truncate_handle(handle, 0)
     bench.fs.write(handle, 0, b"short")
     bench.fs.flush(handle)
@@ -1270,7 +1276,7 @@ def test_what_waited_under_a_name_that_was_replaced_right_before_the_kill_does_n
     bench: Bench, tmp_path: Path
 ) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     append(bench, "/b", b" and more")
     with killed_in(
         bench, "rename", lambda: bench.fs.rename("/a", "/b"), tmp_path / "next"
@@ -1283,7 +1289,7 @@ def test_what_waited_of_a_file_that_was_deleted_right_before_the_kill_does_not_c
     bench: Bench, tmp_path: Path
 ) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     append(bench, "/b", b" and more")
     with killed_in(bench, "remove", lambda: bench.fs.unlink("/b"), tmp_path / "next") as next_one:
         assert next_one.names("/") == {"a", "d", "made"}
@@ -1303,7 +1309,7 @@ def test_what_is_sent_after_a_rename_whose_answer_was_lost_goes_where_the_file_i
     bench: Bench, done: bool
 ) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     bench.write("/d/inside", b"all of it")
     append(bench, "/a", b" and more")
     rename_in_doubt(bench, "/a", "/new", done=done)
@@ -1327,7 +1333,7 @@ def test_killed_before_it_is_known_what_became_of_a_rename_the_next_mount_looks(
     bench: Bench, tmp_path: Path, done: bool, away: bool
 ) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     handle = bench.fs.open("/a", os.O_WRONLY | os.O_APPEND)
     bench.fs.write(handle, 0, b" and more")
     rename_in_doubt(bench, "/a", "/new", done=done)
@@ -1344,7 +1350,7 @@ def test_killed_before_it_is_known_what_became_of_a_rename_the_next_mount_looks(
 
 def test_nothing_is_made_under_the_new_name_before_that_is_known(bench: Bench) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     append(bench, "/a", b" and more")
     rename_in_doubt(bench, "/a", "/new", done=True)
     with pytest.raises(errors.ConnectionLost):
@@ -1358,7 +1364,7 @@ def test_nothing_is_made_under_the_new_name_before_that_is_known(bench: Bench) -
 
 def test_a_rename_that_is_tried_again_finds_what_became_of_the_first(bench: Bench) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     append(bench, "/a", b" and more")
     rename_in_doubt(bench, "/a", "/new", done=True)
     with pytest.raises(errors.ConnectionLost):
@@ -1374,7 +1380,7 @@ def test_a_file_that_was_hidden_for_its_handles_right_before_the_kill_has_its_na
     bench: Bench, tmp_path: Path, replaced: bool
 ) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     reader = bench.fs.open("/b", os.O_RDONLY)
     append(bench, "/b", b" and more")
     deed = partial(bench.fs.rename, "/a", "/b") if replaced else partial(bench.fs.unlink, "/b")
@@ -1388,7 +1394,7 @@ def test_a_file_that_was_hidden_and_then_replaced_goes_when_the_mount_is_killed(
     bench: Bench, tmp_path: Path
 ) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     reader = bench.fs.open("/b", os.O_RDONLY)
     append(bench, "/b", b" and more")
     with killed_in(
@@ -1404,7 +1410,7 @@ def test_what_was_deleted_while_it_was_open_goes_when_the_mount_is_killed(
     bench: Bench, tmp_path: Path, how: str
 ) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     bench.remote.outside_write("/d/b", b"bbbb")
     bench.write("/new", b"new")
     reader = bench.fs.open("/d/b", os.O_RDONLY)
@@ -1451,7 +1457,7 @@ def test_what_is_closed_while_its_name_changes_right_before_the_kill_has_the_new
     bench: Bench, tmp_path: Path
 ) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     handle = bench.fs.open("/b", os.O_WRONLY | os.O_APPEND)
     bench.fs.write(handle, 0, b" and more")
     gate = bench.remote.hold("rename", answered=True)
@@ -1472,7 +1478,7 @@ def test_killed_right_after_a_new_file_was_renamed_over_an_old_one_it_is_no_conf
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     bench.write("/new", b"new")
     journal, moments = bench.fs._spool.journal, []
     rename = journal.rename
@@ -1500,7 +1506,7 @@ def test_what_was_written_after_the_last_close_does_not_come_back_as_a_hole(
     assert gate.reached.wait(5)
     bench.fs.write(handle, 3, b"not closed")
     next_one = reborn(bench, tmp_path / "next")
-    next_one.fs._uploads._linger = 1000
+    next_one.linger()
     next_one.fs.recover()
     next_one.fs.truncate("/new", 9)
     next_one.fs.close()
@@ -1513,7 +1519,7 @@ def test_what_was_written_into_a_hole_and_not_closed_is_not_there_after_the_cras
     bench: Bench, tmp_path: Path
 ) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     handle = bench.new("/new", b"abc")
     bench.fs.truncate_handle(handle, 3 << 20)
     bench.fs.flush(handle)
@@ -1530,7 +1536,7 @@ def test_what_cannot_be_opened_after_a_crash_stays_for_the_mount_after_the_next(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     for name in ("/one", "/two"):
         bench.write(name, name.encode())
     next_one = reborn(bench, tmp_path / "next")
@@ -1577,7 +1583,7 @@ def test_two_that_write_as_much_within_one_second_keep_both_contents(
     bench: Bench, size: int
 ) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     bench.write("/both", b"m" * size)
     when = bench.fs.attributes("/both").mtime
     bench.remote.outside_write("/both", b"t" * size, mtime=when)
@@ -1589,7 +1595,7 @@ def test_two_that_write_as_much_within_one_second_keep_both_contents(
 
 def test_two_conflicts_within_one_second_have_copies_of_their_own(bench: Bench) -> None:
     open_directory(bench)
-    bench.fs._uploads._linger = 1000
+    bench.linger()
     theirs = []
     for number in range(6):
         bench.write("/both", b"mine %d" % number)
@@ -1625,6 +1631,22 @@ def test_what_is_written_all_the_time_arrives_and_never_as_a_mixture(bench: Benc
     bench.fs.release(handle)
     bench.fs.sync()
     assert bench.remote.content("/busy")[: 1 << 20] == bench.read("/busy")
+
+
+def test_an_upload_that_waits_while_its_file_is_deleted_leaves_no_spool_file(bench: Bench) -> None:
+    open_directory(bench)
+    bench.linger()
+    append(bench, "/b", b" and more")
+    gate = bench.remote.hold("remove")
+    with ThreadPoolExecutor(2) as pool:
+        deleted = pool.submit(bench.fs.unlink, "/b")
+        assert gate.reached.wait(5)
+        synced = pool.submit(bench.fs.sync)
+        until(lambda: bench.fs.state("/b") == "uploading")
+        gate.open()
+        deleted.result(20)
+        synced.result(20)
+    assert not list(bench.spool.rglob("*.spool"))
 
 
 @pytest.fixture
@@ -1683,7 +1705,7 @@ def test_changes_of_two_killed_mounts_to_one_file_are_both_kept(
             fs = Filesystem(bench.remote, Spool(spool), Cache())
             stack.callback(fs.close, 0)
             fs.mkdir(f"/d/{number}", 0o755)  # the folder takes files
-            fs._uploads._linger = 1000
+            linger(fs)
             handle = fs.open("/d/big", os.O_RDWR)
             fs.write(handle, number * BLOCK_SIZE, b"mine")
             fs.set_mtime("/d/big", 1000 + number)
@@ -1725,7 +1747,7 @@ def test_a_recovered_file_whose_upload_was_done_is_replaced_without_a_conflict(
     bench.fs.release(handle)
     assert gate.reached.wait(5)
     next_one = reborn(bench, tmp_path / "next")
-    next_one.fs._uploads._linger = 1000
+    next_one.linger()
     next_one.fs.recover()
     open_directory(next_one, "/d")
     next_one.fs.mkdir("/more", 0o755)
