@@ -174,8 +174,9 @@ class Filesystem:
 
     def children(self, path: str) -> list[Entry]:
         """The entries of a directory, files that exist only here so far among them."""
-        listed = {entry.name: entry for entry in self._tree.children(path)}
         self._note_visit(path, read=True)
+        listed = {entry.name: entry for entry in self._tree.children(path)}
+        self._walks.listed()
         with self._lock:
             here = [f for p, f in self._files.items() if posixpath.dirname(p) == path]
         for file in here:

@@ -117,7 +117,7 @@ class Tree:
     ) -> None:
         """`ahead()` is a connection that nobody else needs now, and lists with it; `peek(path)`
         asks for one name, where that is cheaper than its directory (None: it cannot tell);
-        `visited` is told of each directory that is looked into for the first time."""
+        `visited` is told of each directory that is about to be looked into for the first time."""
         self._fetch_list = fetch_list
         self._ahead = ahead
         self._peek = peek
@@ -150,8 +150,8 @@ class Tree:
                 single = self._single(path, parent, name)
                 if single is not None:
                     return single
-                entries = self._entries(parent)
                 self._visited(parent)
+                entries = self._entries(parent)
         except errors.PermissionDenied:
             # A directory that may be entered but not listed (mode 711): ask for the name itself.
             return self._fetch_entry(path)
@@ -176,10 +176,10 @@ class Tree:
         entry = self._peek(path)
         if entry is None:
             return None
+        self._visited(parent)
         with self._lock:
             if self._singles.get(parent) is single:  # else it was changed from here meanwhile
                 single.entry = _named(entry, name)
-        self._visited(parent)
         return _named(entry, name)
 
     def children(self, path: str) -> list[Entry]:

@@ -90,7 +90,10 @@ class Walks:
         self._closed = False
 
     def visited(self, path: str, *, read: bool) -> None:
-        """A directory was asked for: `read` as a whole, or for a name in it."""
+        """A directory is asked for: `read` as a whole, or for a name in it.
+
+        To be told before it is listed: what comes next is listed beside it then, not after it.
+        """
         if not self._most_workers:
             return
         with self._lock:
@@ -98,12 +101,16 @@ class Walks:
             self._settle_locked(path, now)
             self._follow_locked(path, read=read, now=now)
             self._visited_at = now
-            if self._closed or self._belief < BELIEF:
-                return
-            starting = min(self._wake_locked(), self._most_workers - self._workers)
-            self._workers += starting
-        for _ in range(starting):
-            self._start_worker()
+            starting = self._start_locked()
+        self._start_workers(starting)
+
+    def listed(self) -> None:
+        """What was visited is listed by now: its own directories may be what comes next."""
+        if not self._most_workers:
+            return
+        with self._lock:
+            starting = self._start_locked()
+        self._start_workers(starting)
 
     def close(self) -> None:
         """List nothing more. Does not wait for what is under way."""
@@ -131,7 +138,9 @@ class Walks:
         place = self._place_locked(path)
         parent, _, name = path.rpartition("/")
         parent = parent or "/"
-        above = self._places.get(parent) if path != "/" else None
+        # It was visited before it was listed: its names are known by now.
+        known = path != "/" and parent in self._places
+        above = self._place_locked(parent) if known else None
         if now - self._visited_at > PAUSE:
             self._belief, self._at = 0, ""
         descends = read and above is not None and above.read
@@ -188,8 +197,13 @@ class Walks:
                 yield path
 
     def _upcoming_locked(self, order: str) -> Iterator[str]:
-        """The directories that the walk visits after the one where it is, as far as known."""
+        """The directories that the walk visits after the one where it is, as far as known.
+
+        While that is still being listed it may have more to bring: then its siblings only, or those
+        below them would take the credit that its own need.
+        """
         at = self._at
+        deep = self._directories(at) is not None
         yield from self._below_locked(at, order)
         while at not in (self._top, "/"):
             parent, _, name = at.rpartition("/")
@@ -198,7 +212,8 @@ class Walks:
             for sibling in above.after(name, order) if above else ():
                 path = _join(parent, sibling)
                 yield path
-                yield from self._below_locked(path, order)
+                if deep:
+                    yield from self._below_locked(path, order)
             at = parent
 
     def _below_locked(self, path: str, order: str) -> Iterator[str]:
@@ -218,6 +233,18 @@ class Walks:
         count = sum(1 for _ in itertools.islice(self._candidates_locked(), self._most_workers))
         self._work.notify(count)
         return count
+
+    def _start_locked(self) -> int:
+        """Wake threads for what is to be listed; how many more are to be started for it."""
+        if self._closed or self._belief < BELIEF:
+            return 0
+        starting = min(self._wake_locked(), self._most_workers - self._workers)
+        self._workers += starting
+        return starting
+
+    def _start_workers(self, count: int) -> None:
+        for _ in range(count):
+            self._start_worker()
 
     def _start_worker(self) -> None:
         try:
