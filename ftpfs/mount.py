@@ -296,6 +296,7 @@ def _mount(
             if not mount.ro:
                 filesystem.recover()
             running.start()
+            filesystem.warm_up()
             log.info(
                 "mounted %s on %s with %s (%s)",
                 config.server,

@@ -58,6 +58,10 @@ ORDINARY_FOLDER_MODES = {0o755, 0o775, 0o777}
 # loopback `cp -r` brought 950 files a second without it and 700 with, its threads being in the way.
 LONG_LINK = 0.002
 
+# Sessions at hand while a mount is in use over a long link, before anything shows what it is used
+# for: a login takes four round trips, and what is read first waited for it.
+FEW = 4
+
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # renameat2(2)
 
 _UNSENDABLE = frozenset("\r\n\0")
@@ -131,6 +135,7 @@ class Filesystem:
             budget=cache.block_cache // 4,
         )
         self._waits_for_uploads = write.sync
+        self._most_uploads = write.uploads
         near = not remote.round_trip() > LONG_LINK
         self._uploads: Uploads[OpenFile] = Uploads(
             self._upload,
@@ -253,6 +258,8 @@ class Filesystem:
             if flags & os.O_EXCL:
                 raise errors.Exists(f"{path}: exists")
             return self.open(path, flags)
+        # They are there by the time that the first upload has lingered.
+        self.warm_up(min(self._most_uploads, FEW + self._uploads.count))
         generation = self._generations.of(path)
         with self._lock:
             file = self._files.get(path)
@@ -775,8 +782,14 @@ class Filesystem:
     def _looked_into(self, path: str) -> None:
         self._note_visit(path, read=False)
 
+    def warm_up(self, sessions: int = FEW) -> None:
+        """The mount is in use: have so many sessions at hand, where logging in takes long."""
+        if self._remote.round_trip() > LONG_LINK:
+            self._remote.warm(sessions)
+
     def _note_visit(self, path: str, *, read: bool) -> None:
         if self._remote.round_trip() > LONG_LINK:
+            self.warm_up()
             self._walks.visited(path, read=read)
 
     # Inside: open files.

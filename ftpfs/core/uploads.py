@@ -299,6 +299,12 @@ class Uploads(Generic[F]):
             job = self._jobs.get(file)
             return None if job is None else _state_told(job)
 
+    @property
+    def count(self) -> int:
+        """Files in the queue, those that failed among them."""
+        with self._changed:
+            return len(self._jobs)
+
     def status(self, spool_used: int, spool_limit: int | None) -> UploadStatus:
         with self._changed:
             jobs = sorted(

@@ -82,9 +82,13 @@ class Download(Transfer):
         channel: socket.socket,
         done: Callable[[], None] | None,
         replies: Sequence[Reply] = (),
+        *,
+        at_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """`replies`: to the commands that were sent together with it."""
+        """`replies`: to the commands that were sent together with it. `at_end` is called when all
+        has come but the final reply."""
         super().__init__(session, channel, done)
+        self._at_end = at_end
         self.replies = replies
         self.final_text = ""  # all lines of the final reply, once all has come
         self._unsaid = False  # the data ended without TLS's close_notify
@@ -170,6 +174,7 @@ class Download(Transfer):
             self._session.profile.close_notify = True
         say_end(self._channel, 0)
         self._channel.close()
+        self._at_end()
         self.final_text = "\n".join(self._session.finish_transfer().lines)
 
     def _break(self) -> None:

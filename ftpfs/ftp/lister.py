@@ -46,8 +46,7 @@ def list_directory(session: Session, path: str, *, hidden: bool = False) -> list
     try:
         found = _by_mlsd(session, path) if session.profile.mlsd is not False else None
         if found is None:
-            found = _by_list(session, path)
-            found = replace(found, entries=_with_exact_times(session, path, found.entries))
+            found = _by_list(session, path, exact=True)
     except errors.NotPrepared as not_entered:
         raise not_entered.refusal from None
     for line in found.rejected:
@@ -89,7 +88,7 @@ def entry_in(session: Session, reply: Reply) -> Entry | None:
 def _by_mlsd(session: Session, path: str) -> Listing | None:
     """The MLSD listing; None when the server turns out not to have it after all."""
     try:
-        data, said = session.listing("MLSD", [f"CWD {path}"])
+        data, said, _ = session.listing("MLSD", [f"CWD {path}"])
     except (errors.NotSupported, errors.InvalidArgument):
         session.profile.mlsd = False
         return None
@@ -110,22 +109,35 @@ def _by_mlsd(session: Session, path: str) -> Listing | None:
     return replace(found, entries=_told_in_utc(found.entries, session.profile))
 
 
-def _by_list(session: Session, path: str) -> Listing:
-    """LIST -a where it is taken for an option (vsftpd hides dot files without), else LIST."""
+def _by_list(session: Session, path: str, *, exact: bool = False) -> Listing:
+    """LIST -a where it is taken for an option (vsftpd hides dot files without), else LIST.
+
+    With `exact` the files have their times to the second, in UTC, by pipelined MDTM: LIST shows
+    minutes at best, in the server's own zone. MDTM is for files; directories and links keep LIST's
+    time, corrected by the zone that the files' two times reveal.
+    """
     profile = session.profile
     command = "LIST" if profile.list_all is False else "LIST -a"
+    found = Listing(entries=[], rejected=[])
+
+    def read(data: bytes) -> list[str]:
+        nonlocal found
+        found = listing.parse_list_data(data, session.decode_bytes, time.time())
+        prefix = path.rstrip("/")
+        asks = exact and profile.mdtm is not False
+        return [f"MDTM {prefix}/{e.name}" for e in _files(found)] if asks else []
+
     try:
-        data, said = session.listing(command, [f"CWD {path}"])
+        data, said, times = session.listing(command, [f"CWD {path}"], read)
     except (errors.NotSupported, errors.InvalidArgument, errors.Refused) as refusal:
         if profile.list_all is None:
             profile.list_all = False
-            return _by_list(session, path)
+            return _by_list(session, path, exact=exact)
         if isinstance(refusal, errors.Unavailable):
             return _empty_or_denied(refusal)
         raise
     if not data and profile.list_all and profile.list_shows_itself:
         raise _nothing(command, said)
-    found = listing.parse_list_data(data, session.decode_bytes, time.time())
     if found.rejected and not found.entries:
         # `ls: cannot open directory` and the like, sent as if it were a listing.
         raise errors.PermissionDenied(f"not a listing: {found.rejected[0]}")
@@ -137,10 +149,16 @@ def _by_list(session: Session, path: str) -> Listing:
             # With -a even an empty folder shows `.` and `..`; nothing at all may mean that the
             # server looked for a file called "-a".
             profile.list_all = False
-            found = _by_list(session, path)
-            if not found.entries:
+            again = _by_list(session, path, exact=exact)
+            if not again.entries:
                 profile.list_all = None  # an empty folder has taught nothing
-    return found
+            return again
+    return _with_exact_times(found, times, profile) if exact else found
+
+
+def _files(found: Listing) -> list[Entry]:
+    """Those that can be asked about: a CR may belong to a name, but not to a command."""
+    return [e for e in found.entries if e.kind is Kind.FILE and "\r" not in e.name]
 
 
 def _nothing(command: str, said: str) -> errors.FtpfsError:
@@ -169,30 +187,23 @@ def _empty_or_denied(refusal: errors.Unavailable) -> Listing:
 _NOTHING_THERE = ("no files", "no such file", "not found", "empty", "no data sets", "no members")
 
 
-def _with_exact_times(session: Session, path: str, entries: list[Entry]) -> list[Entry]:
-    """The same entries with the files' times to the second, in UTC, by pipelined MDTM.
-
-    LIST shows minutes at best, in the server's own zone. MDTM is for files; directories and links
-    keep LIST's time, corrected by the zone that the files' two times reveal.
-    """
-    profile = session.profile
+def _with_exact_times(found: Listing, replies: Sequence[str], profile: Profile) -> Listing:
+    """The same with the times in these replies to MDTM of its files (none: it was not asked)."""
     exact: dict[str, int] = {}
-    if profile.mdtm is not False:
-        # A CR may belong to a name, but not to a command.
-        files = [e for e in entries if e.kind is Kind.FILE and "\r" not in e.name]
-        prefix = path.rstrip("/")
-        replies = session.ask([f"MDTM {prefix}/{e.name}" for e in files])
+    if replies:
+        files = _files(found)
         answers = ((e, _time_of(reply, profile)) for e, reply in zip(files, replies, strict=True))
         exact = {e.name: when for e, when in answers if when is not None}
-        if replies and all(reply.startswith(("500", "502", "504")) for reply in replies):
+        if all(reply.startswith(("500", "502", "504")) for reply in replies):
             profile.mdtm = False
         profile.saw_list_zones(_zones(files, exact))
-    return [
+    entries = [
         Entry(e.name, e.kind, e.size, exact[e.name], True, e.mode)
         if e.kind is Kind.FILE and e.name in exact
         else _in_utc(e, profile)
-        for e in entries
+        for e in found.entries
     ]
+    return replace(found, entries=entries)
 
 
 def _told_in_utc(entries: list[Entry], profile: Profile) -> list[Entry]:

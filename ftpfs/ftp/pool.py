@@ -19,6 +19,14 @@ of the pool's, so that whoever used it goes on at once. It counts as a connectio
 who needs one waits for it rather than log in anew (7 round trips), unless more wait than are being
 groomed.
 
+Sessions that will be needed soon are logged in ahead (`warm`), by the same threads: a login takes
+four round trips, as long as the listing or the linger that it can run beside. Who needs a session
+waits for one of these, too, rather than log in one more. Never where the server has refused one
+lately.
+
+Whether we are let in at all is tried by one login: the others wait for what comes of it. A password
+that was changed is told to the server once and not sixteen times, for which it would ban us.
+
 Every step on a session has a deadline, so a lease is held either by somebody who makes progress or
 for a bounded time; waiting for one therefore needs no deadline of its own.
 
@@ -64,6 +72,8 @@ ASK_PAUSE = 0.1
 # A server that turns us away though we have no session left may still count one that has just
 # ended (seconds): it is asked again, every so often, for so long.
 GHOST_TIME, GHOST_PAUSE = 5.0, 0.2
+# A login that went well is believed for so long (seconds) to go well again: several at a time then.
+PROVEN = 60.0
 # A groomer that has nothing to do ends after so long (seconds).
 GROOMER_IDLE = 5.0
 
@@ -143,6 +153,7 @@ class Pool:
         self._grooming: list[Session] = []  # being groomed, or waiting for that in _chores
         self._chores: deque[Session | None] = deque()  # None: log in a session to have at hand
         self._spares = 0  # sessions being logged in like that
+        self._wanted = 0  # sessions, once it is known that we are let in
         self._groomers = 0  # threads,
         self._resting = 0  # and how many of them have nothing to do
         self._connecting: dict[Use, int] = dict.fromkeys(Use, 0)
@@ -151,7 +162,7 @@ class Pool:
         self._down_until = 0.0
         self._down_pause = DOWN_PAUSE
         self._down_error: errors.FtpfsError | None = None
-        self._ever_connected = False
+        self._let_in_at = float("-inf")  # when a login went well last
         self._closed_at = float("-inf")  # when a session ended last
 
     # Leases.
@@ -230,6 +241,17 @@ class Pool:
 
         return self._try(attempt, use, give_way)
 
+    def warm(self, count: int) -> None:
+        """Have sessions logged in, by and by, until there are `count`: they will be needed soon.
+
+        Nobody waits for them, and nobody is told when it fails. Does nothing where no login has
+        gone well yet, and where the server is down or has refused one lately.
+        """
+        with self._changed:
+            self._wanted = max(self._wanted, min(count, self._configured_cap))
+            starting = self._warm_locked()
+        self._log_in_spares(starting)
+
     def status(self) -> PoolStatus:
         with self._changed:
             idle = len(self._idle) + len(self._grooming)
@@ -299,7 +321,7 @@ class Pool:
                         if len(self._idle) > (use is Use.AHEAD):
                             lease = self._grant_locked(self._choose_locked(use), use, give_way)
                             spare = room and use is Use.TRANSFER and self._comes_early_locked(lease)
-                        elif room and self._in_line_locked(use) > len(self._grooming):
+                        elif room and self._needs_one_more_locked(use):
                             self._check_down_locked()
                             self._connecting[use] += 1
                             return None
@@ -307,13 +329,14 @@ class Pool:
                             # Next time there is one more: the random reads of one program find an
                             # idle session each, while others are groomed.
                             spare = room and use in _TRANSFERS and not self._spares
+                            spare = spare and self._may_log_in_locked()
                         self._spares += spare
                     seen = self._version
                     holders = [held.give_way for held in self._leases if held.give_way]
                     if use is Use.AHEAD:
                         holders = []
                 if spare:
-                    self._set_to_work(None)
+                    self._log_in_spares(1)
                 if lease:
                     return lease
                 for ask in holders:
@@ -368,6 +391,34 @@ class Pool:
     def _in_line_locked(self, use: Use) -> int:
         """How many wait for a session, `use` among them; nobody stands in line behind AHEAD."""
         return sum(n for u, n in self._waiting.items() if u is not Use.AHEAD or u is use)
+
+    def _needs_one_more_locked(self, use: Use) -> bool:
+        """Whether who waits for a session is to log in one: more wait than will be there soon."""
+        coming = len(self._grooming) + self._spares
+        return self._in_line_locked(use) > coming and self._may_log_in_locked()
+
+    def _may_log_in_locked(self) -> bool:
+        under_way = sum(self._connecting.values()) + self._spares
+        return not under_way or self._is_let_in_locked()
+
+    def _is_let_in_locked(self) -> bool:
+        return self._clock() - self._let_in_at < PROVEN
+
+    def _warm_locked(self) -> int:
+        """How many sessions to log in now, of those that are wanted; they are on the books then."""
+        refused = self._cap < self._configured_cap or self._is_down_locked()
+        if self._closed or refused or self._let_in_at == float("-inf"):
+            self._wanted = 0
+            return 0
+        if not self._may_log_in_locked():
+            return 0  # that login goes on with it
+        missing = max(0, self._wanted - self._total_locked())
+        if self._is_let_in_locked():
+            self._wanted = 0
+        else:
+            missing = min(1, missing)
+        self._spares += missing
+        return missing
 
     def _metadata_waits_locked(self) -> bool:
         return self._waiting[Use.METADATA] + self._waiting[Use.LISTING] > 0
@@ -425,12 +476,20 @@ class Pool:
             return None
         with self._changed:
             self._connecting[use] -= 1
-            self._ever_connected = True
             self._down_error = None
             self._down_pause = DOWN_PAUSE
             # It was let in: a cap learned from others' failures meanwhile was too low.
             self._cap = max(self._cap, self._total_locked() + 1)
-            return self._grant_locked(session, use, give_way)
+            lease = self._grant_locked(session, use, give_way)
+            starting = self._note_let_in_locked()
+        self._log_in_spares(starting)
+        return lease
+
+    def _note_let_in_locked(self) -> int:
+        """A login went well; how many more are to be begun now."""
+        self._let_in_at = self._clock()
+        self._notify_locked()  # who waited for what comes of it
+        return self._warm_locked()
 
     def _is_full_locked(self, error: errors.FtpfsError) -> bool:
         """Whether the error means "not so many", and if so lower the cap.
@@ -440,7 +499,7 @@ class Pool:
         stands, and nothing was learned about how many we may have.
         """
         full = isinstance(error, errors.ServerBusy) or (
-            isinstance(error, errors.LoginFailed) and self._ever_connected
+            isinstance(error, errors.LoginFailed) and self._let_in_at > float("-inf")
         )
         ours = self._total_locked()
         if not full:
@@ -465,13 +524,16 @@ class Pool:
         return self._cap
 
     def _check_down_locked(self) -> None:
-        if self._down_error and self._clock() < self._down_until:
+        if self._down_error and self._is_down_locked():
             raise errors.again(self._down_error)
+
+    def _is_down_locked(self) -> bool:
+        return self._down_error is not None and self._clock() < self._down_until
 
     def _note_down_locked(self, error: errors.FtpfsError) -> None:
         """Those who wait for a place, and who come soon, fail at once with the same error."""
         now = self._clock()
-        if self._down_error and now < self._down_until:
+        if self._is_down_locked():
             return  # one of several that were under way together
         self._down_error = error
         self._down_until = now + self._down_pause
@@ -550,6 +612,11 @@ class Pool:
         if not keep:
             session.close()
 
+    def _log_in_spares(self, count: int) -> None:
+        """Have so many sessions logged in that are on the books as spares."""
+        for _ in range(count):
+            self._set_to_work(None)
+
     def _log_in_spare(self) -> None:
         """One session more, for when the next transfer would have to wait for one.
 
@@ -567,12 +634,18 @@ class Pool:
             failure = error
         except BaseException:
             log.exception("logging in failed in a way nobody foresaw")
+        starting = 0
         with self._changed:
             self._spares -= 1
             if failure is not None:
-                self._is_full_locked(failure)
+                full = self._is_full_locked(failure)
+                if isinstance(failure, errors.LoginFailed) and not full:
+                    self._note_down_locked(failure)  # who waited for what comes of it is told
             keep = session is not None and self._keep_locked(session)
+            if session is not None:
+                starting = self._note_let_in_locked()
             self._notify_locked()
+        self._log_in_spares(starting)
         if session is not None and not keep:
             session.close()
 

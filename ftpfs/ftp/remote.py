@@ -97,6 +97,10 @@ class Remote:
         and through a proxy before the first transfer."""
         return self.profile.round_trip
 
+    def warm(self, sessions: int) -> None:
+        """Have so many sessions logged in, beside whatever goes on: see `Pool.warm`."""
+        self._pool.warm(sessions)
+
     def status(self) -> PoolStatus:
         return self._pool.status()
 

@@ -159,29 +159,10 @@ class Session:
         """
         if not self.profile.pipelining:
             return [self.command(line).lines[-1] for line in lines]
-        wire = self._encode_guarded(lines)
+        questions = self._questions(lines)
         self._settle()
-        answers: list[str] = []
-        got = sent = in_flight = 0  # replies; commands; bytes of those without a reply
         with self._conversation():
-            # What fits into this side's own send buffer never waits for a server that itself waits
-            # for us to read its replies.
-            window = min(ASK_WINDOW, self._control.send_buffer() // 2)
-            while got < len(wire):
-                if in_flight <= window // 2:  # in halves: one segment carries many commands
-                    start = sent
-                    while sent < len(wire) and in_flight < window:
-                        in_flight += len(wire[sent])
-                        sent += 1
-                    self._control.send(b"".join(wire[start:sent]))
-                for line in self._control.final_lines(sent - got, self._network.reply_timeout):
-                    if (wire[got] is _GUARD) is not line.startswith("200"):
-                        self._mismatch(line)
-                    if wire[got] is not _GUARD:
-                        answers.append(line)
-                    in_flight -= len(wire[got])
-                    got += 1
-        return answers
+            return self._answers(questions)
 
     def require(self, line: str) -> Reply:
         """`command`, but a refusal is raised as the error it means."""
@@ -372,37 +353,65 @@ class Session:
         channel, replies = self._start(command, offset, before, ahead=waiting)
         return Upload(self, channel, done, replies, complete=bool(waiting and waiting.sent))
 
-    def listing(self, command: str, before: Sequence[str] = ()) -> tuple[bytes, str]:
-        """All that a listing command sends over its data connection, and the final reply's text.
+    def listing(
+        self,
+        command: str,
+        before: Sequence[str] = (),
+        questions: Callable[[bytes], Sequence[str]] | None = None,
+    ) -> tuple[bytes, str, list[str]]:
+        """All that a listing command sends over its data connection; the final reply's text; and
+        the answers to `questions` about what was listed, as `ask` brings them.
 
         The commands `before` it (CWD) cost no round trip of their own; when one of them is refused,
-        NotPrepared is raised, and nothing of the listing is believed.
+        NotPrepared is raised, and nothing of the listing is believed. The `questions` leave as soon
+        as the data has ended where the server reads one command after the other: the final reply
+        comes a round trip later then, when the server knows that its data arrived.
 
         Raises what the transfer raises; a listing cut short is never returned as if it were whole,
         as far as anyone can tell: pyftpdlib says 226 when the connection was closed under it, and
         then only a last line without its end shows it.
         """
         channel, _ = self._start(command, 0, before, required=True)
-        with Download(self, channel, None) as download:
-            chunks = []
-            total = 0
-            while True:
-                buffer = bytearray(LIST_CHUNK)
-                count = download.readinto(memoryview(buffer))
-                if not count:
-                    break
-                del buffer[count:]
-                chunks.append(buffer)
-                total += count
-                if total > MAX_LISTING:
-                    raise errors.ProtocolError(f"a listing of more than {MAX_LISTING} bytes")
-            download.check_end()
-        data = b"".join(chunks)
-        if data and not data.endswith(b"\n"):
-            raise errors.DataConnectionFailed("the listing ends in the middle of a line")
-        if self._port_due and self.has_spoken():
-            self._settle()  # the port has come with the final reply
-        return data, download.final_text
+        chunks: list[bytearray] = []
+        asked: _Questions | None = None
+
+        def ask_ahead() -> None:
+            nonlocal asked
+            if questions and self.profile.in_order and self.profile.pipelining:
+                with self._conversation():
+                    asked = self._questions(questions(b"".join(chunks)))
+                    self._send_more(asked)
+
+        try:
+            with Download(self, channel, None, at_end=ask_ahead) as download:
+                self._receive_listing(download, chunks)
+            data = b"".join(chunks)
+            if data and not data.endswith(b"\n"):
+                raise errors.DataConnectionFailed("the listing ends in the middle of a line")
+            if self._port_due and (asked or self.has_spoken()):
+                self._settle()  # the port has come with the final reply
+            if asked is None:
+                return data, download.final_text, self.ask(questions(data)) if questions else []
+            with self._conversation():
+                return data, download.final_text, self._answers(asked)
+        except BaseException:
+            if asked is not None and not asked.done:
+                self.drop()  # its answers would be taken for those to what is asked next
+            raise
+
+    def _receive_listing(self, download: Download, chunks: list[bytearray]) -> None:
+        total = 0
+        while True:
+            buffer = bytearray(LIST_CHUNK)
+            count = download.readinto(memoryview(buffer))
+            if not count:
+                break
+            del buffer[count:]
+            chunks.append(buffer)
+            total += count
+            if total > MAX_LISTING:
+                raise errors.ProtocolError(f"a listing of more than {MAX_LISTING} bytes")
+        download.check_end()
 
     # Inside.
 
@@ -418,6 +427,29 @@ class Session:
         if reply.code == 500 and reply.text.startswith("OOPS:"):
             raise errors.ConnectionLost(f"the server gave up: {errors.printable(reply.text)}")
         return reply
+
+    def _questions(self, lines: Sequence[str]) -> _Questions:
+        # What fits into this side's own send buffer never waits for a server that itself waits for
+        # us to read its replies.
+        window = min(ASK_WINDOW, self._control.send_buffer() // 2)
+        return _Questions(self._encode_guarded(lines), window)
+
+    def _send_more(self, asked: _Questions) -> None:
+        if batch := asked.next_batch():  # one segment carries many commands
+            self._control.send(batch)
+
+    def _answers(self, asked: _Questions) -> list[str]:
+        """The answers to all questions, sending those that are still to be sent, too."""
+        answers: list[str] = []
+        while not asked.done:
+            self._send_more(asked)
+            for line in self._control.final_lines(asked.open, self._network.reply_timeout):
+                question = asked.answered()
+                if (question is _GUARD) is not line.startswith("200"):
+                    self._mismatch(line)
+                if question is not _GUARD:
+                    answers.append(line)
+        return answers
 
     def _encode_guarded(self, lines: Sequence[str]) -> list[bytes]:
         wire = []
@@ -940,6 +972,42 @@ class Session:
         if reply.code < 200:  # a second 1xx: harmless, the final one follows
             reply = self.receive(self._network.finish_timeout)
         return reply.check()
+
+
+class _Questions:
+    """Questions on their way: how many were sent, and how many of those answered. Pure books."""
+
+    def __init__(self, wire: Sequence[bytes], window: int) -> None:
+        """`window`: bytes of questions without an answer, at most."""
+        self._wire = wire
+        self._window = window
+        self._sent = self._got = 0
+        self._in_flight = 0  # bytes
+
+    @property
+    def done(self) -> bool:
+        return self._got == len(self._wire)
+
+    @property
+    def open(self) -> int:
+        """How many were sent and not answered yet."""
+        return self._sent - self._got
+
+    def next_batch(self) -> bytes:
+        """What may be sent now; nothing while more than half of what may be in flight is."""
+        start = self._sent
+        if self._in_flight <= self._window // 2:
+            while self._sent < len(self._wire) and self._in_flight < self._window:
+                self._in_flight += len(self._wire[self._sent])
+                self._sent += 1
+        return b"".join(self._wire[start : self._sent])
+
+    def answered(self) -> bytes:
+        """The question that the next answer is to."""
+        question = self._wire[self._got]
+        self._in_flight -= len(question)
+        self._got += 1
+        return question
 
 
 class _Ahead:

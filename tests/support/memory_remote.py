@@ -133,6 +133,7 @@ class MemoryRemote:
         self.most_downloads = 0
         self.now = 1_700_000_000  # the server's clock; whole seconds
         self.tells_size = True
+        self.warmed = 0  # sessions asked for ahead
         self.tells_singles = False  # by `peek`, as servers with MLST do
         self.rest = True  # it can start in the middle of a file
         self.unlistable: set[str] = set()
@@ -253,6 +254,9 @@ class MemoryRemote:
 
     def round_trip(self) -> float:
         return 0.020
+
+    def warm(self, sessions: int) -> None:
+        self.warmed = max(self.warmed, sessions)
 
     def space(self) -> Space | None:
         return None

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -143,11 +144,69 @@ def test_a_directory_is_listed_in_one_round_trip(
     trips = round_trips(relay)
     asked = trips[0][1]
     assert asked in ("MLSD", "LIST")
-    assert trips == [
-        *then_a_port(remote, ["CWD", asked])[:1],
-        *([["MDTM", "NOOP"]] if asked == "LIST" else []),
-        *then_a_port(remote, ["CWD", asked])[1:],
-    ]
+    assert (
+        trips
+        == [
+            *then_a_port(remote, ["CWD", asked])[:1],
+            *([["MDTM", "NOOP"]] if asked == "LIST" else []),  # having heard the 150
+            *then_a_port(remote, ["CWD", asked])[1:],
+        ]
+    )
+
+
+def expect_listing(remote: Remote, remote_dir: RemoteDir) -> None:
+    """A folder that was listed before, and its files' times to the second."""
+    entries = remote.list(f"{remote_dir.path}/folder")
+    assert {e.name: e.mtime for e in entries} == {f"f{n}": 1_600_000_000 + n for n in range(20)}
+    assert all(e.exact for e in entries)
+
+
+@pytest.fixture
+def listed(remote: Remote, remote_dir: RemoteDir) -> Remote:
+    """Where times are asked for behind the listing."""
+    for n in range(20):
+        os.utime(remote_dir.write(f"folder/f{n}", b""), (1_600_000_000 + n,) * 2)
+    expect_listing(remote, remote_dir)
+    quiet(remote)
+    if not remote.profile.in_order:
+        pytest.skip(f"server cannot: {remote_dir.server.kind}: no command behind a transfer")
+    return remote
+
+
+def test_times_are_asked_for_as_soon_as_the_names_are_there(
+    listed: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    """The 226 comes a round trip after the data's end, once the server knows that it arrived."""
+    relay.reset()
+    relay.hold_reply("LIST")
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(expect_listing, listed, remote_dir)
+        assert relay.wait_for(lambda: relay.count("MDTM") == 20)
+        assert not reading.done()
+        relay.release()
+        reading.result(5)
+    assert relay.verbs == ["CWD", "LIST", "EPSV", *["MDTM"] * 20, "NOOP"]
+
+
+@pytest.mark.parametrize("verb", ["LIST", "MDTM", "NOOP"])
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_a_session_that_breaks_between_names_and_times_is_replaced(
+    listed: Remote, relay: Relay, remote_dir: RemoteDir, verb: str, how: How
+) -> None:
+    rule = relay.cut_control(verb, when="after", how=how, skip=10 if verb == "MDTM" else 0)
+    expect_listing(listed, remote_dir)
+    assert rule.hits == 1
+    expect_listing(listed, remote_dir)
+
+
+@pytest.mark.parametrize("reply", ["426 cut", "451 read error"])
+def test_a_listing_that_the_server_takes_back_is_not_believed_though_times_were_asked_for(
+    listed: Remote, relay: Relay, remote_dir: RemoteDir, reply: str
+) -> None:
+    relay.replace_reply("LIST", reply, times=1)
+    with contextlib.suppress(errors.FtpfsError):  # some are tried again
+        expect_listing(listed, remote_dir)
+    expect_listing(listed, remote_dir)
 
 
 def test_a_missing_folder_is_no_empty_one(

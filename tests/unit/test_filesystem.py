@@ -21,7 +21,7 @@ import pytest
 from ftpfs import errors
 from ftpfs.config import Cache, Write
 from ftpfs.core.blocks import BLOCK_SIZE
-from ftpfs.core.filesystem import RENAME_EXCHANGE, RENAME_NOREPLACE, Filesystem
+from ftpfs.core.filesystem import FEW, RENAME_EXCHANGE, RENAME_NOREPLACE, Filesystem
 from ftpfs.core.journal import Record
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Entry, Kind
@@ -106,6 +106,35 @@ def test_what_was_uploaded_is_read_again_without_a_download_and_counts_as_none(
     assert bench.read("/new") == b"x" * 300_000
     assert bench.remote.calls["open_read"] == 0
     assert bench.fs.cache_status().downloaded == 0
+
+
+def test_who_looks_around_on_a_long_link_finds_a_few_sessions_logged_in(bench: Bench) -> None:
+    bench.fs.children("/d")
+    assert bench.remote.warmed == FEW
+
+
+def test_while_files_are_made_as_many_sessions_are_logged_in_as_will_send_them(
+    bench: Bench,
+) -> None:
+    """They linger for 100 ms before they are sent, which is five round trips of 20."""
+    bench.write("/d/first", b"x")  # that one is waited for
+    assert bench.remote.warmed == FEW
+    for n in range(3):
+        bench.write(f"/d/{n}", b"x")
+    assert FEW < bench.remote.warmed < Write().uploads
+    for n in range(30):
+        bench.write(f"/d/more{n}", b"x")
+    assert bench.remote.warmed == Write().uploads
+
+
+@pytest.mark.parametrize("round_trip", [0.0005, 0.002])
+def test_on_a_short_link_no_session_is_logged_in_ahead(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, round_trip: float
+) -> None:
+    monkeypatch.setattr(MemoryRemote, "round_trip", lambda _: round_trip)
+    bench.fs.children("/d")
+    bench.write("/d/f", b"x")
+    assert bench.remote.warmed == 0
 
 
 def test_a_missing_file_a_directory_and_what_is_no_file_cannot_be_opened(bench: Bench) -> None:

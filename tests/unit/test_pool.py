@@ -832,6 +832,114 @@ def test_a_spare_session_that_is_refused_lowers_the_cap_and_troubles_nobody(
     assert server.connects == 2
 
 
+# Warm.
+
+
+def test_sessions_that_will_be_needed_are_logged_in_ahead(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=8)
+    with pool.leased(Use.METADATA):
+        pool.warm(4)
+        until(lambda: server.connects == 4 and groomed(pool))
+        assert pool.status().idle == 3
+    pool.warm(4)
+    pool.warm(2)
+    assert server.connects == 4, "there are enough"
+    pool.warm(100)
+    until(lambda: server.connects == 8 and groomed(pool))
+    assert pool.status().idle == 8
+    assert all(session.armed for session in server.sessions[1:])
+
+
+def test_who_needs_a_session_waits_for_one_that_is_on_its_way(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=8)
+    first = hold(pool, Use.METADATA)
+    server.pause = 0.2
+    pool.warm(3)
+    leases: list[Lease] = []
+    threads = [elsewhere(lambda: leases.append(pool.lease(Use.LISTING))) for _ in range(3)]
+    assert joined(threads)
+    assert server.connects == 4, "two came, and one more was needed"
+    for lease in [first, *leases]:
+        lease.release()
+
+
+@pytest.mark.parametrize("error", [errors.ServerBusy("421"), errors.LoginFailed("530")])
+def test_where_the_server_refused_a_session_lately_none_is_logged_in_ahead(
+    make_pool: MakePool, server: FakeServer, clock: Clock, error: errors.FtpfsError
+) -> None:
+    pool = make_pool(cap=8)
+    with pool.leased(Use.METADATA):
+        server.errors = [error]
+        pool.warm(2)
+        until(lambda: server.connects == 2 and groomed(pool))
+        assert pool.status().cap == 1
+        pool.warm(8)
+        clock.now += CAP_MEMORY + 1
+        pool.warm(8)
+        time.sleep(0.05)
+        assert server.connects == 2
+
+
+def test_nothing_is_logged_in_ahead_of_the_first_login_nor_while_the_server_is_down(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=8)
+    pool.warm(8)
+    pool.lease(Use.METADATA).release()
+    fake_session = server.sessions[0]
+    fake_session.stale = True
+    server.error = errors.ConnectionRefused("down")
+    with pytest.raises(errors.ConnectionRefused):
+        pool.lease(Use.METADATA)
+    pool.warm(8)
+    time.sleep(0.05)
+    assert server.connects == 2
+
+
+def test_a_password_that_was_changed_is_tried_once_and_not_by_all_who_wait(
+    make_pool: MakePool, server: FakeServer, clock: Clock
+) -> None:
+    """Servers ban an address that fails to log in a few times."""
+    pool = make_pool(cap=16)
+    pool.lease(Use.METADATA).release()
+    clock.now += 1000
+    pool.close_idle()
+    server.error, server.pause = errors.LoginFailed("530 no"), 0.2
+    failed: list[errors.FtpfsError] = []
+
+    def ask() -> None:
+        pool.warm(8)
+        with contextlib.suppress(errors.LoginFailed):
+            pool.lease(Use.TRANSFER)
+            return
+        failed.append(errors.LoginFailed("530"))
+
+    assert joined([elsewhere(ask) for _ in range(16)])
+    until(lambda: groomed(pool))
+    assert len(failed) == 16
+    assert server.connects == 2
+
+
+def test_after_a_pause_the_first_login_brings_the_others(
+    make_pool: MakePool, server: FakeServer, clock: Clock
+) -> None:
+    pool = make_pool(cap=16)
+    pool.lease(Use.METADATA).release()
+    clock.now += 1000
+    pool.close_idle()
+    server.pause = 0.1
+    leases: list[Lease] = []
+    threads = [elsewhere(lambda: leases.append(pool.lease(Use.METADATA))) for _ in range(5)]
+    pool.warm(9)
+    assert joined(threads)
+    until(lambda: groomed(pool))
+    assert server.connects == 1 + 9
+
+
 def test_a_session_that_dies_while_it_is_groomed_is_closed_and_replaced(
     make_pool: MakePool, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -313,7 +313,7 @@ def test_a_listing_cut_short_is_never_taken_for_whole(
     session = session_to(server, relay.port)
     command = "LIST -a" if server.kind == "vsftpd" else "MLSD"
     session.require(f"CWD {remote_dir.path}")
-    whole, _ = session.listing(command)
+    whole, *_ = session.listing(command)
     for after in [*range(1, len(whole), 53), len(whole) - 1]:
         rule = relay.cut_data("down", after=after, how=how)  # type: ignore[arg-type]
         try:
