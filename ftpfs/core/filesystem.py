@@ -23,7 +23,6 @@ import itertools
 import logging
 import os
 import posixpath
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +33,7 @@ from ftpfs import errors
 from ftpfs.config import Cache, Write
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Generations
 from ftpfs.core.disktier import DiskTier
+from ftpfs.core.intents import Doubt, Intents
 from ftpfs.core.journal import Record
 from ftpfs.core.openfile import OVERTAKEN, OpenFile, View, version_of
 from ftpfs.core.prefetch import Prefetcher
@@ -103,6 +103,7 @@ class Filesystem:
         write = write or Write()
         self._remote = remote
         self._spool = spool
+        self._intents = Intents(remote, spool)
         self._read_only = read_only
         self._open_ttl = cache.open_ttl
         self._tree = Tree(
@@ -149,16 +150,20 @@ class Filesystem:
         self._handles: dict[int, _Handle] = {}
         self._users: dict[OpenFile, int] = {}  # handles; 0: it lingers
         self._taking: set[str] = set()  # directories known to take files
-        # Renames of which nobody knows whether the server did them, by old name: the new name, and
-        # the file (None: a directory). Nothing is sent to either name before that is known.
-        self._doubted: dict[str, tuple[str, OpenFile | None]] = {}
         self._unsized: set[str] = set()  # files whose size the server does not tell
         self._closed = False
 
     # Looking.
 
     def attributes(self, path: str) -> Entry:
-        """What is at `path`: an open file as it is here, else what the server said last."""
+        """What is at `path`: an open file as it is here, else what the server said last.
+
+        After a rename whose answer was lost, neither name shows anything before the server was
+        asked: NetworkError while that cannot be done."""
+        self._settle_doubts_about(path)
+        return self._attributes(path)
+
+    def _attributes(self, path: str) -> Entry:
         file = self._open_at(path)
         if file is not None:
             self._follow(file)
@@ -179,6 +184,7 @@ class Filesystem:
 
     def children(self, path: str) -> list[Entry]:
         """The entries of a directory, files that exist only here so far among them."""
+        self._settle_doubts(lambda doubt: doubt.covers(path) or doubt.is_listed_in(path))
         self._note_visit(path, read=True)
         listed = {entry.name: entry for entry in self._tree.children(path)}
         self._walks.listed()
@@ -197,7 +203,8 @@ class Filesystem:
         The function returns the entry (None: it is gone), and whether this is all that
         `attributes` would say: it is not for a file that is open, nor once the listing is old.
         """
-        listed = self._tree.fresh(path)
+        doubts = self._intents.doubts(lambda doubt: doubt.covers(path) or doubt.is_listed_in(path))
+        listed = None if doubts else self._tree.fresh(path)
         with self._lock:
             here = {posixpath.basename(p) for p in self._files if posixpath.dirname(p) == path}
 
@@ -211,6 +218,7 @@ class Filesystem:
 
     def read_link(self, path: str) -> str:
         """A link's target, as a relative path that stays inside the mount."""
+        self._settle_doubts_about(path)
         entry = self._tree.lookup(path)
         if entry.kind is not Kind.LINK:
             raise errors.InvalidArgument(f"{path}: not a link")
@@ -228,8 +236,7 @@ class Filesystem:
             self.check_writable()
         elif self._remote.round_trip() > LONG_LINK:
             self._prefetcher.opened(path)
-        if flags & _WRITING and self._open_at(path) is None:
-            self._settle_doubts(path)
+        self._settle_doubts_about(path)
         handle = None
         while handle is None:
             generation = self._generations.of(path)
@@ -252,8 +259,7 @@ class Filesystem:
         self.check_writable()
         _check_name(path)
         self._remote.check_name(path)  # now: its upload would fail when nobody listens any more
-        if self._open_at(path) is None:
-            self._settle_doubts(path)
+        self._settle_doubts_about(path)
         if self._existing(path) is not None:  # it appeared after the kernel had looked
             if flags & os.O_EXCL:
                 raise errors.Exists(f"{path}: exists")
@@ -374,6 +380,7 @@ class Filesystem:
     def mkdir(self, path: str, mode: int) -> None:
         self.check_writable()
         _check_name(path)
+        self._settle_doubts_about(path)
         with self._changing(path):
             self._remote.mkdir(path)
         self._takes_files(path)
@@ -408,8 +415,15 @@ class Filesystem:
     def unlink(self, path: str) -> None:
         """Delete a name. Handles on the file go on, as POSIX has it. What was not uploaded yet
         never is."""
+        try:
+            self._unlink(path)
+        except errors.NetworkError as error:
+            if not self._turns_out_done(error, path, ""):
+                raise
+
+    def _unlink(self, path: str) -> None:
         self.check_writable()
-        self._settle_doubts(path)
+        self._settle_doubts_about(path)
         if (waiting := self._open_at(path)) is not None:
             waiting.cancel()
         with self._turns(path) as (file,):
@@ -426,12 +440,15 @@ class Filesystem:
                 return
             hidden = self._hide_base(file, path)
             if hidden is None and file.may_be_on_server:
-                self._remove_if_there(path, dirty=file.dirty)
-            with self._lock:
-                if self._files.get(path) is file:
-                    del self._files[path]
-            self._removed(path)
-            self._lost_its_name(file, hidden, settled=path)
+                self._remove_open(file, path)
+            self._unlinked(file, path, hidden)
+
+    def _unlinked(self, file: OpenFile, path: str, hidden: str | None = None) -> None:
+        with self._lock:
+            if self._files.get(path) is file:
+                del self._files[path]
+        self._removed(path)
+        self._lost_its_name(file, hidden, settled=path)
 
     def _lost_its_name(
         self, file: OpenFile, hidden: str | None, *, settled: str | None = None
@@ -456,19 +473,37 @@ class Filesystem:
                 self._files[hidden] = file
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
-        """renameat2(2). EXCHANGE cannot be had over FTP; NOREPLACE is checked here."""
+        """renameat2(2). EXCHANGE cannot be had over FTP; NOREPLACE is checked here.
+
+        Where the answer is lost, and all tries to have it, a look shows whether it was done."""
+        try:
+            self._rename(old, new, flags)
+        except errors.NetworkError as error:
+            if not self._turns_out_done(error, old, new):
+                raise
+
+    def _turns_out_done(self, error: errors.NetworkError, old: str, new: str) -> bool:
+        """Whether what failed was done nevertheless, as far as a look shows that now."""
+        if isinstance(error, errors.DeadlineExceeded):
+            return False  # who waited for one shall not wait for another
+        for doubt in self._intents.doubts(lambda doubt: (doubt.old, doubt.new) == (old, new)):
+            with contextlib.suppress(errors.FtpfsError):
+                return self._settle(doubt)
+        return False
+
+    def _rename(self, old: str, new: str, flags: int) -> None:
         self.check_writable()
         _check_name(new)
         self._remote.check_name(new)
         if flags & ~RENAME_NOREPLACE:
             raise errors.InvalidArgument("FTP cannot exchange two names")
-        self._settle_doubts(old, new)
+        self._settle_doubts(lambda doubt: doubt.concerns(old) or doubt.concerns(new))
         for path in (old, new):
             if (waiting := self._open_at(path)) is not None:
                 # One that waits for its writer would make us wait as well.
                 waiting.cancel(only_streams=path == old)
         with self._turns(old, new, below=True) as (moving, victim):
-            source = self.attributes(old)
+            source = self._attributes(old)
             target = self._existing(new)
             if target is not None:
                 if flags & RENAME_NOREPLACE:
@@ -492,11 +527,11 @@ class Filesystem:
                     replaced = False
                 with self._changing(old, new):
                     self._remote.rename(old, new, replace=replaced)
-            except errors.FtpfsError as error:
-                if hidden or not isinstance(error, errors.NetworkError):
-                    self._spool.journal.withdraw(old)
-                else:
-                    self._doubt(old, new)
+            except errors.NetworkError:
+                self._intents.doubt(old, new, victim, hidden)
+                raise
+            except errors.FtpfsError:
+                self._intents.withdraw(old)
                 if hidden:
                     self._unhide(hidden, new)
                 raise
@@ -633,11 +668,11 @@ class Filesystem:
         To be called once, before anything else is done.
         """
         self._spool.recover()
-        doubted = self._settle_intents()
+        doubted = self._intents.recover()
         records = self._spool.journal.records()
         taken = [(file, each.since) for each in records if (file := self._take_over(each))]
-        with self._lock:  # before anything is sent
-            self._doubted = {old: (new, self._files.get(old)) for old, new in doubted}
+        for old, new, hidden in doubted:  # before anything is sent
+            self._intents.doubt(old, new, self._open_at(new), hidden)
         for file, since in taken:
             self._uploads.add(file, since)
         if taken:
@@ -678,60 +713,6 @@ class Filesystem:
                 break
             name = _conflict_name(path, f" {number}")
         return name
-
-    def _settle_intents(self) -> list[tuple[str, str]]:
-        """An earlier mount was killed when it had asked the server for renames and deletions: what
-        was done is done here, too. The renames of which that cannot be found out now.
-
-        What had made way for another file comes after the others, when it is known whether that one
-        came; and what was deleted while it was open, last.
-        """
-        doubted, unsettled = [], set()
-        journal = self._spool.journal
-        for old, new in journal.intents():
-            if _is_hidden(old) or _is_hidden(new):
-                continue
-            if (gone := self._is_gone(old)) is None and new:
-                doubted.append((old, new))
-            elif gone:
-                self._spool.discard(journal.rename(old, new) if new else journal.drop(old))
-            else:
-                journal.withdraw(old)
-        for old, new in journal.intents():
-            if _is_hidden(new):
-                if self._settle_hidden(old, new):
-                    journal.withdraw(old)
-                else:
-                    unsettled.add(new)
-        for old, _ in journal.intents():
-            if _is_hidden(old) and old not in unsettled:
-                self._remove_hidden(old)
-        return doubted
-
-    def _settle_hidden(self, path: str, hidden: str) -> bool:
-        """Give a file its name back that was hidden to be replaced or deleted, or let it go when
-        another one came; False: nobody can tell now, and it stays."""
-        try:
-            try:
-                self._remote.stat(path)
-            except errors.NotFound:
-                self._remote.rename(hidden, path, replace=False)
-            else:
-                self._remote.remove(hidden)
-        except errors.NotFound:
-            pass  # it was never hidden
-        except errors.FtpfsError as error:
-            log.error("what was %s is on the server as %s: %s", path, hidden, error)
-            return False
-        return True
-
-    def _is_gone(self, path: str) -> bool | None:
-        """Whether the server has nothing at `path`; None: it cannot be asked."""
-        try:
-            return not self._is_there(path)
-        except errors.FtpfsError as error:
-            log.warning("nobody knows whether %s was renamed or deleted: %s", path, error)
-        return None
 
     # The end.
 
@@ -936,7 +917,7 @@ class Filesystem:
         """The end of a file in this process; whether unsent content of it stays in the spool."""
         left = file.close()
         if file.hidden_as:
-            self._remove_hidden(file.hidden_as)
+            self._intents.remove_hidden(file.hidden_as)
         return left
 
     # Inside: uploads.
@@ -946,12 +927,12 @@ class Filesystem:
         try:
             while True:
                 try:
-                    self._settle_doubts(file.path)
+                    self._settle_doubts_about(file.path)
                 except errors.FtpfsError as error:
                     file.failed(error)
                     raise
                 with file.exclusive():
-                    if not self._doubts(file.path):  # or it was renamed while we waited
+                    if not self._intents.doubts(lambda doubt: doubt.covers(file.path)):
                         self._upload_exclusively(file, streamed=True)
                         return
         finally:
@@ -1019,7 +1000,9 @@ class Filesystem:
         if file.shows(seen):
             file.rebase(seen, generation)
             return
-        aside = self._free_name(path, lambda name: name in self._files or self._is_there(name))
+        aside = self._free_name(
+            path, lambda name: name in self._files or self._intents.is_there(name)
+        )
         log.warning(
             "%s was changed on the server and here; what was written here is uploaded as %s",
             path,
@@ -1104,7 +1087,7 @@ class Filesystem:
 
     def _existing(self, path: str) -> Entry | None:
         try:
-            return self.attributes(path)
+            return self._attributes(path)
         except errors.NotFound:
             return None
 
@@ -1127,9 +1110,7 @@ class Filesystem:
             used = self._users.get(file)
         if not used or not file.on_server or not file.needs_base:
             return None
-        hidden = posixpath.join(
-            posixpath.dirname(path), f"{HIDDEN_PREFIX}deleted-{secrets.token_hex(6)}"
-        )
+        hidden = self._intents.hidden_name(path)
         # Killed before what this is for is done, the next mount gives the name back; after it, the
         # next mount deletes what nobody reads any more.
         self._announce(hidden, "")
@@ -1137,56 +1118,42 @@ class Filesystem:
         try:
             with self._changing(path):
                 self._remote.rename(path, hidden, replace=False)
-        except errors.FtpfsError as error:
-            if not isinstance(error, errors.NetworkError):  # else it may be hidden now
-                self._spool.journal.withdraw(path)
-                self._spool.journal.withdraw(hidden)
+        except errors.NetworkError:
+            self._intents.doubt(path, hidden, None)
+            raise
+        except errors.FtpfsError:
+            self._intents.withdraw(path, hidden)
             raise
         self._removed(path)
         return hidden
 
-    def _remove_if_there(self, path: str, *, dirty: bool) -> None:
-        """Delete an open file on the server. What is `dirty` need not be there; and what waits to
-        be sent must not come back when we are killed before it is forgotten."""
+    def _remove_open(self, file: OpenFile, path: str) -> None:
+        """Delete an open file on the server. What is dirty need not be there; and what waits to be
+        sent must not come back when we are killed before it is forgotten."""
+        dirty = file.dirty
         if dirty:
             self._announce(path, "")
         try:
             with self._changing(path):
                 self._remote.remove(path)
+        except errors.NetworkError:
+            self._intents.doubt(path, "", file)
+            raise
         except errors.FtpfsError as error:
             if dirty and isinstance(error, errors.NotFound):
                 return
-            if dirty:
-                self._spool.journal.withdraw(path)
+            self._intents.withdraw(path)
             raise
 
     def _unhide(self, hidden: str, path: str) -> None:
-        """Give a hidden file its name back: what it made way for did not come. Where that may have
-        come after all (its answer was lost), it would be overwritten: the next mount sees to it."""
-        try:
-            if not self._is_gone(path):
-                raise errors.Exists("nobody knows what has its name")
-            with self._changing(path):
-                self._remote.rename(hidden, path, replace=False)
-        except errors.FtpfsError as error:
-            log.error("%s is on the server as %s until the next mount: %s", path, hidden, error)
-        else:
-            self._spool.journal.withdraw(path)
-            self._spool.journal.withdraw(hidden)
+        self._intents.unhide(hidden, path)
+        self._generations.bump(path)
         self._tree.forget(posixpath.dirname(path))
 
     def _announce(self, old: str, new: str) -> None:
-        """Have the journal say what the server is about to be asked for: a rename, or a deletion
-        (`new` is empty). With a file open here, a row that it concerns may be written any time.
-
-        A full disk is no reason not to do it: deleting is how room is made.
-        """
         with self._lock:
             always = bool(self._users)
-        try:
-            self._spool.journal.intend(old, new, always=always)
-        except errors.FtpfsError as error:
-            log.error("killed now, the next mount would not know of %s: %s", old, error)
+        self._intents.announce(old, new, always=always)
 
     def _rename_here(self, old: str, new: str) -> None:
         """Open files at and below the old name are at and below the new one now."""
@@ -1213,75 +1180,55 @@ class Filesystem:
         for file in moved.values():
             file.record_again()
 
-    # Inside: renames whose answer was lost, and the server is away.
+    # Inside: renames and deletions whose answer was lost.
 
-    def _doubt(self, old: str, new: str) -> None:
-        """Remember a rename that the server may have done, if anything is still to be sent to where
-        it was: that has to go where it is."""
-        inside = _below(old)
-        with self._lock:
-            files = list(self._files.values())
-            moving = self._files.get(old)
-        if not any(inside(file) and file.dirty for file in files):
-            self._spool.journal.withdraw(old)
-            return
-        with self._lock:
-            self._doubted[old] = new, moving
-        # What is closed from now on concerns it as well, should we be killed.
-        self._announce(old, new)
+    def _settle_doubts_about(self, path: str) -> None:
+        self._settle_doubts(lambda doubt: doubt.covers(path))
 
-    def _doubts(self, *paths: str) -> list[tuple[str, str]]:
-        """The doubted renames (old, new) that have to do with `paths`."""
-        if not self._doubted:
-            return []
-        with self._lock:
-            pairs = [(old, new) for old, (new, _) in self._doubted.items()]
-        return [
-            pair for pair in pairs if any(_related(path, name) for path in paths for name in pair)
-        ]
+    def _settle_doubts(self, concerned: Callable[[Doubt], bool]) -> None:
+        """Look whether what is in doubt was done. Raises NetworkError while the server is away."""
+        for doubt in self._intents.doubts(concerned):
+            self._settle(doubt)
 
-    def _settle_doubts(self, *paths: str) -> None:
-        """Look whether doubted renames were done. Raises NetworkError while the server is away."""
-        for old, new in self._doubts(*paths):
-            with self._turns(old, new, below=True) as (moving, waiting):
-                with self._lock:
-                    known = self._doubted.get(old)
-                if known is None:
-                    continue  # another thread was faster
-                # What was written under the new name meanwhile is another file: both stay.
-                free = known[1] is moving and not (waiting and waiting.dirty)
-                if free and not self._is_there(old) and self._is_there(new):
-                    log.warning("%s was renamed to %s, as is seen now", old, new)
-                    self._renamed(old, new)
-                    self._rename_here(old, new)
-                    if waiting:
-                        self._lost_its_name(waiting, None)
+    def _settle(self, doubt: Doubt) -> bool:
+        """Whether it was done; then it is done here, too. Raises what the server cannot be asked
+        for."""
+        with self._turns(*doubt.names, below=True) as files:
+            done = self._intents.was_done(doubt)
+            if not self._intents.is_open(doubt):
+                return done  # another thread was faster
+            for path in doubt.names:
+                self._generations.bump(path)
+                self._tree.forget(posixpath.dirname(path))
+            if doubt.hides:
+                if done:  # what it was hidden for has failed
+                    self._unhide(doubt.new, doubt.old)
                 else:
-                    self._spool.journal.withdraw(old)
-                with self._lock:
-                    self._doubted.pop(old, None)
+                    self._intents.withdraw(*doubt.names)
+            elif done:
+                self._is_done(doubt, files[-1])
+            elif doubt.hidden:
+                self._unhide(doubt.hidden, doubt.new)
+            self._intents.settled(doubt)
+        return done
 
-    def _is_there(self, path: str) -> bool:
-        """Whether the server has it now. Raises what it cannot be asked for."""
-        try:
-            self._remote.stat(path)
-        except errors.NotFound:
-            return False
-        return True
-
-    def _remove_hidden(self, path: str) -> None:
-        try:
-            self._remote.remove(path)
-        except errors.NotFound:
-            pass
-        except errors.FtpfsError as error:
-            log.warning(
-                "%s, deleted while it was open, is on the server until the next mount: %s",
-                path,
-                error,
-            )
+    def _is_done(self, doubt: Doubt, victim: OpenFile | None) -> None:
+        """Do here what the server did; `victim`: what is open at the name that was replaced or
+        deleted."""
+        old, new = doubt.old, doubt.new
+        if not new:
+            log.warning("%s was deleted, as is seen now", old)
+            if victim and doubt.takes(victim):
+                self._unlinked(victim, old)
             return
-        self._spool.journal.withdraw(path)
+        log.warning("%s was renamed to %s, as is seen now", old, new)
+        if victim and not doubt.takes(victim):
+            self._settle_conflict(victim, errors.Conflict(f"{new}: was replaced"))
+            victim = None
+        self._renamed(old, new)
+        self._rename_here(old, new)
+        if victim:
+            self._lost_its_name(victim, doubt.hidden)
 
 
 class _Handle(NamedTuple):
@@ -1321,11 +1268,6 @@ def _conflict_name(path: str, number: str = "") -> str:
 
 def _bad_handle(handle: int) -> errors.FtpfsError:
     return errors.BadHandle(f"no open file has the handle {handle}")
-
-
-def _related(path: str, other: str) -> bool:
-    """Whether one is the other, or lies below it."""
-    return path == other or path.startswith(other + "/") or other.startswith(path + "/")
 
 
 def _is_hidden(path: str) -> bool:

@@ -208,6 +208,12 @@ class OpenFile:
         return self._sent != self._writes
 
     @property
+    def writes(self) -> int:
+        """How often it was written to."""
+        with self._changed:
+            return self._writes
+
+    @property
     def waits(self) -> bool:
         """Whether closed content of it is not on the server yet."""
         with self._changed:

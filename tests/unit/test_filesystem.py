@@ -20,6 +20,7 @@ import pytest
 
 from ftpfs import errors
 from ftpfs.config import Cache, Write
+from ftpfs.core import intents
 from ftpfs.core.blocks import BLOCK_SIZE
 from ftpfs.core.filesystem import FEW, RENAME_EXCHANGE, RENAME_NOREPLACE, Filesystem
 from ftpfs.core.journal import Record
@@ -478,18 +479,24 @@ def test_a_rename_that_fails_gives_the_open_victim_its_name_back(bench: Bench) -
     bench.fs.release(victim)
 
 
-def test_a_rename_that_was_done_though_it_failed_is_not_overwritten_by_the_victim(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def renames_over(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As most servers do, asked or not."""
     rename = bench.remote.rename
 
     def overwriting(old: str, new: str, *, replace: bool) -> None:
-        rename(old, new, replace=True)  # as most servers do, asked or not
+        rename(old, new, replace=True)
 
     monkeypatch.setattr(bench.remote, "rename", overwriting)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_rename_that_was_done_though_it_failed_is_not_overwritten_by_the_victim(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renames_over(bench, monkeypatch)
     reader = bench.fs.open("/b", os.O_RDONLY)
-    bench.remote.fail("rename", errors.ConnectionLost("no answer"), after=1, too_late=True)
-    with pytest.raises(errors.ConnectionLost):
+    bench.remote.fail("rename", errors.DeadlineExceeded("no answer"), after=1, too_late=True)
+    with pytest.raises(errors.DeadlineExceeded):
         bench.fs.rename("/a", "/b")
     assert bench.remote.content("/b") == b"aaaa"
     bench.fs.release(reader)
@@ -1326,13 +1333,77 @@ def test_what_waited_of_a_file_that_was_deleted_right_before_the_kill_does_not_c
 
 
 def rename_in_doubt(bench: Bench, old: str, new: str, *, done: bool) -> None:
-    """The answer is lost, and when the name is looked at first, the server is away."""
+    """The answer is lost, and when the names are looked at first, the server is away."""
     bench.remote.fail("rename", errors.ConnectionLost("answer lost"), too_late=done)
     bench.remote.fail("stat", errors.ConnectionLost("away"))
     with pytest.raises(errors.ConnectionLost):
         bench.fs.rename(old, new)
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory remote carries nothing out later."""
+    monkeypatch.setattr(intents, "LATE", 0)
+
+
+def test_a_rename_whose_answer_was_lost_is_looked_for_and_succeeds_if_it_was_done(
+    bench: Bench,
+) -> None:
+    reader = bench.fs.open("/a", os.O_RDONLY)
+    bench.remote.fail("rename", errors.ConnectionLost("answer lost"), too_late=True)
+    bench.fs.rename("/a", "/new")
+    assert bench.names("/") == {"new", "b", "d"}
+    assert bench.fs.path_of(reader) == "/new"
+    bench.fs.release(reader)
+
+
+def test_a_rename_that_a_server_carries_out_after_its_connection_broke_is_seen(
+    bench: Bench,
+) -> None:
+    open_directory(bench)
+    bench.remote.fail("rename", errors.ConnectionLost("broke"))
+    late = threading.Timer(0.1, bench.remote.rename, ["/a", "/new"], {"replace": False})
+    rename = partial(bench.fs.rename, "/a", "/new")
+    with ThreadPoolExecutor(1) as pool:
+        renamed = pool.submit(rename)
+        while not bench.remote.calls["rename"]:
+            time.sleep(0.001)
+        late.start()
+        renamed.result()
+    assert bench.names("/") == {"new", "b", "d", "made"}
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
+def test_nothing_is_shown_of_a_rename_in_doubt_before_the_server_was_asked(
+    bench: Bench, done: bool
+) -> None:
+    open_directory(bench)
+    bench.linger()
+    append(bench, "/a", b" and more")
+    rename_in_doubt(bench, "/a", "/d/new", done=done)
+    looks: list[Callable[[], object]] = [
+        partial(bench.fs.attributes, "/a"),
+        partial(bench.fs.attributes, "/d/new"),
+        partial(bench.fs.open, "/a", os.O_RDONLY),
+        partial(bench.fs.children, "/"),
+        partial(bench.fs.children, "/d"),
+        partial(bench.fs.unlink, "/a"),
+        partial(bench.fs.mkdir, "/d/new", 0o755),
+        partial(bench.fs.create, "/d/new", 0o644, os.O_WRONLY),
+    ]
+    for look in looks:
+        bench.remote.fail("stat", errors.ConnectionLost("away"))
+        with pytest.raises(errors.ConnectionLost):
+            look()
+    assert bench.fs.attributes("/b").size == 4  # nobody doubts it
+    assert bench.exists("/a") is not done
+    assert bench.exists("/d/new") is done
+    bench.fs.sync()
+    assert bench.remote.content("/d/new" if done else "/a") == b"aaaa and more"
+
+
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
 def test_what_is_sent_after_a_rename_whose_answer_was_lost_goes_where_the_file_is(
     bench: Bench, done: bool
@@ -1340,10 +1411,12 @@ def test_what_is_sent_after_a_rename_whose_answer_was_lost_goes_where_the_file_i
     open_directory(bench)
     bench.linger()
     bench.write("/d/inside", b"all of it")
-    append(bench, "/a", b" and more")
+    handle = bench.fs.open("/a", os.O_WRONLY | os.O_APPEND)
+    bench.fs.write(handle, 0, b" and more")
     rename_in_doubt(bench, "/a", "/new", done=done)
     rename_in_doubt(bench, "/d", "/moved", done=done)
-    append(bench, "/a", b", and later")
+    bench.fs.write(handle, 0, b", and later")
+    bench.fs.release(handle)
     bench.fs.sync()
     file, folder = ("/new", "/moved") if done else ("/a", "/d")
     assert bench.remote.files() == {
@@ -1356,6 +1429,102 @@ def test_what_is_sent_after_a_rename_whose_answer_was_lost_goes_where_the_file_i
     assert bench.fs._spool.journal.intents() == []
 
 
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
+def test_what_waited_under_the_new_name_of_a_rename_in_doubt_goes_if_it_was_replaced(
+    bench: Bench, done: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renames_over(bench, monkeypatch)
+    open_directory(bench)
+    bench.linger()
+    append(bench, "/b", b" and more")
+    rename_in_doubt(bench, "/a", "/b", done=done)
+    bench.fs.sync()
+    left = {"/b": b"aaaa"} if done else {"/a": b"aaaa", "/b": b"bbbb and more"}
+    assert bench.remote.files() == left
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_was_written_under_the_new_name_of_a_rename_in_doubt_since_is_kept_beside(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renames_over(bench, monkeypatch)
+    open_directory(bench)
+    bench.linger()
+    handle = bench.fs.open("/b", os.O_WRONLY | os.O_TRUNC)
+    bench.fs.write(handle, 0, b"first")
+    rename_in_doubt(bench, "/a", "/b", done=True)
+    bench.fs.write(handle, 0, b"then this")
+    bench.fs.release(handle)
+    bench.fs.sync()
+    assert sorted(bench.remote.files().values()) == [b"aaaa", b"then this"]
+    assert bench.remote.content("/b") == b"aaaa"
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
+def test_who_reads_what_a_rename_in_doubt_replaces_reads_on(
+    bench: Bench, done: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renames_over(bench, monkeypatch)
+    open_directory(bench)
+    reader = bench.fs.open("/b", os.O_RDONLY)
+    bench.remote.fail("rename", errors.ConnectionLost("lost"), after=1, too_late=done)
+    bench.remote.fail("stat", errors.ConnectionLost("away"))
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.rename("/a", "/b")
+    assert bench.exists("/a") is not done
+    assert bench.fs.read(reader, 0, 10) == b"bbbb"
+    bench.fs.release(reader)
+    assert bench.remote.files() == {"/b": b"aaaa"} if done else {"/a": b"aaaa", "/b": b"bbbb"}
+    assert bench.fs._spool.journal.intents() == []
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("killed", [False, True], ids=["lives", "killed"])
+@pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
+def test_what_waited_of_a_file_whose_deletion_may_have_been_done_is_sent_if_it_was_not(
+    bench: Bench, tmp_path: Path, done: bool, killed: bool
+) -> None:
+    open_directory(bench)
+    bench.linger()
+    append(bench, "/a", b" and more")
+    bench.remote.fail("remove", errors.ConnectionLost("answer lost"), too_late=done)
+    bench.remote.fail("stat", errors.ConnectionLost("away"))
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.unlink("/a")
+    bench.remote.fail("stat", errors.ConnectionLost("away"))
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.attributes("/a")
+    left = {"/b": b"bbbb"} if done else {"/a": b"aaaa and more", "/b": b"bbbb"}
+    if killed:
+        next_one = reborn(bench, tmp_path / "next")
+        next_one.fs.recover()
+        assert next_one.fs.close() == 0
+        assert bench.remote.files() == left
+    assert bench.exists("/a") is not done
+    bench.fs.sync()
+    assert bench.remote.files() == left
+    assert bench.fs._spool.journal.intents() == []
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
+def test_what_may_have_been_hidden_before_its_deletion_has_its_name_at_the_next_look(
+    bench: Bench, done: bool
+) -> None:
+    reader = bench.fs.open("/a", os.O_RDONLY)
+    bench.remote.fail("rename", errors.ConnectionLost("answer lost"), too_late=done)
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.unlink("/a")
+    assert bench.names("/") == {"a", "b", "d"}
+    assert bench.fs.read(reader, 0, 10) == b"aaaa"
+    bench.fs.release(reader)
+    assert bench.remote.files() == {"/a": b"aaaa", "/b": b"bbbb"}
+    assert bench.fs._spool.journal.intents() == []
+
+
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("away", [True, False], ids=["away", "back"])
 @pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
 def test_killed_before_it_is_known_what_became_of_a_rename_the_next_mount_looks(
@@ -1377,27 +1546,16 @@ def test_killed_before_it_is_known_what_became_of_a_rename_the_next_mount_looks(
     assert bench.remote.files() == {name: b"aaaa and more", "/b": b"bbbb"}
 
 
-def test_nothing_is_made_under_the_new_name_before_that_is_known(bench: Bench) -> None:
-    open_directory(bench)
-    bench.linger()
-    append(bench, "/a", b" and more")
-    rename_in_doubt(bench, "/a", "/new", done=True)
-    with pytest.raises(errors.ConnectionLost):
-        bench.fs.create("/new", 0o644, os.O_WRONLY | os.O_EXCL)
-    with pytest.raises(errors.Exists):
-        bench.fs.create("/new", 0o644, os.O_WRONLY | os.O_EXCL)
-    append(bench, "/new", b", and later")
-    bench.fs.sync()
-    assert bench.remote.files() == {"/new": b"aaaa and more, and later", "/b": b"bbbb"}
-
-
+@pytest.mark.usefixtures("at_once")
 def test_a_rename_that_is_tried_again_finds_what_became_of_the_first(bench: Bench) -> None:
     open_directory(bench)
     bench.linger()
     append(bench, "/a", b" and more")
     rename_in_doubt(bench, "/a", "/new", done=True)
+    for away in (0, 1):
+        bench.remote.fail("stat", errors.ConnectionLost("away"), after=away)
     with pytest.raises(errors.ConnectionLost):
-        bench.fs.rename("/a", "/new")  # it is away, still
+        bench.fs.rename("/a", "/new")
     with pytest.raises(errors.NotFound):
         bench.fs.rename("/a", "/new")
     bench.fs.sync()
