@@ -138,7 +138,7 @@ class Uploads(Generic[F]):
         """
         self._upload = upload
         self._workers = workers
-        self._linger = linger
+        self._linger, self._short_linger = linger, min(linger, SHORT_LINGER)
         self._holds_bursts = holds_bursts
         self._clock = clock
         self._numbers = itertools.count(1)
@@ -179,7 +179,7 @@ class Uploads(Generic[F]):
             elif job.state is State.FAILED or job.paused:
                 job.state, job.paused, job.pause = State.LATER, False, FIRST_PAUSE
                 job.attempts, job.entered = 0, now
-            linger = min(self._linger, SHORT_LINGER) if file.changes_in_place else self._linger
+            linger = self._short_linger if file.changes_in_place else self._linger
             due = (
                 now
                 if self._drains

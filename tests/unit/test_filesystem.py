@@ -71,7 +71,7 @@ class Bench:
 
 def linger(fs: Filesystem) -> None:
     """From now on what is closed is sent when somebody waits for it, and not before."""
-    fs._uploads._linger = 1000.0
+    fs._uploads._linger = fs._uploads._short_linger = 1000.0
 
 
 def made(
@@ -1052,6 +1052,7 @@ def test_a_patch_and_an_append_send_no_more_than_they_are(bench: Bench) -> None:
 
 
 def test_a_patch_that_broke_off_is_finished_and_no_conflict(bench: Bench) -> None:
+    bench.linger()  # it is tried when somebody waits to be told
     content = bytearray(os.urandom(3 << 20))
     bench.remote.outside_write("/d/big", bytes(content))
     bench.remote.now += 100  # the server's clock goes on: a torn file has another time
@@ -1073,6 +1074,7 @@ def test_a_file_that_is_written_anew_after_a_patch_broke_off_is_no_conflict(
     bench: Bench, tmp_path: Path, killed: bool
 ) -> None:
     open_directory(bench, "/d")
+    bench.linger()
     bench.remote.outside_write("/d/big", os.urandom(3 << 20))
     bench.remote.now += 100  # the server's clock goes on: a torn file has another time
     handle = bench.fs.open("/d/big", os.O_RDWR)
@@ -1081,7 +1083,6 @@ def test_a_file_that_is_written_anew_after_a_patch_broke_off_is_no_conflict(
     bench.remote.fail("patch piece", errors.ConnectionLost("cut"), after=2)
     with pytest.raises(errors.ConnectionLost):
         bench.fs.fsync(handle)
-    bench.linger()
     bench.fs.truncate_handle(handle, 0)
     bench.fs.write(handle, 0, b"short")
     bench.fs.flush(handle)
