@@ -180,11 +180,8 @@ class Uploads(Generic[F]):
                 job.state, job.paused, job.pause = State.LATER, False, FIRST_PAUSE
                 job.attempts, job.entered = 0, now
             linger = self._short_linger if file.changes_in_place else self._linger
-            due = (
-                now
-                if self._drains
-                else min(now + linger, job.entered + max(linger, LONGEST_LINGER))
-            )
+            latest = job.entered + max(linger, LONGEST_LINGER)
+            due = now if self._drains else min(now + linger, latest)
             self._schedule_locked(job, due)
 
     def stream(self, file: F) -> bool:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import RemoteDir
 from tests.support.servers import FtpServer
+from tests.support.waiting import until_gone
 
 BINDINGS = ("fusepy", "mfusepy")
 
@@ -136,10 +137,7 @@ def mount_server(tmp_path: Path, far: bool) -> Iterator[MountServer]:
 
 def _wait_for_daemons(tmp_path: Path) -> None:
     """No process of ours is left: a daemon that does not end has leaked a thread or a wait."""
-    deadline = time.monotonic() + 10
-    while left := _daemons(str(tmp_path)):
-        assert time.monotonic() < deadline, f"daemons left behind: {left}"
-        time.sleep(0.02)
+    until_gone(lambda: _daemons(str(tmp_path)))
 
 
 def _daemons(word: str) -> list[int]:

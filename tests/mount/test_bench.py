@@ -38,6 +38,7 @@ from scripts.benchmark.wire import Tap
 from scripts.benchmark.workloads import CASES, Case, Row
 from tests.conftest import StartServer
 from tests.support.servers import CHECKOUT
+from tests.support.waiting import until
 
 SIZES = Sizes(big=4, patched=2, small=5, tree=50, wide=30, random=20, probes=2, source=12)
 PARAMETERS = Parameters(
@@ -445,10 +446,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, number: signal
     words = ["--link", "5", "--peers", "ftpfs-fusepy", "--only", "wide"]
     command = [sys.executable, "-m", "scripts.benchmark", *words, "--out", str(tmp_path / "run")]
     run = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while not mounted_by(run.pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: mounted_by(run.pid), 60)
     here = mounted_by(run.pid)[0]
     run.send_signal(number)
     _, said = run.communicate(timeout=30)

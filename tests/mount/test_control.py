@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ import pytest
 
 from tests.conftest import RemoteDir
 from tests.mount.conftest import Mounted, MountServer, ftpfs
+from tests.support import servers
 from tests.support.servers import FtpServer
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.mount
 
@@ -35,18 +36,6 @@ def status_of(mounted: Mounted, code: int = 0) -> dict[str, Any]:
     (only,) = json.loads(done.stdout)
     assert isinstance(only, dict)
     return only
-
-
-def gone(pid: int) -> bool:
-    """Whether a process ends within seconds."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_status_tells_what_a_mount_did(mounted: Mounted, tmp_path: Path) -> None:
@@ -77,7 +66,7 @@ def test_a_daemon_that_was_killed_is_told_of_and_its_socket_taken_away(
 ) -> None:
     pid = status_of(mounted)["pid"]
     os.kill(pid, signal.SIGKILL)
-    assert gone(pid)
+    until(lambda: not servers.running(pid))
     assert len(sockets(tmp_path)) == 1
     told = status_of(mounted, code=1)
     assert "died" in told["trouble"]
@@ -151,5 +140,5 @@ def test_a_lazy_unmount_lets_who_uses_it_finish(mounted: Mounted, tmp_path: Path
         assert ftpfs("umount", "--lazy", str(mounted.path)).returncode == 0
         assert not os.path.ismount(mounted.path)
         assert file.read() == "content"
-    assert gone(pid)
+    until(lambda: not servers.running(pid))
     assert sockets(tmp_path) == []

@@ -19,7 +19,6 @@ import stat
 import subprocess
 import tarfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +27,7 @@ import pytest
 from tests.conftest import RemoteDir, skip_if_cannot
 from tests.mount.conftest import Mounted, MountServer
 from tests.support import servers
+from tests.support.waiting import until_gone
 
 pytestmark = pytest.mark.mount
 
@@ -476,10 +476,7 @@ def test_a_temporary_file_without_a_name_leaves_nothing(mounted: Mounted) -> Non
 
 def wait_until_empty(folder: Path) -> None:
     """The kernel closes files in its own time."""
-    deadline = time.monotonic() + 5
-    while os.listdir(folder):
-        assert time.monotonic() < deadline, os.listdir(folder)
-        time.sleep(0.01)
+    until_gone(lambda: os.listdir(folder))
 
 
 # Attributes.

@@ -24,6 +24,7 @@ import pytest
 from tests.conftest import RemoteDir
 from tests.mount.conftest import Mounted, MountServer, _daemons, wait_until_sent
 from tests.support.relay import Relay
+from tests.support.waiting import until_gone
 
 pytestmark = pytest.mark.mount
 
@@ -114,10 +115,7 @@ def kill(mounted: Mounted, worker: threading.Thread | None = None) -> None:
     again, in which it would go on working."""
     (daemon,) = _daemons(str(mounted.path))
     os.kill(daemon, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while _daemons(str(mounted.path)):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until_gone(lambda: _daemons(str(mounted.path)))
     if worker is not None:
         worker.join(20)
         assert not worker.is_alive()

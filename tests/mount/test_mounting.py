@@ -20,6 +20,7 @@ import pytest
 from tests.conftest import RemoteDir, StartServer
 from tests.mount.conftest import Mounted, MountServer, ftpfs, unmount
 from tests.support.servers import FtpServer
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.mount
 
@@ -220,10 +221,7 @@ def test_a_foreground_mount_logs_to_stderr_and_ends_cleanly_on_a_signal(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        deadline = time.monotonic() + 20
-        while not os.path.ismount(here):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: os.path.ismount(here))
         (here / f"written-{fuse_binding}").write_text("x")
         process.send_signal(stop)
         said = process.communicate(timeout=20)[1]

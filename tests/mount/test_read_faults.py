@@ -26,6 +26,7 @@ from tests.conftest import RemoteDir
 from tests.mount.conftest import BINDINGS, Mounted, MountServer, _daemons
 from tests.support.relay import How, Relay, When
 from tests.support.servers import Kind
+from tests.support.waiting import until_gone
 
 pytestmark = pytest.mark.mount
 
@@ -172,10 +173,7 @@ def nothing_left(mounted: Mounted, relay: Relay) -> Iterator[None]:
     before = Held.by(pid)
     yield
     relay.clear()
-    deadline = time.monotonic() + 20
-    while left := _left(mounted, relay, before, Held.by(pid)):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
+    until_gone(lambda: _left(mounted, relay, before, Held.by(pid)))
 
 
 def _left(mounted: Mounted, relay: Relay, before: Held, now: Held) -> list[str]:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tests.mount.conftest import MountServer, _daemons, ftpfs
 from tests.support import odd_server, servers
 from tests.support.odd_server import Script
 from tests.support.servers import FtpServer
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.mount
 
@@ -71,10 +71,8 @@ def test_a_live_mount_shows_the_password_nowhere(
     # The search can find: a process that did not hide it.
     with subprocess.Popen(["sleep", "9"], env={"FTPFS_PASSWORD": server.password}) as plain:
         try:
-            deadline = time.monotonic() + 5
             # The kernel shows the environment a moment after exec has succeeded.
-            while not holds(server.password, shown_by_proc(plain.pid)):
-                assert time.monotonic() < deadline
+            until(lambda: holds(server.password, shown_by_proc(plain.pid)))
         finally:
             plain.kill()
 

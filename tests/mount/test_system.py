@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from tests.mount.conftest import MountServer, _daemons, ftpfs, unmount
 from tests.support import servers
 from tests.support.servers import FtpServer
+from tests.support.waiting import until, until_gone
 
 pytestmark = pytest.mark.mount
 
@@ -75,10 +75,7 @@ def boot(server: FtpServer, tmp_path: Path) -> Callable[[str, str], str]:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        deadline = time.monotonic() + 10
-        while _daemons(str(here)):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until_gone(lambda: _daemons(str(here)))
         return done.stdout
 
     return run
@@ -217,12 +214,9 @@ def test_a_mount_whose_daemon_was_killed_is_replaced(
     mounted = mount_server(server, server.root, binding=fuse_binding)
     (pid,) = _daemons(str(mounted.path))
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while servers.running(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    while error_of(mounted.path) != errno.ENOTCONN:  # the first to come may get ECONNABORTED
-        assert time.monotonic() < deadline
+    until(lambda: not servers.running(pid))
+    # The first to come may get ECONNABORTED.
+    until(lambda: error_of(mounted.path) == errno.ENOTCONN)
     done = ftpfs(
         "mount",
         f"{server.user}@127.0.0.1:{server.port}",

@@ -21,6 +21,7 @@ from tests.conftest import RemoteDir, StartServer
 from tests.mount.conftest import Mounted, MountServer
 from tests.support.relay import Relay, When
 from tests.support.servers import Kind
+from tests.support.waiting import until, until_gone
 
 pytestmark = pytest.mark.mount
 
@@ -90,10 +91,7 @@ def on_disk(folder: Path) -> dict[str, bytes]:
 
 def eventually_clean(folder: Path) -> None:
     """No temporary file stays."""
-    deadline = time.monotonic() + 10
-    while left := [path.name for path in folder.rglob(".ftpfs-*")]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
+    until_gone(lambda: [path.name for path in folder.rglob(".ftpfs-*")])
 
 
 # Connections killed.
@@ -234,10 +232,7 @@ def test_a_server_that_is_killed_and_started_again(
 
     writer = threading.Thread(target=copy, args=["big"])
     writer.start()
-    deadline = time.monotonic() + 20
-    while not any(path.stat().st_size > 5 * MEG for path in server.root.glob(".ftpfs-*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: any(p.stat().st_size > 5 * MEG for p in server.root.glob(".ftpfs-*")))
     server.stop()
     assert on_disk(server.root) == {"small1": b"what was there"}
     others = [threading.Thread(target=copy, args=[name]) for name in contents if name != "big"]

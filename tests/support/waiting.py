@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 PATIENCE = 20.0  # seconds
-PAUSE = 0.002
+PAUSE = 0.005
 
 
 def comes_true(condition: Callable[[], object], within: float = PATIENCE) -> bool:

@@ -33,10 +33,12 @@ from ftpfs.ftp.upload import SMALL, FileContent
 from tests.conftest import RemoteDir, StartServer, skip_if_cannot
 from tests.support.relay import How, Relay, When
 from tests.support.servers import FtpServer, Kind
+from tests.support.waiting import until_gone
 
 NETWORK = Network(
     connect_timeout=3.0, reply_timeout=5.0, data_timeout=5.0, finish_timeout=5.0, max_connections=4
 )
+
 LATENCY = 0.04
 
 
@@ -75,10 +77,8 @@ def remote(make_remote: MakeRemote) -> Remote:
 
 def quiet(remote: Remote) -> None:
     """Wait until nothing is being groomed."""
-    deadline = time.monotonic() + 10
-    while remote._pool._grooming or remote._pool._chores or remote._pool._spares:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    pool = remote._pool
+    until_gone(lambda: pool._grooming or pool._chores or pool._spares)
 
 
 def armed(remote: Remote) -> int:
@@ -841,10 +841,7 @@ def test_nothing_leaks(make_remote: MakeRemote, relay: Relay, remote_dir: Remote
         assert relay.wait_for(lambda: relay.open_connections == 0 and relay._quiet())
 
     def settle() -> int:
-        deadline = time.monotonic() + 8
-        while [t for t in threading.enumerate() if t.name == "ftpfs-groomer"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until_gone(lambda: [t for t in threading.enumerate() if t.name == "ftpfs-groomer"])
         time.sleep(0.2)
         return open_files()
 

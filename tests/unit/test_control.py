@@ -27,6 +27,7 @@ from ftpfs.core.status import (
     PendingFile,
     UploadStatus,
 )
+from tests.support.waiting import until, until_gone
 
 MOUNTPOINT = "/mnt/nas"
 ODD = "odd\udcff\x1b[31m"
@@ -80,7 +81,7 @@ def serve(folder: Path) -> Iterator[Serve]:
     yield start
     for served in running:
         served.close()
-    assert clients_ended()
+    until_gone(clients)
 
 
 def status(_request: Request) -> Iterator[Reply]:
@@ -98,13 +99,6 @@ def only(folder: Path) -> control.Daemon:
 
 def clients() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each.name == "ftpfs-control-client"]
-
-
-def clients_ended() -> bool:
-    deadline = time.monotonic() + 5
-    while clients() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not clients()
 
 
 def raw(folder: Path) -> socket.socket:
@@ -235,9 +229,7 @@ class TestTheSocket:
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
             try:
                 waiting.connect(address)
-                deadline = time.monotonic() + 5
-                while "cannot be asked" not in caplog.text and time.monotonic() < deadline:
-                    time.sleep(0.01)
+                until(lambda: "cannot be asked" in caplog.text)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, before)
             assert "Too many open files" in caplog.text
@@ -329,7 +321,7 @@ class TestClientsThatMisbehave:
         with raw(folder) as connection:
             connection.sendall(b'{"v": 1, "ask": "much"}\n')
             assert began.wait(5)
-            assert clients_ended()
+            until_gone(clients)
 
     def test_one_that_hangs_up_ends_its_answer(self, serve: Serve, folder: Path) -> None:
         ended = threading.Event()

@@ -20,6 +20,7 @@ import pytest
 from ftpfs.core import disktier
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Generations, Version
 from ftpfs.core.disktier import DiskTier
+from tests.support.waiting import until
 
 MIB = 1 << 20
 OLD = 1_000_000_000
@@ -79,13 +80,6 @@ def disk_usage(folder: Path) -> int:
 
 def files(tmp_path: Path) -> list[Path]:
     return list((tmp_path / "tier" / "data").iterdir())
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 # Keeping.

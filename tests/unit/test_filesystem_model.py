@@ -32,6 +32,7 @@ from ftpfs.core.remote import Remote
 from ftpfs.core.writer import Spool, SpoolFile
 from ftpfs.ftp.listing import Kind
 from tests.support.memory_remote import Gate, MemoryRemote
+from tests.support.waiting import until_gone
 
 NAMES = ["a", "b"]
 DIRECTORIES = ["/", "/d", "/d/f"]
@@ -90,10 +91,7 @@ class Life:
     def kill(self) -> None:
         """No call is answered from here on; those under way are carried out."""
         self.dead = True
-        deadline = time.monotonic() + 10
-        while self._under_way:
-            assert time.monotonic() < deadline, "a call to the server does not end"
-            time.sleep(0.001)
+        until_gone(lambda: self._under_way)
 
 
 class Disk:

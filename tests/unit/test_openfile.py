@@ -19,6 +19,7 @@ from ftpfs.core.reader import StreamBudget
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Entry
 from tests.support.memory_remote import MemoryRemote, disk_full_after
+from tests.support.waiting import until_gone
 
 BASE = bytes(range(256)) * (3 * BLOCK_SIZE // 256) + b"tail"
 
@@ -71,10 +72,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path / "spool")
     yield bench
     left = sum(file.close() for file in bench.files)
-    deadline = time.monotonic() + 10
-    while any(t.name == "ftpfs-stream" for t in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    until_gone(lambda: [t for t in threading.enumerate() if t.name == "ftpfs-stream"])
     assert len(list(bench.folder.glob("*.spool"))) <= left, "no spool file is left behind"
 
 

@@ -15,6 +15,7 @@ from ftpfs.ftp import pool as pool_module
 from ftpfs.ftp.pool import ATTEMPTS, CAP_MEMORY, Lease, Pool, Use
 from ftpfs.ftp.session import Session
 from tests.support.clock import Clock
+from tests.support.waiting import until
 
 
 class FakeSession:
@@ -144,13 +145,6 @@ def joined(threads: list[threading.Thread], within: float = 10.0) -> bool:
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     return not any(thread.is_alive() for thread in threads)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 # Sessions.

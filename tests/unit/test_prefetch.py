@@ -18,6 +18,7 @@ from ftpfs.core.prefetch import FIRST_AHEAD, MOST_AHEAD, SMALL, Prefetcher
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Entry, Kind
 from tests.support.memory_remote import MemoryRemote
+from tests.support.waiting import until
 
 
 def entry(name: str, size: int = 1000, kind: Kind = Kind.FILE) -> Entry:
@@ -48,10 +49,7 @@ class Recorder:
 
     def settled(self, count: int) -> list[str]:
         """The names fetched, once there are `count` of them."""
-        deadline = time.monotonic() + 10
-        while len(self.fetched) < count:
-            assert time.monotonic() < deadline, self.fetched
-            time.sleep(0.001)
+        until(lambda: len(self.fetched) >= count)
         return [path.rpartition("/")[2] for path in self.fetched]
 
 
@@ -159,10 +157,7 @@ def test_a_folder_that_is_gone_through_again_is_looked_at_as_it_is_by_then() -> 
     entries = [entry(name) for name in NAMES[:20]]
     for name in NAMES[:9]:
         prefetcher.opened(f"/d/{name}")
-    deadline = time.monotonic() + 10
-    while f"/d/{NAMES[10]}" not in fetched:
-        assert time.monotonic() < deadline, fetched
-        time.sleep(0.001)
+    until(lambda: f"/d/{NAMES[10]}" in fetched)
     prefetcher.close()
 
 

@@ -16,6 +16,7 @@ from ftpfs.core.blocks import BLOCK_SIZE, PIECE_SIZE, BlockCache, Version
 from ftpfs.core.reader import Reader, StreamBudget
 from ftpfs.core.remote import Download
 from tests.support.memory_remote import PIECE, Gate, MemoryRemote
+from tests.support.waiting import until
 
 BLOCKS = 24
 CONTENT = random.Random(1).randbytes(BLOCKS * BLOCK_SIZE - 77)
@@ -68,15 +69,8 @@ def benched(bench: Bench) -> Iterator[Bench]:
     yield bench
     for reader in bench.readers:
         reader.close()
-    wait_until(lambda: not any(t.name == "ftpfs-stream" for t in threading.enumerate()))
+    until(lambda: not any(t.name == "ftpfs-stream" for t in threading.enumerate()))
     assert bench.remote.open_downloads == 0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.002)
 
 
 def read_all(reader: Reader, size: int = KERNEL) -> bytes:
@@ -266,7 +260,7 @@ def test_who_looks_at_the_head_alone_keeps_no_connection_busy(bench: Bench) -> N
     assert bench.remote.calls["open_read"] == 1
     assert bench.cache.used == reader_module.HEAD
     reader.close()
-    wait_until(lambda: bench.remote.open_downloads == 0)
+    until(lambda: bench.remote.open_downloads == 0)
     assert bench.cache.used == reader_module.HEAD, "no more was fetched"
 
 
@@ -281,9 +275,9 @@ def test_who_reads_on_after_the_head_goes_on_with_the_same_transfer(bench: Bench
 def test_a_stream_that_brought_the_head_gives_way_to_others(bench: Bench) -> None:
     reader = bench.reader()
     reader.read(0, 1)
-    wait_until(lambda: reader._streams[0]._parked)
+    until(lambda: reader._streams[0]._parked)
     bench.give_ways[0]()
-    wait_until(lambda: reader.streams == 0)
+    until(lambda: reader.streams == 0)
     assert read_all(reader) == CONTENT
 
 
@@ -424,7 +418,7 @@ def test_once_the_server_has_another_content_nothing_more_is_read_of_this(
 def test_a_stream_runs_ahead_no_further_than_its_window(bench: Bench) -> None:
     reader = bench.reader()
     reader.read(0, BLOCK_SIZE)
-    wait_until(
+    until(
         lambda: (
             bench.cache.used == reader_module.FIRST_WINDOW * 2 * BLOCK_SIZE
             or bench.cache.used == (1 + 2 * reader_module.FIRST_WINDOW) * BLOCK_SIZE
@@ -456,7 +450,7 @@ def test_blocks_lost_before_they_were_read_come_by_a_stream_again(bench: Bench) 
     reader = bench.reader(content)
     half = LONG // 2 * BLOCK_SIZE
     got = b"".join(reader.read(n, BLOCK_SIZE) for n in range(0, half, BLOCK_SIZE))
-    wait_until(lambda: parked(reader))
+    until(lambda: parked(reader))
     bench.cache._blocks.clear()
     got += b"".join(reader.read(n, BLOCK_SIZE) for n in range(half, len(content), BLOCK_SIZE))
     assert got == content
@@ -518,7 +512,7 @@ def test_all_who_wait_are_told_of_an_error_by_an_exception_of_their_own(
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(reader.read, offset, 10) for _ in range(3)]
         assert gate.reached.wait(5)
-        wait_until(lambda: pool._work_queue.empty())
+        until(lambda: pool._work_queue.empty())
         time.sleep(0.05)
         gate.open()
         raised = [future.exception(5) for future in asked]
@@ -546,9 +540,9 @@ def test_a_file_that_grew_reads_as_it_was(bench: Bench) -> None:
 def test_a_parked_stream_gives_way_at_once_and_is_begun_again(bench: Bench) -> None:
     reader = bench.reader()
     reader.read(0, BLOCK_SIZE)
-    wait_until(lambda: parked(reader))
+    until(lambda: parked(reader))
     bench.give_ways[0]()
-    wait_until(lambda: reader.streams == 0)
+    until(lambda: reader.streams == 0)
     assert read_all(reader) == CONTENT
     assert bench.remote.calls["open_read"] == 2
 
@@ -604,7 +598,7 @@ def test_a_parked_stream_that_nobody_reads_from_ends_by_itself(
     monkeypatch.setattr(reader_module, "PARK_TIME", 0.01)
     reader = bench.reader()
     reader.read(0, 1)
-    wait_until(lambda: reader.streams == 0)
+    until(lambda: reader.streams == 0)
 
 
 @pytest.mark.parametrize("offset", [0, 9 * BLOCK_SIZE])

@@ -23,11 +23,13 @@ from ftpfs import errors
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Version
 from ftpfs.core.reader import Reader, StreamBudget
 from ftpfs.core.remote import Download
+from tests.support.waiting import until_gone
 
 SIZES = st.one_of(
     st.sampled_from([0, 1, BLOCK_SIZE - 1, BLOCK_SIZE, 2 * BLOCK_SIZE, 2 * BLOCK_SIZE + 1]),
     st.integers(0, 20 * BLOCK_SIZE),
 )
+
 SOURCE = random.Random(5).randbytes(21 * BLOCK_SIZE)
 LONGEST = 60.0  # seconds for all the reads of an example, on a busy machine
 
@@ -198,7 +200,5 @@ def test_readers_deliver_the_bytes_of_the_files_or_an_error(
     assert memory.used <= cache * BLOCK_SIZE
     for reader in readers:
         reader.close()
-    deadline = time.monotonic() + 5
-    while server.transfers or any(t.name == "ftpfs-stream" for t in threading.enumerate()):
-        assert time.monotonic() < deadline, "a stream does not end"
-        time.sleep(0.001)
+    until_gone(lambda: server.transfers)
+    until_gone(lambda: [t for t in threading.enumerate() if t.name == "ftpfs-stream"])

@@ -11,6 +11,7 @@ import pytest
 from ftpfs import errors
 from ftpfs.core import uploads as module
 from ftpfs.core.uploads import Uploads
+from tests.support.waiting import until
 
 
 class File:
@@ -71,13 +72,6 @@ def make() -> Iterator[Callable[..., Bench]]:
     for bench in made:
         bench.gate.set()
         assert not bench.queue.stop(lambda _: None, 30)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_small_files_go_before_large_ones_but_none_waits_for_ever(

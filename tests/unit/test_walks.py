@@ -19,6 +19,7 @@ from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Entry, Kind
 from tests.support.clock import Clock
 from tests.support.memory_remote import MemoryRemote
+from tests.support.waiting import until
 
 WORKERS = 3
 # In no order, with names that order differently for bytes, people and inode numbers.
@@ -69,18 +70,11 @@ def filesystem(remote: MemoryRemote, clock: Clock, tmp_path: Path) -> Iterator[F
     filesystem = make_filesystem(remote, clock, tmp_path)
     yield filesystem
     filesystem.close()
-    wait_for(lambda: not walkers())
+    until(lambda: not walkers())
 
 
 def walkers() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name == "ftpfs-walk"]
-
-
-def wait_for(condition: Callable[[], object], timeout: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.002)
 
 
 def settle(remote: MemoryRemote) -> int:
@@ -283,5 +277,5 @@ def test_nothing_is_listed_ahead_once_it_is_closed(
     filesystem.close()
     before = remote.calls["list"]
     gate.open()
-    wait_for(lambda: not walkers())
+    until(lambda: not walkers())
     assert remote.calls["list"] <= before + WORKERS
