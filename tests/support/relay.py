@@ -529,6 +529,8 @@ class _Expected:
 
     command: Command | None  # None: the greeting
     rule: Rule | None = None
+    # The value of `_released` when it came: `release` lets its reply go even before that is here.
+    released: int = 0
     preliminary: int = 0
 
 
@@ -668,7 +670,7 @@ class _Control:
             if rule is not None and rule.action == "cut" and rule.when == "before":
                 self._cut_how = rule.how
                 return "cut"
-            self._expected.append(_Expected(command, rule))
+            self._expected.append(_Expected(command, rule, relay._released))
             if rule is not None and rule.action == "refuse":
                 self._answer_locked()
                 return "refuse"
@@ -710,7 +712,6 @@ class _Control:
             reply = self._redirect(reply)
         with self.relay._changed:
             expected = self._expected[0] if self._expected else None
-            rule = expected.rule if expected else None
             if expected is not None and code.startswith(b"1"):
                 expected.preliminary += 1
             # pure-ftpd ends a transfer that the client closed early with a second 150.
@@ -725,12 +726,13 @@ class _Control:
                 command = expected.command
                 if command is not None and command.verb == "PASS" and code == b"230":
                     self.record.logged_in = True
-            self._deliver_locked(reply, rule, final)
+            self._deliver_locked(reply, expected, final)
             if final:
                 self._answer_locked()
 
-    def _deliver_locked(self, reply: bytes, rule: Rule | None, final: bool) -> None:
-        if rule is None or rule.action == "refuse":
+    def _deliver_locked(self, reply: bytes, expected: _Expected | None, final: bool) -> None:
+        rule = expected.rule if expected else None
+        if expected is None or rule is None or rule.action == "refuse":
             self._queue_locked(reply)
         elif rule.action == "cut":
             if final or rule.when == "after":
@@ -742,13 +744,15 @@ class _Control:
         elif rule.action == "replace":
             self._queue_locked(_line(rule.reply))
         elif rule.action == "hold":
-            self._queue_locked(reply, held=True)
+            self._queue_locked(reply, held=expected.released)
         # "drop": nothing goes on.
 
-    def _queue_locked(self, data: bytes, *, held: bool = False, cut: How | None = None) -> None:
+    def _queue_locked(
+        self, data: bytes, *, held: int | None = None, cut: How | None = None
+    ) -> None:
         relay = self.relay
         due = time.monotonic() + relay._latency
-        self._outgoing.append(_Outgoing(data, due, relay._released if held else None, cut))
+        self._outgoing.append(_Outgoing(data, due, held, cut))
         relay._changed.notify_all()
 
     def write_client(self) -> None:

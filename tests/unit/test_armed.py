@@ -595,7 +595,7 @@ def test_a_connection_ahead_that_is_slow_to_be_there_is_not_waited_for_and_not_h
             assert armed(remote)
             began = time.monotonic()
             assert fetch(remote, path) == b"content"
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 2.5  # of three until it is given up
             quiet(remote)
     assert (remote.profile.arming, remote.profile.armed_failures) == (True, 0)
 
@@ -693,12 +693,12 @@ def test_leaving_early_costs_nobody_time(
     path = f"{remote_dir.path}/big"
     fetch(remote, path, 0, 1000)
     quiet(remote)
-    relay.latency = LATENCY
+    relay.latency = 0.5
     download = remote.open_read(path)
     assert download.read(100) == bytes(100)
     began = time.monotonic()
     download.close()
-    assert time.monotonic() - began < LATENCY / 2
+    assert time.monotonic() - began < relay.latency
     quiet(remote)
     assert armed(remote) == 1
     assert relay.count("USER") == 1
@@ -775,7 +775,7 @@ def test_the_last_word_about_a_whole_file_is_not_waited_for(
     assert len(download.read(5000)) == 5000
     download.finish()
     download.close()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4  # of five until the deadline
     assert rule.hits == 1
     time.sleep(0.1)
     assert relay.verbs == then_a_port(remote, ["RETR"])[0], "nothing is sent before it"
@@ -859,12 +859,12 @@ def test_closing_while_sessions_are_groomed_leaves_none_behind(
     path = f"{remote_dir.path}/file"
     fetch(remote, path)
     quiet(remote)
-    relay.latency = 0.3
+    relay.latency = 1.0
     fetch(remote, path)
     assert remote._pool._grooming
     began = time.monotonic()
     remote.close()
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < relay.latency
     assert relay.wait_for(lambda: relay.open_connections == 0, 5)
     assert not remote._pool._grooming
     with pytest.raises(errors.ConnectionLost):
@@ -916,10 +916,11 @@ def test_random_reads_one_after_another_get_a_session_each(
         assert fetch(remote, path, turn * 1000, 1000) == content[turn * 1000 : turn * 1000 + 1000]
     quiet(remote)
     relay.reset()
+    relay.latency = 5 * LATENCY
     began = time.monotonic()
     for turn in range(3):
         assert fetch(remote, path, turn * 1000, 1000) == content[turn * 1000 : turn * 1000 + 1000]
-    assert time.monotonic() - began < 3 * 2 * LATENCY
+    assert time.monotonic() - began < 3 * 2 * relay.latency
     assert relay.peak_connections <= NETWORK.max_connections
 
 

@@ -307,7 +307,7 @@ class TestClientsThatMisbehave:
                 while time.monotonic() - began < 5:
                     connection.sendall(b" ")
                     time.sleep(0.05)
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 4
 
     def test_one_that_does_not_read_is_let_go(self, serve: Serve, folder: Path) -> None:
         began = threading.Event()
@@ -458,7 +458,7 @@ class TestLife:
         next(replies)
         began = time.monotonic()
         served.close()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         stop.set()
 
     def test_the_socket_of_a_killed_daemon_is_recognised_and_taken_away(self, folder: Path) -> None:

@@ -398,7 +398,7 @@ def test_nobody_waits_for_the_disk(tier: MakeTier, tmp_path: Path) -> None:
     for number in range(800):
         first.put(large, number, data)
     assert first.get(FILE, 0) == block(FILE, 0)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 4  # of the five that SQLite waits for a lock
     assert 0 < first._queued <= disktier.QUEUE
     assert first._dropped > 300
     index.execute("ROLLBACK")

@@ -471,7 +471,7 @@ def test_and_one_that_still_counts_the_session_that_was_just_closed_for_being_id
 
 
 def test_forty_callers_of_a_dead_server_fail_within_one_connect(server: FakeServer) -> None:
-    server.error, server.pause = errors.DeadlineExceeded("no answer"), 0.5
+    server.error, server.pause = errors.DeadlineExceeded("no answer"), 1.5
     pool = Pool(server.connect, cap=8, idle_timeout=50)
     failures: list[Exception] = []
 
@@ -485,7 +485,7 @@ def test_forty_callers_of_a_dead_server_fail_within_one_connect(server: FakeServ
     uses = [Use.METADATA, Use.TRANSFER]
     threads = [elsewhere(lambda n=n: work(uses[n % 2])) for n in range(40)]  # type: ignore[misc]
     assert joined(threads)
-    assert time.monotonic() - begun < 0.9
+    assert time.monotonic() - begun < 2 * 1.5
     assert len(failures) == 40
     assert server.connects <= 8
 

@@ -110,7 +110,7 @@ def test_a_reply_that_drips_does_not_extend_its_deadline(scripted: Callable[...,
     begun = time.monotonic()
     with pytest.raises(errors.DeadlineExceeded):
         session.command("DRIP")
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 5  # of ten
     assert not session.alive
 
 

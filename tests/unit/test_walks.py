@@ -133,7 +133,7 @@ def test_siblings_are_listed_beside_the_first_child_that_is_read(
     gate = remote.gates[first] = threading.Event()
     with ThreadPoolExecutor(1) as reader:
         reading = reader.submit(filesystem.children, first)
-        wait_for(lambda: len(remote.begun) > 4)
+        until(lambda: len(remote.begun) > 4)
         assert not reading.done()
         assert all(path.count("/") == 1 for path in remote.begun), "its own come before theirs"
         gate.set()
@@ -204,7 +204,7 @@ def test_who_asks_for_a_directory_being_listed_ahead_waits_for_that_listing(
     second = join("/", sorted(NAMES)[1])
     gate = remote.gates[second] = threading.Event()
     filesystem.children(join("/", sorted(NAMES)[0]))
-    wait_for(lambda: second in remote.begun)
+    until(lambda: second in remote.begun)
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(filesystem.children, second)
         time.sleep(0.05)
