@@ -134,6 +134,7 @@ class Filesystem:
             self._prefetch,
             workers=prefetchers,
             budget=cache.block_cache // 4,
+            expect=lambda: self.warm_up(2 * FEW),
         )
         self._waits_for_uploads = write.sync
         self._most_uploads = write.uploads
@@ -381,6 +382,7 @@ class Filesystem:
         self.check_writable()
         _check_name(path)
         self._settle_doubts_about(path)
+        self.warm_up(min(self._most_uploads, 2 * FEW))  # something will be put there
         with self._changing(path):
             self._remote.mkdir(path)
         self._takes_files(path)

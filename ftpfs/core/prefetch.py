@@ -39,7 +39,11 @@ BELIEF = 2
 # And where prefetching was in vain more often than not, over so many files.
 DOUBT, DOUBTED = 8, 64
 # How far ahead, in files: enough for the connections at first, then enough for a long link.
-FIRST_AHEAD, MOST_AHEAD = 8, 64
+FIRST_AHEAD, MOST_AHEAD = 16, 64
+# And in bytes, until the first of them was opened.
+FIRST_BYTES = 8 * SMALL
+# The first of so many small files is opened first: it looks as if more came.
+MANY = 8
 # An open that skips a few files (already in the kernel's cache, or too big) still follows.
 SKIP = 4
 # Directories watched at a time; a walk goes through them one after another.
@@ -56,12 +60,15 @@ class Prefetcher:
         *,
         workers: int,
         budget: int,
+        expect: Callable[[], None] = lambda: None,
     ) -> None:
         """`siblings(directory)`: its entries, if they are known (no I/O); `fetch(path)` brings a
-        file into the block cache. At most `budget` bytes are fetched and not opened yet. With no
+        file into the block cache; `expect()` is called where it looks as if there will soon be much
+        to fetch, and must not wait. At most `budget` bytes are fetched and not opened yet. With no
         `workers` (threads) nothing is ever prefetched."""
         self._siblings = siblings
         self._fetch = fetch
+        self._expect = expect
         self._budget = budget
         self._lock = threading.Lock()
         self._executor = (
@@ -90,10 +97,13 @@ class Prefetcher:
                 self._bytes_ahead += entry.size or 0
                 ahead = _join(directory, entry.name)
                 self._under_way[ahead] = self._executor.submit(self._bring, ahead)
+            begins = walk.begins_with(name)
             mine = self._under_way.get(path)
             # One that has not begun would wait behind others: then the caller is faster.
             if mine is not None and mine.cancel():
                 mine = self._under_way.pop(path)
+        if begins:
+            self._expect()
         if mine is not None:
             wait([mine])
 
@@ -180,6 +190,10 @@ class _Walk:
         """Whether `name` was opened before, and not just now."""
         return name in self._opened and name != self._last
 
+    def begins_with(self, name: str) -> bool:
+        """Whether `name` is all that was opened of many, and the first of them in some order."""
+        return len(self._opened) == 1 and any(order.begins_with(name) for order in self._orders)
+
     def choose(self, budget: int, belief: int) -> list[Entry]:
         """The files to fetch now: at most `budget` bytes, none twice, none without belief."""
         order = max(self._orders, key=lambda o: o.followed, default=None)
@@ -191,6 +205,8 @@ class _Walk:
             return []
         if self._used > self._window // 2:
             self._window = min(MOST_AHEAD, self._window * 2)
+        if not self._used:
+            budget = min(budget, FIRST_BYTES)
         chosen: list[Entry] = []
         for entry in order.after(self._window):
             size = entry.size or 0
@@ -226,6 +242,9 @@ class _Order:
             return
         self.followed = self.followed + 1 if 0 < position - self._last <= SKIP else 0
         self._last = position
+
+    def begins_with(self, name: str) -> bool:
+        return len(self._entries) >= MANY and self._entries[0].name == name
 
     def after(self, count: int) -> list[Entry]:
         return list(itertools.islice(self._entries, self._last + 1, self._last + 1 + 2 * count))

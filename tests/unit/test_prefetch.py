@@ -14,7 +14,7 @@ from ftpfs import errors
 from ftpfs.config import Cache
 from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.inode import inode
-from ftpfs.core.prefetch import FIRST_AHEAD, MOST_AHEAD, SMALL, Prefetcher
+from ftpfs.core.prefetch import FIRST_AHEAD, FIRST_BYTES, MANY, MOST_AHEAD, SMALL, Prefetcher
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Entry, Kind
 from tests.support.memory_remote import MemoryRemote
@@ -34,7 +34,13 @@ class Recorder:
         self.hold.set()
         self.error: Exception | None = None
         self._lock = threading.Lock()
-        self.prefetcher = Prefetcher(lambda _: entries, self._fetch, workers=workers, budget=budget)
+        self.expected = 0
+        self.prefetcher = Prefetcher(
+            lambda _: entries, self._fetch, workers=workers, budget=budget, expect=self._expect
+        )
+
+    def _expect(self) -> None:
+        self.expected += 1
 
     def _fetch(self, path: str) -> None:
         with self._lock:
@@ -96,6 +102,38 @@ def test_files_that_come_next_in_any_usual_order_are_fetched(
     recorder.open(*names[4:40])
     assert set(recorder.settled(36)) <= set(names[: 40 + 2 * MOST_AHEAD])
     assert len(set(recorder.fetched)) == len(recorder.fetched), "nothing is fetched twice"
+
+
+@pytest.mark.parametrize("order", ["as listed", "by name", "by inode"])
+def test_the_first_of_many_that_is_opened_first_has_connections_made_ready(
+    record: Callable[..., Recorder], order: str
+) -> None:
+    recorder = record([entry(name) for name in shuffled()])
+    names = orders()[order]
+    recorder.open(names[0])
+    assert (recorder.expected, recorder.fetched) == (1, []), "it is a sign, and no proof"
+    recorder.open(*names[1:20])
+    assert recorder.expected == 1
+
+
+def test_one_of_many_that_is_opened_first_is_no_sign(record: Callable[..., Recorder]) -> None:
+    recorder = record([entry(name) for name in NAMES])
+    first = {names[0] for names in orders().values()} | {NAMES[0]}
+    recorder.open(next(name for name in NAMES if name not in first))
+    recorder.open(NAMES[0])
+    few = record([entry(name) for name in NAMES[: MANY - 1]])
+    few.open(NAMES[0])
+    assert (recorder.expected, few.expected) == (0, 0)
+
+
+def test_before_one_was_of_use_few_bytes_are_fetched_ahead(
+    record: Callable[..., Recorder],
+) -> None:
+    recorder = record([entry(name, SMALL) for name in NAMES], budget=1 << 30)
+    recorder.open(*NAMES[:2])
+    recorder.settled(FIRST_BYTES // SMALL)
+    time.sleep(0.05)
+    assert len(recorder.fetched) == FIRST_BYTES // SMALL < FIRST_AHEAD
 
 
 def test_opens_in_no_order_fetch_nothing(record: Callable[..., Recorder]) -> None:
