@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 # One can fail because a firewall forgot it, or the server is busy; two in a row are the rule here.
 MOST_ARMED_FAILURES = 2
+# Likewise logins in one write, that ended in silence or broke off.
+MOST_LOGIN_FAILURES = 2
 
 
 class Passive(enum.Enum):
@@ -70,6 +72,7 @@ class Profile:
         self.passive: Passive | None = None
         self.arming = True  # data connections made ahead work
         self.armed_failures = 0  # of them, in a row
+        self.failed_logins_at_once = 0  # in a row
         self.mlsd: bool | None = None
         self.mlsd_shows_itself = False  # `type=cdir` is in its listings, so none is ever empty
         self.mlst: bool | None = None
@@ -160,6 +163,13 @@ class Profile:
         if self.armed_failures >= MOST_ARMED_FAILURES and self.arming:
             self.arming = False
             log.warning("this server takes no data connections made ahead; transfers cost more")
+
+    def saw_login_at_once_fail(self, why: str) -> None:
+        """Logging in by one write broke off. Twice in a row, and it is done no more."""
+        self.failed_logins_at_once += 1
+        log.info("logging in by one write failed: %s", why)
+        if self.failed_logins_at_once == MOST_LOGIN_FAILURES:
+            log.warning("this server takes no login in one write; further sessions cost more")
 
     def saw_list_zones(self, seen: dict[int, int]) -> None:
         """Learn how far LIST's clock was ahead (seconds), by time. One for each week is kept."""
@@ -281,7 +291,8 @@ class Profile:
     @property
     def takes_login_at_once(self) -> bool:
         """Whether USER, PASS and what follows may come in one write: tried with these only."""
-        return any(name in self.welcome.lower() for name in _MEASURED)
+        fails = self.failed_logins_at_once >= MOST_LOGIN_FAILURES
+        return not fails and any(name in self.welcome.lower() for name in _MEASURED)
 
     @property
     def mff_mode(self) -> bool:

@@ -97,6 +97,8 @@ class Session:
             if profile.telnet is not None:
                 self._control.telnet = profile.telnet
             with mapped("logging in"):
+                if server.tls in (Tls.EXPLICIT, Tls.OPTIONAL):
+                    self._control.secure()
                 at_once = self._may_log_in_at_once()
                 if not at_once:
                     self._login()
@@ -496,8 +498,6 @@ class Session:
             raise
 
     def _login(self) -> None:
-        if self._server.tls in (Tls.EXPLICIT, Tls.OPTIONAL):
-            self._control.secure()
         name, wire = self._credentials()
         self._control.deadline = time.monotonic() + self._network.reply_timeout
         try:
@@ -529,33 +529,49 @@ class Session:
 
     def _may_log_in_at_once(self) -> bool:
         profile = self.profile
-        clear = self._server.tls is Tls.OFF
-        return profile.known and profile.pipelining and profile.takes_login_at_once and clear
+        tried = profile.known and profile.pipelining and profile.takes_login_at_once
+        return tried and not self._server.tls_ccc
 
     def _log_in_at_once(self) -> None:
-        """Log in where it went well before, and be armed, in one write: 1 round trip, not 4.
+        """Log in where it went well before, and be armed, in one write: 1 round trip, not 4; under
+        TLS not 6. Whether there is TLS is settled by then.
 
-        Raises as `_login` does.
+        Raises as `_login` does. What else goes wrong is counted: something on the way may take such
+        a write for an attack.
         """
         name, password = self._credentials()
         login = [f"{line}\r\n".encode("latin-1") for line in (f"USER {name}", f"PASS {password}")]
+        protection = ["PBSZ 0", "PROT P"] if self._control.protected else []
         way = self._way_to_arm()
-        lines = [*self._settings(), *([way.value] if way else [])]
+        lines = [*protection, *self._settings(), *([way.value] if way else [])]
         wire = [*login, *map(self._encode, lines)]
-        replies: list[Reply] = []
-        with self._conversation():
-            self._control.send(b"".join(wire))
-            for number in range(len(wire)):
-                reply = self._control.reply(self._network.reply_timeout)
-                if reply.code == 421 or (number == 1 and not 200 <= reply.code < 300):
-                    refused = next((r for r in replies if not r.ok), reply)
-                    quoted = f"{refused.code} {refused.text}"
-                    # A server may quote what we sent.
-                    raise login_error(quoted.replace(password, "***") if password else quoted)
-                replies.append(reply)
-        self._text_mode = not replies[2].ok
+        try:
+            with self._conversation():
+                self._control.send(b"".join(wire))
+                replies = self._login_replies(len(wire), len(protection), password)
+        except (errors.DeadlineExceeded, errors.ConnectionLost, errors.ProtocolError) as error:
+            self.profile.saw_login_at_once_fail(str(error))
+            raise errors.ConnectionLost(f"logging in at once: {error}") from error
+        self.profile.failed_logins_at_once = 0
+        self._text_mode = not replies[2 + len(protection)].ok
         if way:
             self._dial_ahead(way, replies[-1])
+
+    def _login_replies(self, count: int, protection: int, password: str) -> list[Reply]:
+        """The replies to USER, PASS, so many commands about TLS, and the rest."""
+        replies: list[Reply] = []
+        for number in range(count):
+            reply = self._control.reply(self._network.reply_timeout)
+            # Who is let in by USER alone is told all sorts of things about the PASS.
+            wanted = number == 1 and not 200 <= replies[0].code < 300
+            wanted = wanted or 2 <= number < 2 + protection
+            if reply.code == 421 or (wanted and not 200 <= reply.code < 300):
+                refused = next((r for r in replies if not r.ok), reply)
+                quoted = f"{refused.code} {refused.text}"
+                # A server may quote what we sent.
+                raise login_error(quoted.replace(password, "***") if password else quoted)
+            replies.append(reply)
+        return replies
 
     def _look_around(self) -> None:
         """Set the session up; the first one of a server also asks what the server can do.

@@ -433,6 +433,32 @@ def test_a_further_login_that_is_refused_says_why(
     assert remote._server.password.reveal() not in str(refused.value)
 
 
+def test_a_password_that_is_no_longer_right_is_sent_once_by_however_many(
+    make_remote: MakeRemote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    """A server's guard bans an address for a handful of them."""
+    remote = make_remote(replace(NETWORK, max_connections=16))
+    remote_dir.write("file", b"")
+    remote.list(remote_dir.path)
+    quiet(remote)
+    pool = remote._pool
+    pool._drop_idle()
+    pool._let_in_at = time.monotonic() - 3600
+    relay.refuse("PASS", "530 no")
+    relay.latency = LATENCY
+    relay.reset()
+
+    def ask(number: int) -> None:
+        remote.warm(8)
+        with pytest.raises(errors.LoginFailed):
+            remote.stat(f"{remote_dir.path}/{number}")
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(ask, range(16)))
+    quiet(remote)
+    assert relay.count("PASS") == 1
+
+
 def test_plain_commands_leave_a_session_armed(
     remote: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:

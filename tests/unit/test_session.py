@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
@@ -46,10 +46,11 @@ def relayed(server: FtpServer, relay: Relay) -> Iterator[Session]:
 
 
 class Scripted:
-    """A server of few words: `answers` by verb, sent as they are; anything else gets 200."""
+    """A server of few words: `answers` by verb, sent as they are (None: it hangs up); anything else
+    gets 200."""
 
-    def __init__(self, answers: dict[str, bytes], drip: float = 0.0) -> None:
-        self.answers = {
+    def __init__(self, answers: Mapping[str, bytes | None], drip: float = 0.0) -> None:
+        self.answers: dict[str, bytes | None] = {
             "USER": b"331 ?\r\n",
             "PASS": b"230 in\r\n",
             "FEAT": b"500 ?\r\n",
@@ -69,14 +70,16 @@ class Scripted:
 
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
-            client.sendall(self.answers.get("greeting", b"220 hello\r\n"))
+            client.sendall(self.answers.get("greeting") or b"220 hello\r\n")
             for line in client.makefile("rb"):
                 self.heard.append(line)
                 answer = self.answers.get(line.split()[0].decode(), b"200 fine\r\n")
-                if self._drip and line.startswith(b"DRIP"):
+                if answer and self._drip and line.startswith(b"DRIP"):
                     for byte in answer:
                         client.sendall(bytes([byte]))
                         time.sleep(self._drip)
+                elif answer is None:
+                    return
                 else:
                     client.sendall(answer)
 
@@ -88,7 +91,7 @@ class Scripted:
 def scripted() -> Iterator[Callable[..., Scripted]]:
     started: list[Scripted] = []
 
-    def start(answers: dict[str, bytes], drip: float = 0.0) -> Scripted:
+    def start(answers: Mapping[str, bytes | None], drip: float = 0.0) -> Scripted:
         started.append(Scripted(answers, drip))
         return started[-1]
 
@@ -202,6 +205,100 @@ def test_a_further_login_shows_no_password_that_the_server_repeats(
     with pytest.raises(errors.LoginFailed) as caught:
         Session(where, NETWORK, profile)
     assert str(caught.value) == "server replied 530: not ***"
+
+
+GREETING = {"greeting": b"220 (vsFTPd 3.0.3)\r\n"}
+
+
+def logged_in_before(server: Scripted) -> tuple[Server, Profile]:
+    """A first session went step by step: the next one logs in by one write."""
+    where = Server("127.0.0.1", server.port, user="me", password=Secret("secret"))
+    profile = Profile()
+    Session(where, QUICK, profile).close()
+    assert profile.takes_login_at_once
+    server.heard.clear()
+    return where, profile
+
+
+QUICK = Network(reply_timeout=0.5, connect_timeout=2.0)
+
+
+@pytest.mark.parametrize("verb", ["USER", "PASS", "TYPE"])
+@pytest.mark.parametrize("answer", [b"", None], ids=["silence", "cut"])
+def test_a_login_in_one_write_that_breaks_twice_goes_step_by_step(
+    scripted: Callable[..., Scripted], verb: str, answer: bytes | None
+) -> None:
+    """Something on the way may not like it; a server that has a bad moment is tried again."""
+    server = scripted(GREETING)
+    where, profile = logged_in_before(server)
+    usual = server.answers.get(verb, b"200 well\r\n")
+    for _ in range(2):
+        server.answers[verb] = answer
+        with pytest.raises(errors.ConnectionLost):
+            Session(where, QUICK, profile)
+    assert not profile.takes_login_at_once
+    server.answers[verb] = usual
+    assert Session(where, QUICK, profile).command("NOOP").ok
+
+
+def test_one_login_in_one_write_that_breaks_changes_nothing(
+    scripted: Callable[..., Scripted],
+) -> None:
+    server = scripted(GREETING)
+    where, profile = logged_in_before(server)
+    for _ in range(3):
+        server.answers["PASS"] = b""
+        with pytest.raises(errors.ConnectionLost):
+            Session(where, QUICK, profile)
+        server.answers["PASS"] = b"230 in\r\n"
+        assert Session(where, QUICK, profile).command("NOOP").ok
+    assert profile.takes_login_at_once
+
+
+@pytest.mark.parametrize(
+    ("verb", "answer", "kind"),
+    [
+        ("USER", b"530 who?\r\n", errors.LoginFailed),
+        ("PASS", b"530 no\r\n", errors.LoginFailed),
+        ("USER", b"421 full\r\n", errors.ServerBusy),
+        ("PASS", b"421 full\r\n", errors.ServerBusy),
+    ],
+)
+def test_a_refused_login_in_one_write_is_a_refusal_and_no_reason_to_log_in_otherwise(
+    scripted: Callable[..., Scripted],
+    verb: str,
+    answer: bytes,
+    kind: type[errors.FtpfsError],
+) -> None:
+    server = scripted(GREETING)
+    where, profile = logged_in_before(server)
+    server.answers.update({"PASS": b"503 USER first\r\n", verb: answer})
+    for _ in range(3):
+        with pytest.raises(kind):
+            Session(where, QUICK, profile)
+    assert profile.takes_login_at_once
+    assert sum(line.startswith(b"PASS") for line in server.heard) <= 3, "one for each"
+
+
+@pytest.mark.parametrize("answer", [b"503 already\r\n", b"530 twice\r\n", b"230 in\r\n"])
+def test_who_is_let_in_by_name_is_let_in_whatever_is_said_to_the_password(
+    scripted: Callable[..., Scripted], answer: bytes
+) -> None:
+    server = scripted(GREETING)
+    where, profile = logged_in_before(server)
+    server.answers.update({"USER": b"230 in\r\n", "PASS": answer})
+    assert Session(where, QUICK, profile).command("NOOP").ok
+
+
+def test_settings_refused_after_a_login_in_one_write_leave_it_usable(
+    scripted: Callable[..., Scripted],
+) -> None:
+    server = scripted(GREETING)
+    where, profile = logged_in_before(server)
+    server.answers["TYPE"] = b"500 what\r\n"
+    session = Session(where, QUICK, profile)
+    assert session.command("NOOP").ok
+    assert session._text_mode, "unless told otherwise a server sends text (RFC 959, 5.1)"
 
 
 # Data connections.

@@ -87,6 +87,56 @@ def fingerprint(pem: Path) -> str:
 
 @pytest.mark.parametrize("newest", ["1.2", "1.3"])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way[0]}-{way[1]}")
+def test_a_further_session_is_logged_in_and_protected_by_one_write(
+    start_server: StartServer, way: tuple[Kind, Tls], newest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, tls = way
+    server = start_server(kind, tls=tls)
+    where = config.Tls(tls)
+    with connected(server, where, tls_ca=server.ca, tls_max=newest) as remote:
+        use(remote, 1)
+        sent: list[tuple[list[bytes], bool]] = []
+        send = Control.send
+
+        def note(self: Control, wire: bytes) -> None:
+            verbs = [line.split()[0] for line in wire.splitlines()]
+            sent.append((verbs, isinstance(self.sock, ssl.SSLSocket)))
+            send(self, wire)
+
+        monkeypatch.setattr(Control, "send", note)
+        for _ in range(2):
+            session = remote._pool._connect()
+            verbs, protected = sent.pop()
+            assert not sent, "nothing but what ftplib sends: AUTH, or all of the login"
+            if remote.profile.takes_login_at_once:
+                assert verbs[:5] == [b"USER", b"PASS", b"PBSZ", b"PROT", b"TYPE"]
+            else:
+                assert verbs[0] == b"TYPE"
+            assert protected
+            with session.download("/f0") as download:
+                assert download.read(100) == b"0" * 100
+            session.close()
+            sent.clear()
+
+
+@pytest.mark.parametrize("tls", ["explicit", "optional"])
+@pytest.mark.parametrize("reply", ["PROT", "PBSZ"])
+def test_a_session_that_cannot_be_protected_is_none(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, tls: str, reply: str
+) -> None:
+    server = start_server("vsftpd", tls="explicit")
+    with connected(server, config.Tls(tls), tls_ca=server.ca) as remote:
+        use(remote, 1)
+        send = Control.send
+        monkeypatch.setattr(
+            Control, "send", lambda self, wire: send(self, wire.replace(reply.encode(), b"XYZW"))
+        )
+        with pytest.raises(errors.FtpfsError):
+            remote._pool._connect()
+
+
+@pytest.mark.parametrize("newest", ["1.2", "1.3"])
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way[0]}-{way[1]}")
 def test_many_data_connections_in_a_row_resume_the_session(
     start_server: StartServer, way: tuple[Kind, Tls], newest: str
 ) -> None:
