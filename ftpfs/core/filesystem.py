@@ -8,9 +8,9 @@ Owns neither errnos nor the kernel's types (`fuse.operations`), nor bytes on the
 A file whose content is not on the server yet stays in the tables after its last handle is closed:
 it *lingers*, and everything is answered from it, until it was uploaded or deleted.
 
-Threading: any number of threads. `_lock` guards the tables of open files and handles; it is held
-for table look-ups only, and taken before any other (filesystem < uploads < file < tree < blocks <
-pool; `_lock` is never held while the queue of uploads is called).
+Threading: any number of threads. `_lock` guards two small sets, and is a leaf. The tables of
+open files (`opened`) have the first lock in the order: opened < uploads < file < tree < blocks <
+pool; it is never held while the queue of uploads is called.
 Changes of one open file's name, attributes and content on the server take turns
 (`OpenFile.exclusive`). Namespace changes of paths that are not open are ordered by the kernel,
 which locks the parent directory.
@@ -27,7 +27,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 from ftpfs import errors
 from ftpfs.config import Cache, Write
@@ -35,7 +34,8 @@ from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Generations
 from ftpfs.core.disktier import DiskTier
 from ftpfs.core.intents import Doubt, Intents
 from ftpfs.core.journal import Record
-from ftpfs.core.openfile import OVERTAKEN, OpenFile, View, version_of
+from ftpfs.core.opened import OpenFiles
+from ftpfs.core.openfile import OVERTAKEN, OpenFile, version_of
 from ftpfs.core.prefetch import Prefetcher
 from ftpfs.core.reader import Reader, StreamBudget
 from ftpfs.core.remote import Download, Remote, Space
@@ -78,6 +78,10 @@ PARTING = 3.0
 
 # How often an upload may find something else on the server than it knew before it fails.
 SETTLEMENTS = 3
+
+
+class _Outdated(Exception):
+    """What was seen of a file is not so any more: look again."""
 
 
 class Filesystem:
@@ -144,12 +148,9 @@ class Filesystem:
             workers=min(write.uploads, NEAR_UPLOADS) if near else write.uploads,
             holds_bursts=lambda: remote.round_trip() <= LONG_LINK,
         )
-        self._numbers = itertools.count(1)
+        self._opened = OpenFiles()
         self._lock = threading.Lock()
         # Guarded by _lock:
-        self._files: dict[str, OpenFile] = {}
-        self._handles: dict[int, _Handle] = {}
-        self._users: dict[OpenFile, int] = {}  # handles; 0: it lingers
         self._taking: set[str] = set()  # directories known to take files
         self._unsized: set[str] = set()  # files whose size the server does not tell
         self._closed = False
@@ -165,7 +166,7 @@ class Filesystem:
         return self._attributes(path)
 
     def _attributes(self, path: str) -> Entry:
-        file = self._open_at(path)
+        file = self._opened.at(path)
         if file is not None:
             self._follow(file)
             return file.attributes()
@@ -189,9 +190,7 @@ class Filesystem:
         self._note_visit(path, read=True)
         listed = {entry.name: entry for entry in self._tree.children(path)}
         self._walks.listed()
-        with self._lock:
-            here = [f for p, f in self._files.items() if posixpath.dirname(p) == path]
-        for file in here:
+        for file in self._opened.in_folder(path).values():
             # What is open but not changed here is there if the server says so.
             if not file.is_deleted and not file.follows_server:
                 shown = file.attributes()
@@ -206,8 +205,7 @@ class Filesystem:
         """
         doubts = self._intents.doubts(lambda doubt: doubt.covers(path) or doubt.is_listed_in(path))
         listed = None if doubts else self._tree.fresh(path)
-        with self._lock:
-            here = {posixpath.basename(p) for p in self._files if posixpath.dirname(p) == path}
+        here = self._opened.in_folder(path)
 
         def look(entry: Entry) -> tuple[Entry | None, bool]:
             if listed is None or entry.name in here:
@@ -241,10 +239,11 @@ class Filesystem:
         handle = None
         while handle is None:
             generation = self._generations.of(path)
-            file = self._open_at(path)
+            file = self._opened.at(path)
             # What only the server has is looked at, again if need be, at each open.
             entry = None if file and not file.follows_server else self._entry_to_open(path)
-            handle = self._attach(path, entry, generation, flags)
+            with contextlib.suppress(_Outdated):
+                handle = self._attach(path, entry, generation, flags)
         try:
             if flags & _WRITING:
                 self._file(handle).tell_failure()
@@ -268,21 +267,16 @@ class Filesystem:
         # They are there by the time that the first upload has lingered.
         self.warm_up(min(self._most_uploads, FEW + self._uploads.count))
         generation = self._generations.of(path)
-        with self._lock:
-            file = self._files.get(path)
-            if file is None:
-                file = self._files[path] = self._new_file(path, None, generation, mode & 0o7777)
-            return self._add_handle_locked(file, flags)
+
+        return self._add_handle(
+            path,
+            flags,
+            lambda file: file or self._new_file(path, None, generation, mode & 0o7777),
+        )
 
     def release(self, handle: int) -> None:
         """Close a handle. With the last one the open file goes, too, unless it has to linger."""
-        with self._lock:
-            known = self._handles.pop(handle, None)
-            if known is None:
-                raise _bad_handle(handle)
-            file = known.file
-            self._users[file] -= 1
-            last = not self._users[file]
+        file, last = self._opened.detach(handle)
         if last:
             # What was written through a memory map after the last close was told to nobody yet.
             with _logged(file):
@@ -293,13 +287,13 @@ class Filesystem:
     # Content.
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
-        known = self._handle(handle)
+        known = self._opened.handle(handle)
         # Who writes, too, is not bound to one content.
         return known.file.read(offset, size, None if known.writes else known.view)
 
     def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         """The count: less than all of `data` when the spool's disk became full on the way."""
-        known = self._handle(handle)
+        known = self._opened.handle(handle)
         # The kernel's idea of where a file ends may be a second old, and others append to it, too.
         count, stream = known.file.write(None if known.appends else offset, data)
         if stream:
@@ -313,7 +307,7 @@ class Filesystem:
         whether its directory takes files, the server has it, or at least takes it (see
         `Content.accepted`). Raises what made an earlier upload fail for good, once.
         """
-        known = self._handle(handle)
+        known = self._opened.handle(handle)
         if not known.writes:
             return
         file = known.file
@@ -359,9 +353,7 @@ class Filesystem:
             return
         self._uploads.forget(file)
         file.deleted(None)
-        with self._lock:
-            if self._files.get(file.path) is file:
-                del self._files[file.path]
+        self._opened.unname(file.path, file)
 
     def truncate_handle(self, handle: int, size: int) -> None:
         """The new size is for the next flush."""
@@ -426,12 +418,11 @@ class Filesystem:
     def _unlink(self, path: str) -> None:
         self.check_writable()
         self._settle_doubts_about(path)
-        if (waiting := self._open_at(path)) is not None:
+        if (waiting := self._opened.at(path)) is not None:
             waiting.cancel()
-        with self._turns(path) as (file,):
+        with self._opened.turns(path) as (file,):
             if file is not None and file.is_deleted:
-                with self._lock:
-                    self._files.pop(path, None)  # the end of a hidden name
+                self._opened.unname(path, file)  # the end of a hidden name
                 return
             if file is None:
                 if self._tree.lookup(path).kind is Kind.DIRECTORY:
@@ -446,9 +437,7 @@ class Filesystem:
             self._unlinked(file, path, hidden)
 
     def _unlinked(self, file: OpenFile, path: str, hidden: str | None = None) -> None:
-        with self._lock:
-            if self._files.get(path) is file:
-                del self._files[path]
+        self._opened.unname(path, file)
         self._removed(path)
         self._lost_its_name(file, hidden, settled=path)
 
@@ -467,12 +456,10 @@ class Filesystem:
         name `hidden` exists only here. When the last handle went at the same moment, the file is
         just deleted: libfuse would not come back for the hidden name then.
         """
-        file = self._open_at(path)
+        file = self._opened.at(path)
         self.unlink(path)
-        with self._lock:
-            if file is not None and file in self._users and file.is_deleted:
-                file.shown_as(hidden)
-                self._files[hidden] = file
+        if file is not None:
+            self._opened.show(hidden, file)
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
         """renameat2(2). EXCHANGE cannot be had over FTP; NOREPLACE is checked here.
@@ -501,10 +488,10 @@ class Filesystem:
             raise errors.InvalidArgument("FTP cannot exchange two names")
         self._settle_doubts(lambda doubt: doubt.concerns(old) or doubt.concerns(new))
         for path in (old, new):
-            if (waiting := self._open_at(path)) is not None:
+            if (waiting := self._opened.at(path)) is not None:
                 # One that waits for its writer would make us wait as well.
                 waiting.cancel(only_streams=path == old)
-        with self._turns(old, new, below=True) as (moving, victim):
+        with self._opened.turns(old, new, below=True) as (moving, victim):
             source = self._attributes(old)
             target = self._existing(new)
             if target is not None:
@@ -579,7 +566,7 @@ class Filesystem:
         mode &= 0o7777
         if self._set_for_upload(path, mode=mode):
             return
-        with self._turns(path) as (file,):
+        with self._opened.turns(path) as (file,):
             if file and file.set_for_upload(mode=mode):
                 return
             self._remote.chmod(path, mode)
@@ -592,7 +579,7 @@ class Filesystem:
         self.check_writable()
         if self._set_for_upload(path, mtime=seconds):
             return
-        with self._turns(path) as (file,):
+        with self._opened.turns(path) as (file,):
             if file and file.set_for_upload(mtime=seconds):
                 return
             directory = not file and self._tree.lookup(path).kind is Kind.DIRECTORY
@@ -605,7 +592,7 @@ class Filesystem:
         self, path: str, *, mtime: int | None = None, mode: int | None = None
     ) -> bool:
         """Without a turn: an upload under way takes it along, or it is set right after it."""
-        file = self._open_at(path)
+        file = self._opened.at(path)
         return file is not None and file.set_for_upload(mtime=mtime, mode=mode)
 
     def check_writable(self) -> None:
@@ -631,14 +618,12 @@ class Filesystem:
     def state(self, path: str) -> str:
         """How far the file at `path` is on its way: "clean", "dirty", "uploading" or "failed"; of a
         directory, the worst of what is below it."""
-        if self._open_at(path) is None and self.attributes(path).kind is Kind.FILE:
+        if self._opened.at(path) is None and self.attributes(path).kind is Kind.FILE:
             return "clean"
         concerned = _below(path)
-        with self._lock:
-            files = list(self._users)
         states = {
             self._uploads.state_of(file) or "dirty"
-            for file in files
+            for file in self._opened.all()
             if file.dirty and concerned(file)
         }
         return next((s for s in ("failed", "uploading", "dirty") if s in states), "clean")
@@ -650,9 +635,7 @@ class Filesystem:
         """Return when nothing at and below `path` is unsent. Raises the first failure that is for
         good, or DeadlineExceeded after `timeout` seconds."""
         inside = _below(path)
-        with self._lock:
-            files = list(self._users)
-        for file in files:
+        for file in self._opened.all():
             if inside(file) and file.commit():
                 self._uploads.add(file)
         if not self._uploads.drain(timeout, inside):
@@ -674,7 +657,7 @@ class Filesystem:
         records = self._spool.journal.records()
         taken = [(file, each.since) for each in records if (file := self._take_over(each))]
         for old, new, hidden in doubted:  # before anything is sent
-            self._intents.doubt(old, new, self._open_at(new), hidden)
+            self._intents.doubt(old, new, self._opened.at(new), hidden)
         for file, since in taken:
             self._uploads.add(file, since)
         if taken:
@@ -693,18 +676,16 @@ class Filesystem:
         except errors.FtpfsError as error:
             log.error("%s is not uploaded now, but by the next mount: %s", record.path, error)
             return None
-        if record.path in self._files:
+        if record.path in self._opened:
             # Two mounts of the server wrote it, and both ended before they had sent it.
             if not spool_file.present.covers(0, min(record.base_size, record.size)):
                 log.error("%s: a second version waits for the next mount", record.path)
                 spool_file.close(delete=False)
                 return None
-            record = replace(record, path=self._free_name(record.path, self._files.__contains__))
+            record = replace(record, path=self._free_name(record.path, self._opened.__contains__))
         file = self._new_file(record.path, record.base, 0)
         file.restore(record, spool_file)
-        with self._lock:
-            self._files[record.path] = file
-            self._users[file] = 0
+        self._opened.linger(record.path, file)
         return file
 
     def _free_name(self, path: str, is_taken: Callable[[str], bool]) -> str:
@@ -726,20 +707,14 @@ class Filesystem:
         """
         self._walks.close()
         self._prefetcher.close()
-        with self._lock:
-            files = list(self._users)
-        for file in files:
+        for file in self._opened.all():
             with _logged(file):
                 if file.commit():
                     self._uploads.add(file)
         self.retry()
         self._uploads.drain(grace, lambda _: True)
         stuck = self._uploads.stop(OpenFile.cancel, PARTING)
-        with self._lock:
-            files = list(self._users)
-            self._users.clear()
-            self._handles.clear()
-            self._files.clear()
+        files = self._opened.clear()
         # What is stuck in the network ends with the process, and as after a kill: its spool file
         # must not be closed under the thread that sends it.
         left = sum(self._discard(file) for file in files if file not in stuck) + len(stuck)
@@ -777,19 +752,8 @@ class Filesystem:
 
     # Inside: open files.
 
-    def _open_at(self, path: str) -> OpenFile | None:
-        with self._lock:
-            return self._files.get(path)
-
     def _file(self, handle: int) -> OpenFile:
-        return self._handle(handle).file
-
-    def _handle(self, handle: int) -> _Handle:
-        with self._lock:
-            known = self._handles.get(handle)
-        if known is None:
-            raise _bad_handle(handle)
-        return known
+        return self._opened.handle(handle).file
 
     def _entry_to_open(self, path: str) -> Entry:
         """The entry of a file about to be opened, looked at again unless it is very fresh."""
@@ -861,25 +825,23 @@ class Filesystem:
         if entry.kind is Kind.FILE and entry.size is not None:
             file.follow(entry, generation)
 
-    def _attach(self, path: str, entry: Entry | None, generation: int, flags: int) -> int | None:
-        """A new handle on the file at `path`; None: things changed meanwhile, look again.
+    def _attach(self, path: str, entry: Entry | None, generation: int, flags: int) -> int:
+        """A new handle on the file at `path`. `entry`: what was seen there with that generation;
+        None: an open file was. Raises _Outdated when that is not so any more."""
 
-        `entry`: what was seen there with that generation; None: an open file was.
-        """
-        with self._lock:
-            file = self._files.get(path)
-            if entry is not None and self._generations.of(path) != generation:
-                return None
-            if file is None:
-                if entry is None:
-                    return None
-                file = self._files[path] = self._new_file(path, entry, generation)
-            handle = self._add_handle_locked(file, flags)
-            view = self._handles[handle].view
+        def choose(file: OpenFile | None) -> OpenFile:
+            if entry is not None and self._generations.of(path) == generation:
+                return file or self._new_file(path, entry, generation)
+            if entry is not None or file is None:
+                raise _Outdated
+            return file
+
+        number = self._add_handle(path, flags, choose)
+        handle = self._opened.handle(number)
         if entry is not None:
-            self._let_follow(file, entry, generation)
-        file.begin(view)
-        return handle
+            self._let_follow(handle.file, entry, generation)
+        handle.file.begin(handle.view)
+        return number
 
     def _new_file(
         self, path: str, entry: Entry | None, generation: int, mode: int | None = None
@@ -898,22 +860,16 @@ class Filesystem:
             outdated=lambda path: self._tree.forget(posixpath.dirname(path)),
         )
 
-    def _add_handle_locked(self, file: OpenFile, flags: int) -> int:
-        number = next(self._numbers)
+    def _add_handle(
+        self, path: str, flags: int, choose: Callable[[OpenFile | None], OpenFile]
+    ) -> int:
         appends, writes = bool(flags & os.O_APPEND), bool(flags & _WRITING)
-        self._handles[number] = _Handle(file, appends, writes, View())
-        self._users[file] = self._users.get(file, 0) + 1
-        return number
+        return self._opened.attach(path, choose, appends=appends, writes=writes)
 
     def _retire(self, file: OpenFile) -> None:
         """Let a file go that nobody has open any more, unless it has to linger."""
-        with self._lock:
-            if self._users.get(file) != 0 or file.dirty:
-                return
-            del self._users[file]
-            if self._files.get(file.path) is file:
-                del self._files[file.path]
-        self._discard(file)
+        if self._opened.let_go(file):
+            self._discard(file)
 
     def _discard(self, file: OpenFile) -> bool:
         """The end of a file in this process; whether unsent content of it stays in the spool."""
@@ -1003,7 +959,7 @@ class Filesystem:
             file.rebase(seen, generation)
             return
         aside = self._free_name(
-            path, lambda name: name in self._files or self._intents.is_there(name)
+            path, lambda name: name in self._opened or self._intents.is_there(name)
         )
         log.warning(
             "%s was changed on the server and here; what was written here is uploaded as %s",
@@ -1012,10 +968,7 @@ class Filesystem:
         )
         based = seen.kind is Kind.FILE and file.needs_base
         file.become_new(aside, seen if based else None, generation)
-        with self._lock:
-            if self._files.get(path) is file:
-                del self._files[path]
-                self._files[aside] = file
+        self._opened.rename_one(path, aside, file)
         self._generations.bump(path)
 
     def _make_folders(self, path: str) -> bool:
@@ -1037,26 +990,6 @@ class Filesystem:
             self._taking.add(folder)
 
     # Inside: names.
-
-    @contextlib.contextmanager
-    def _turns(self, *paths: str, below: bool = False) -> Iterator[list[OpenFile | None]]:
-        """Take turns with the uploads of the files open at `paths`, and `below` them if wanted; the
-        files that are open at `paths`."""
-        while True:
-            with self._lock:
-                files = [self._files.get(path) for path in paths]
-                chosen = {file for file in files if file is not None}
-                if below:
-                    insides = tuple(path + "/" for path in paths)
-                    chosen |= {f for p, f in self._files.items() if p.startswith(insides)}
-            with contextlib.ExitStack() as stack:
-                for file in sorted(chosen, key=id):
-                    stack.enter_context(file.exclusive(moving=True))
-                with self._lock:
-                    same = files == [self._files.get(path) for path in paths]
-                if same:  # else one came or went while we waited
-                    yield files
-                    return
 
     @contextlib.contextmanager
     def _changing(self, *paths: str) -> Iterator[None]:
@@ -1097,20 +1030,16 @@ class Filesystem:
         """Whether files below `path` exist only here, or are deleted and still open: what the
         server has of those is in that directory, under a name that listings hide."""
         inside = path + "/"
-        with self._lock:
-            named = [f for p, f in self._files.items() if p.startswith(inside)]
-            return any(not f.on_server and not f.is_deleted for f in named) or any(
-                (f.hidden_as or "").startswith(inside) for f in self._users
-            )
+        return any(
+            not file.on_server and not file.is_deleted for file in self._opened.below(path)
+        ) or any((file.hidden_as or "").startswith(inside) for file in self._opened.all())
 
     def _hide_base(self, file: OpenFile, path: str) -> str | None:
         """Rename a file that is about to lose its name, if its handles need what the server has.
 
         The hidden name, deleted with the last handle; None where that was not needed.
         """
-        with self._lock:
-            used = self._users.get(file)
-        if not used or not file.on_server or not file.needs_base:
+        if not self._opened.is_used(file) or not file.on_server or not file.needs_base:
             return None
         hidden = self._intents.hidden_name(path)
         # Killed before what this is for is done, the next mount gives the name back; after it, the
@@ -1153,9 +1082,7 @@ class Filesystem:
         self._tree.forget(posixpath.dirname(path))
 
     def _announce(self, old: str, new: str) -> None:
-        with self._lock:
-            always = bool(self._users)
-        self._intents.announce(old, new, always=always)
+        self._intents.announce(old, new, always=bool(self._opened.all()))
 
     def _rename_here(self, old: str, new: str) -> None:
         """Open files at and below the old name are at and below the new one now."""
@@ -1163,23 +1090,10 @@ class Filesystem:
             self._spool.journal.rename(old, new)
         except errors.FtpfsError as error:
             log.error("after a crash, %s will be uploaded under its old name: %s", new, error)
-        inside = old + "/"
+        moved = self._opened.rename(old, new)
         with self._lock:
-            self._files.pop(new, None)
-            if (file := self._files.pop(old, None)) is not None:
-                moved = {new: file}  # below a file there is nothing
-            else:
-                moved = {
-                    new + path[len(old) :]: self._files.pop(path)
-                    for path in [p for p in self._files if p.startswith(inside)]
-                }
-                for each in self._users:
-                    each.directory_moved(old, new)
-                self._taking = {f for f in self._taking if f != old and not f.startswith(inside)}
-            for path, file in moved.items():
-                self._files[path] = file
-                file.moved(path)
-        for file in moved.values():
+            self._taking = {f for f in self._taking if not _is_within(f, old)}
+        for file in moved:
             file.record_again()
 
     # Inside: renames and deletions whose answer was lost.
@@ -1195,7 +1109,7 @@ class Filesystem:
     def _settle(self, doubt: Doubt) -> bool:
         """Whether it was done; then it is done here, too. Raises what the server cannot be asked
         for."""
-        with self._turns(*doubt.names, below=True) as files:
+        with self._opened.turns(*doubt.names, below=True) as files:
             done = self._intents.was_done(doubt)
             if not self._intents.is_open(doubt):
                 return done  # another thread was faster
@@ -1233,13 +1147,6 @@ class Filesystem:
             self._lost_its_name(victim, doubt.hidden)
 
 
-class _Handle(NamedTuple):
-    file: OpenFile
-    appends: bool
-    writes: bool
-    view: View
-
-
 @contextlib.contextmanager
 def _logged(file: OpenFile) -> Iterator[None]:
     """Where nobody is left to be told."""
@@ -1268,8 +1175,8 @@ def _conflict_name(path: str, number: str = "") -> str:
     return posixpath.join(folder, stem + words + ending)
 
 
-def _bad_handle(handle: int) -> errors.FtpfsError:
-    return errors.BadHandle(f"no open file has the handle {handle}")
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")
 
 
 def _is_hidden(path: str) -> bool:

@@ -801,9 +801,11 @@ def test_the_first_close_in_a_directory_returns_when_the_server_takes_the_file(
 def test_a_first_file_that_the_server_refuses_before_it_takes_it_is_told_at_its_close(
     bench: Bench,
 ) -> None:
-    bench.remote.fail("accept", errors.PermissionDenied("no"))
+    for number in range(9):  # also when it is refused before the close, and tried again for that
+        bench.remote.fail("accept", errors.PermissionDenied("no"), after=number)
     with pytest.raises(errors.PermissionDenied):
         bench.write("/d/one", LONG)
+    bench.fs.unlink("/d/one")
     gate = bench.remote.hold("store")
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(bench.write, "/d/two", b"2")
