@@ -59,8 +59,9 @@ ORDINARY_FOLDER_MODES = {0o755, 0o775, 0o777}
 LONG_LINK = 0.002
 
 # Sessions at hand while a mount is in use over a long link, before anything shows what it is used
-# for: a login takes four round trips, and what is read first waited for it.
-FEW = 4
+# for: a login takes four round trips, and what is read first waited for it. Twice as many from this
+# round trip (s) on.
+FEW, FAR_LINK = 4, 0.05
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # renameat2(2)
 
@@ -742,8 +743,10 @@ class Filesystem:
 
     def warm_up(self, sessions: int = FEW) -> None:
         """The mount is in use: have so many sessions at hand, where logging in takes long."""
-        if self._remote.round_trip() > LONG_LINK:
-            self._remote.warm(sessions)
+        round_trip = self._remote.round_trip()
+        if round_trip > LONG_LINK:
+            few = 2 * FEW if FAR_LINK <= round_trip < float("inf") else FEW
+            self._remote.warm(max(sessions, few))
 
     def _note_visit(self, path: str, *, read: bool) -> None:
         if self._remote.round_trip() > LONG_LINK:
@@ -776,7 +779,9 @@ class Filesystem:
         expect = entry if self._blocks.outlives_mount else None
 
         def fetch(offset: int, give_way: Callable[[], None]) -> Download:
-            return self._remote.open_read(path, offset, give_way=give_way, expect=expect)
+            return self._remote.open_read(
+                path, offset, give_way=give_way, expect=expect, ahead=True
+            )
 
         reader = Reader(version, fetch, self._blocks, self._budget)
         reader.read(0, version.size)

@@ -199,8 +199,8 @@ class _Walk:
         order = max(self._orders, key=lambda o: o.followed, default=None)
         if order is None or order.followed < belief:
             return []
-        if len(self._ahead) > self._window // 2:
-            return []  # in halves, so that not every open pays for a choice
+        if len(self._ahead) > self._window * 3 // 4:
+            return []  # in quarters, so that not every open pays for a choice
         if len(self._ahead) > 2 * (self._used + FIRST_AHEAD):
             return []
         if self._used > self._window // 2:

@@ -92,6 +92,7 @@ class Remote(Protocol):
         *,
         give_way: Callable[[], None] | None = None,
         expect: Entry | None = None,
+        ahead: bool = False,
     ) -> Download: ...
 
     def store(self, path: str, content: Content, *, base: Entry | None) -> Entry: ...

@@ -12,7 +12,8 @@ A session is used under a *lease*. Rules that keep this free of deadlock:
 - A holder that can stop anywhere (a read stream) leases with `give_way`; it is called while others
   wait, and the holder returns the lease as soon as it can.
 - Metadata that waits goes before transfers that wait, and both before listings ahead, which leave
-  two places free, and one idle session to whoever comes.
+  two places free, and one idle session to whoever comes. Contents fetched ahead leave that one,
+  too, as long as there is room to log in one more.
 
 A session that comes back from a transfer is *groomed* where that pays (see `session`): by a thread
 of the pool's, so that whoever used it goes on at once. It counts as a connection all the while, and
@@ -85,10 +86,11 @@ class Use(enum.Enum):
     LISTING = "listing"  # likewise, with a data connection
     TRANSFER = "transfer"  # file contents: may take long
     UPLOAD = "upload"  # likewise, on its way to the server: those who read wait for an answer
+    PREFETCH = "prefetch"  # file contents that nobody waits for yet
     AHEAD = "ahead"  # listings that nobody waits for yet
 
 
-_TRANSFERS = (Use.TRANSFER, Use.UPLOAD)
+_TRANSFERS = (Use.TRANSFER, Use.PREFETCH, Use.UPLOAD)
 
 
 class Lease:
@@ -318,7 +320,9 @@ class Pool:
                         raise errors.ConnectionLost("the mount is being closed")
                     if self._may_start_locked(use):
                         room = self._total_locked() < self._cap_now_locked()
-                        if len(self._idle) > (use is Use.AHEAD):
+                        # What nobody waits for leaves the last idle session to whoever comes.
+                        logs_in = use is Use.PREFETCH and room and self._may_log_in_locked()
+                        if len(self._idle) > (use is Use.AHEAD or logs_in):
                             lease = self._grant_locked(self._choose_locked(use), use, give_way)
                             spare = room and use is Use.TRANSFER and self._comes_early_locked(lease)
                         elif room and self._needs_one_more_locked(use):

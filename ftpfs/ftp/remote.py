@@ -260,8 +260,10 @@ class Remote:
         text: bool = False,
         give_way: Callable[[], None] | None = None,
         expect: Entry | None = None,
+        ahead: bool = False,
     ) -> Download:
-        """Start reading at `offset`. The lease goes back when the download is closed.
+        """Start reading at `offset`, maybe `ahead` of anybody who waits for it. The lease goes back
+        when the download is closed.
 
         `give_way` is called when others need the connection. With `expect` the file has to be that
         one still, by size and time, or errors.Changed is raised: the server is asked in the same
@@ -277,7 +279,8 @@ class Remote:
                 raise errors.Changed(f"{path}: it was changed on the server")
             return download
 
-        return self._settled_transfer(start, lambda: self._why_not_read(path), give_way)
+        use = Use.PREFETCH if ahead else Use.TRANSFER
+        return self._settled_transfer(start, lambda: self._why_not_read(path), give_way, use)
 
     def open_write(
         self, path: str, offset: int = 0, *, append: bool = False, text: bool = False
@@ -460,10 +463,11 @@ class Remote:
         start: Callable[[Session, Callable[[], None]], T],
         why: Callable[[], errors.FtpfsError | None],
         give_way: Callable[[], None] | None,
+        use: Use = Use.TRANSFER,
     ) -> T:
         self._on_server("/")
         try:
-            return self._pool.begin(start, give_way=give_way)
+            return self._pool.begin(start, use=use, give_way=give_way)
         except errors.Refused as refusal:
             raise why() or _denied(refusal) from refusal
 

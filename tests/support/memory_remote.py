@@ -268,6 +268,7 @@ class MemoryRemote:
         *,
         give_way: Callable[[], None] | None = None,
         expect: Entry | None = None,
+        ahead: bool = False,
     ) -> MemoryDownload:
         def work() -> MemoryDownload:
             node = self._get(path)

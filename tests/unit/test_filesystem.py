@@ -22,7 +22,7 @@ from ftpfs import errors
 from ftpfs.config import Cache, Write
 from ftpfs.core import intents
 from ftpfs.core.blocks import BLOCK_SIZE
-from ftpfs.core.filesystem import FEW, RENAME_EXCHANGE, RENAME_NOREPLACE, Filesystem
+from ftpfs.core.filesystem import FAR_LINK, FEW, RENAME_EXCHANGE, RENAME_NOREPLACE, Filesystem
 from ftpfs.core.journal import Record
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Entry, Kind
@@ -126,6 +126,14 @@ def test_while_files_are_made_as_many_sessions_are_logged_in_as_will_send_them(
     for n in range(30):
         bench.write(f"/d/more{n}", b"x")
     assert bench.remote.warmed == Write().uploads
+
+
+def test_where_a_login_takes_very_long_there_are_twice_as_many(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryRemote, "round_trip", lambda _: FAR_LINK)
+    bench.fs.children("/d")
+    assert bench.remote.warmed == 2 * FEW
 
 
 @pytest.mark.parametrize("round_trip", [0.0005, 0.002])

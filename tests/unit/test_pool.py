@@ -634,6 +634,37 @@ def test_listings_ahead_leave_two_places_and_an_idle_session(
     assert server.connects == 3
 
 
+def test_what_is_fetched_ahead_leaves_an_idle_session_while_it_can_log_in(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=4)
+    first, second = (hold(pool, Use.METADATA) for _ in range(2))
+    first.release()
+    second.release()
+    ahead = [hold(pool, Use.PREFETCH) for _ in range(2)]
+    assert (server.connects, pool.status().idle) == (3, 1)
+    reader = hold(pool, Use.TRANSFER)
+    assert server.connects == 3, "it finds one at once"
+    for lease in [*ahead, reader]:
+        lease.release()
+
+
+def test_what_is_fetched_ahead_takes_the_last_session_where_there_is_no_room_for_another(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    """Somebody may wait for it by now."""
+    server.limit = 2
+    pool = make_pool(cap=4)
+    first, second = (hold(pool, Use.METADATA) for _ in range(2))
+    first.release()
+    ahead: list[Lease] = []
+    thread = elsewhere(lambda: ahead.append(pool.lease(Use.PREFETCH)))
+    assert joined([thread])
+    assert server.connects == 3, "the refused one"
+    for lease in [*ahead, second]:
+        lease.release()
+
+
 def test_with_two_connections_nothing_is_listed_ahead(make_pool: MakePool) -> None:
     pool = make_pool(cap=2)
     waiting = elsewhere(lambda: leased_or_closed(pool, Use.AHEAD))
