@@ -533,8 +533,8 @@ class Session:
         return tried and not self._server.tls_ccc
 
     def _log_in_at_once(self) -> None:
-        """Log in where it went well before, and be armed, in one write: 1 round trip, not 4; under
-        TLS not 6. Whether there is TLS is settled by then.
+        """Log in where it went well before, and be armed, in one write: 1 round trip, not 3; under
+        TLS not 5. Whether there is TLS is settled by then.
 
         Raises as `_login` does. What else goes wrong is counted: something on the way may take such
         a write for an attack.
