@@ -27,11 +27,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypeAlias
 
 from ftpfs import errors
 from ftpfs.config import Cache, Write
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Generations
 from ftpfs.core.disktier import DiskTier
+from ftpfs.core.folders import Folder, Folders
 from ftpfs.core.intents import Doubt, Intents
 from ftpfs.core.journal import Record
 from ftpfs.core.opened import OpenFiles
@@ -79,6 +81,9 @@ PARTING = 3.0
 
 # How often an upload may find something else on the server than it knew before it fails.
 SETTLEMENTS = 3
+
+
+_Job: TypeAlias = OpenFile | Folder  # what the queue sends
 
 
 class _Outdated(Exception):
@@ -144,10 +149,17 @@ class Filesystem:
         self._waits_for_uploads = write.sync
         self._most_uploads = write.uploads
         near = not remote.round_trip() > LONG_LINK
-        self._uploads: Uploads[OpenFile] = Uploads(
+        self._uploads: Uploads[_Job] = Uploads(
             self._upload,
             workers=min(write.uploads, NEAR_UPLOADS) if near else write.uploads,
             holds_bursts=lambda: remote.round_trip() <= LONG_LINK,
+        )
+        self._folders = Folders(
+            remote,
+            spool.journal,
+            add=self._uploads.add,
+            told=lambda now: self._tree.update(now.path, mode=now.mode, mtime=now.mtime),
+            refused=lambda path: self._tree.forget(posixpath.dirname(path)),
         )
         self._opened = OpenFiles()
         self._lock = threading.Lock()
@@ -175,7 +187,7 @@ class Filesystem:
         if entry.kind is Kind.FILE and entry.size is None:
             # A listing without sizes, but programs read no further than the size they see.
             return self._tree.look_again(path, lambda: self._remote.look_again(path, entry))
-        return entry
+        return self._folders.shown(path, entry) if entry.kind is Kind.DIRECTORY else entry
 
     def handle_attributes(self, handle: int) -> Entry:
         file = self._file(handle)
@@ -191,6 +203,9 @@ class Filesystem:
         self._note_visit(path, read=True)
         listed = {entry.name: entry for entry in self._tree.children(path)}
         self._walks.listed()
+        for name in self._folders.names_in(path):
+            if name in listed:
+                listed[name] = self._folders.shown(posixpath.join(path, name), listed[name])
         for file in self._opened.in_folder(path).values():
             # What is open but not changed here is there if the server says so.
             if not file.is_deleted and not file.follows_server:
@@ -206,7 +221,7 @@ class Filesystem:
         """
         doubts = self._intents.doubts(lambda doubt: doubt.covers(path) or doubt.is_listed_in(path))
         listed = None if doubts else self._tree.fresh(path)
-        here = self._opened.in_folder(path)
+        here = {*self._opened.in_folder(path), *self._folders.names_in(path)}
 
         def look(entry: Entry) -> tuple[Entry | None, bool]:
             if listed is None or entry.name in here:
@@ -333,6 +348,11 @@ class Filesystem:
         file.tell_failure(again=True)
         self._save(file, wait=True)
 
+    def fsync_folder(self, path: str) -> None:
+        """Mode and time that were set on it are on the server when this returns; unless files that
+        were closed in it have to be sent before."""
+        self._folders.send_now(path)
+
     def _save(self, file: OpenFile, *, wait: bool, or_accepted: bool = False) -> None:
         """Journal what was written, and have it uploaded; perhaps wait until it is, or until the
         server takes it."""
@@ -353,6 +373,7 @@ class Filesystem:
         if file.on_server or file.attributes().size:
             return
         self._uploads.forget(file)
+        self._folders.file_ended(file)
         file.deleted(None)
         self._opened.unname(file.path, file)
 
@@ -376,25 +397,25 @@ class Filesystem:
         _check_name(path)
         self._settle_doubts_about(path)
         self.warm_up(min(self._most_uploads, 2 * FEW))  # something will be put there
-        with self._changing(path):
-            self._remote.mkdir(path)
+        with (
+            self._changing(path),
+            self._folders.filling(posixpath.dirname(path)) as before,
+        ):
+            self._remote.mkdir(path, before=before)
         self._takes_files(path)
         self._takes_files(posixpath.dirname(path))
-        wanted = mode & 0o7777
-        if wanted not in ORDINARY_FOLDER_MODES:
-            try:
-                self._remote.chmod(path, wanted)
-            except errors.FtpfsError as error:
-                log.info("%s was made, but not its mode: %s", path, error)
+        mode &= 0o7777
+        wanted = None if mode in ORDINARY_FOLDER_MODES else mode
         entry = Entry(
             name=posixpath.basename(path),
             kind=Kind.DIRECTORY,
             size=0,
             mtime=int(time.time()),
             exact=False,
-            mode=None,
+            mode=wanted,
             target=None,
         )
+        self._folders.made(path, wanted)
         self._tree.made_directory(path, entry)
 
     def rmdir(self, path: str) -> None:
@@ -403,7 +424,7 @@ class Filesystem:
             raise errors.NotADirectory(f"{path}: not a directory")
         if self._holds_open_files(path):
             raise errors.NotEmpty(f"{path}: has files that are open here")
-        with self._changing(path):
+        with self._folders.still(path), self._changing(path):
             self._remote.rmdir(path)
         self._removed(path)
 
@@ -448,6 +469,7 @@ class Filesystem:
         """A file was deleted or replaced: it lives on in its handles, if there are any."""
         file.deleted(hidden, settled=settled)
         self._uploads.forget(file)
+        self._folders.file_ended(file)
         self._retire(file)
 
     def hide(self, path: str, hidden: str) -> None:
@@ -487,12 +509,17 @@ class Filesystem:
         self._remote.check_name(new)
         if flags & ~RENAME_NOREPLACE:
             raise errors.InvalidArgument("FTP cannot exchange two names")
+        if old != new and _is_within(new, old):
+            raise errors.InvalidArgument(f"{new}: is below what is to be moved there")
         self._settle_doubts(lambda doubt: doubt.concerns(old) or doubt.concerns(new))
         for path in (old, new):
             if (waiting := self._opened.at(path)) is not None:
                 # One that waits for its writer would make us wait as well.
                 waiting.cancel(only_streams=path == old)
-        with self._opened.turns(old, new, below=True) as (moving, victim):
+        with (
+            self._opened.turns(old, new, below=True) as (moving, victim),
+            self._folders.still(old, new),
+        ):
             source = self._attributes(old)
             target = self._existing(new)
             if target is not None:
@@ -508,6 +535,7 @@ class Filesystem:
                     self._rename_unsent(moving, old, new, victim, target)
                     return
                 self._upload_now(moving)
+            self._set_before(new)
             hidden = self._hide_base(victim, new) if victim else None
             # Killed between the two, the next mount looks whether the server did it.
             self._announce(old, new)
@@ -562,30 +590,38 @@ class Filesystem:
     # Attributes.
 
     def chmod(self, path: str, mode: int) -> None:
-        """SITE CHMOD, or with the upload that is due. NotSupported where the server has none."""
+        """SITE CHMOD, or with the upload that is due, or noted for a folder that was made here.
+        NotSupported where the server has none."""
         self.check_writable()
         mode &= 0o7777
-        if self._set_for_upload(path, mode=mode):
+        if self._set_for_upload(path, mode=mode) or self._set_later(path, mode=mode):
             return
         with self._opened.turns(path) as (file,):
             if file and file.set_for_upload(mode=mode):
                 return
-            self._remote.chmod(path, mode)
-            self._tree.update(path, mode=mode)
+            # Files that were closed in it have to come in before.
+            now = mode | 0o300 if self._to_be_sent_into(path) else mode
+            with self._folders.setting(path, mode=now):
+                self._remote.chmod(path, now)
+            if now == mode or not self._set_later(path, mode=mode):
+                self._tree.update(path, mode=now)
             if file:
                 file.has_on_server(mode=mode)
 
     def set_mtime(self, path: str, seconds: int) -> None:
         """Set the modification time, or have the upload that is due set it."""
         self.check_writable()
-        if self._set_for_upload(path, mtime=seconds):
+        if self._set_for_upload(path, mtime=seconds) or self._set_later(path, mtime=seconds):
             return
         with self._opened.turns(path) as (file,):
             if file and file.set_for_upload(mtime=seconds):
                 return
             directory = not file and self._tree.lookup(path).kind is Kind.DIRECTORY
-            self._remote.set_mtime(path, seconds, directory=directory)
+            with self._folders.setting(path, mtime=seconds):
+                self._remote.set_mtime(path, seconds, directory=directory)
             self._tree.update(path, mtime=seconds)
+            if self._to_be_sent_into(path):  # which changes it
+                self._set_later(path, mtime=seconds)
             if file:
                 file.has_on_server(mtime=seconds)
 
@@ -595,6 +631,33 @@ class Filesystem:
         """Without a turn: an upload under way takes it along, or it is set right after it."""
         file = self._opened.at(path)
         return file is not None and file.set_for_upload(mtime=mtime, mode=mode)
+
+    def _set_later(self, path: str, *, mtime: int | None = None, mode: int | None = None) -> bool:
+        """Whether it is noted of a folder, to follow what was closed in it before."""
+        waiting = self._to_be_sent_into(path)
+        if not self._folders.set(path, waiting, mode=mode, mtime=mtime):
+            return False
+        for file in waiting:
+            if not self._will_be_sent(file):  # it was, meanwhile
+                self._folders.file_ended(file)
+        self._tree.update(path, mode=mode, mtime=mtime)
+        return True
+
+    def _to_be_sent_into(self, folder: str) -> list[OpenFile]:
+        """What was closed in a folder that was made here, and is on its way."""
+        if not self._folders.is_ours(folder):
+            return []
+        inside = self._opened.in_folder(folder).values()
+        return [file for file in inside if self._will_be_sent(file)]
+
+    def _will_be_sent(self, file: OpenFile) -> bool:
+        return file.waits and self._uploads.state_of(file) != "failed"
+
+    def _set_before(self, path: str) -> None:
+        """Have the folder above `path` set as it has to be before something comes into it."""
+        with self._folders.filling(posixpath.dirname(path)) as before:
+            if before:
+                self._remote.set_on_folders([before])
 
     def check_writable(self) -> None:
         """Raises ReadOnly on a mount that is."""
@@ -627,6 +690,8 @@ class Filesystem:
             for file in self._opened.all()
             if file.dirty and concerned(file)
         }
+        if self._folders.waiting(path):
+            states.add("dirty")
         return next((s for s in ("failed", "uploading", "dirty") if s in states), "clean")
 
     def upload_status(self) -> UploadStatus:
@@ -639,7 +704,11 @@ class Filesystem:
         for file in self._opened.all():
             if inside(file) and file.commit():
                 self._uploads.add(file)
-        if not self._uploads.drain(timeout, inside):
+        done = self._uploads.drain(timeout, inside)
+        if done:
+            self._folders.release(path)  # what follows files that fail
+            done = self._uploads.drain(timeout, inside)
+        if not done:
             raise errors.DeadlineExceeded(f"not everything was uploaded within {timeout:g} s")
         for _, error in self._uploads.failures(inside):
             raise errors.again(error) from error
@@ -659,6 +728,7 @@ class Filesystem:
         taken = [(file, each.since) for each in records if (file := self._take_over(each))]
         for old, new, hidden in doubted:  # before anything is sent
             self._intents.doubt(old, new, self._opened.at(new), hidden)
+        self._folders.restore(self._spool.journal.folders(), [file for file, _ in taken])
         for file, since in taken:
             self._uploads.add(file, since)
         if taken:
@@ -713,12 +783,15 @@ class Filesystem:
                 if file.commit():
                     self._uploads.add(file)
         self.retry()
-        self._uploads.drain(grace, lambda _: True)
-        stuck = self._uploads.stop(OpenFile.cancel, PARTING)
+        if self._uploads.drain(grace, lambda _: True):
+            self._folders.release("/")
+            self._uploads.drain(grace, lambda _: True)
+        stuck = self._uploads.stop(_cancel, PARTING)
         files = self._opened.clear()
         # What is stuck in the network ends with the process, and as after a kill: its spool file
         # must not be closed under the thread that sends it.
-        left = sum(self._discard(file) for file in files if file not in stuck) + len(stuck)
+        left = sum(self._discard(file) for file in files if file not in stuck)
+        left += sum(isinstance(job, OpenFile) for job in stuck) + self._folders.count()
         if left:
             log.error("%d files are not on the server; the next mount goes on with them", left)
         self._spool.remove()
@@ -885,8 +958,22 @@ class Filesystem:
 
     # Inside: uploads.
 
-    def _upload(self, file: OpenFile) -> None:
+    def _upload(self, job: _Job) -> None:
         """On one of the queue's threads."""
+        if isinstance(job, Folder):
+            self._settle_doubts_about(job.path)
+            self._folders.send(job)
+            return
+        try:
+            self._upload_file(job)
+        except errors.NetworkError:
+            raise  # it is tried again
+        except errors.FtpfsError:
+            self._folders.file_ended(job)
+            raise
+        self._folders.file_ended(job)
+
+    def _upload_file(self, file: OpenFile) -> None:
         try:
             while True:
                 try:
@@ -904,6 +991,7 @@ class Filesystem:
     def _upload_exclusively(self, file: OpenFile, *, streamed: bool = False) -> None:
         """Bring the file to the server, settling what can be settled about where it goes."""
         try:
+            self._set_before(file.path)
             for _ in range(SETTLEMENTS):
                 try:
                     file.upload(streamed=streamed)
@@ -1019,6 +1107,7 @@ class Filesystem:
             self._taking.discard(path)
         self._generations.bump(path)
         self._tree.remove(path)
+        self._folders.removed(path)
 
     def _renamed(self, old: str, new: str) -> None:
         self._generations.bump(old)
@@ -1098,6 +1187,7 @@ class Filesystem:
         moved = self._opened.rename(old, new)
         with self._lock:
             self._taking = {f for f in self._taking if not _is_within(f, old)}
+        self._folders.renamed(old, new)
         for file in moved:
             file.record_again()
 
@@ -1114,7 +1204,10 @@ class Filesystem:
     def _settle(self, doubt: Doubt) -> bool:
         """Whether it was done; then it is done here, too. Raises what the server cannot be asked
         for."""
-        with self._opened.turns(*doubt.names, below=True) as files:
+        with (
+            self._opened.turns(*doubt.names, below=True) as files,
+            self._folders.still(*doubt.names),
+        ):
             done = self._intents.was_done(doubt)
             if not self._intents.is_open(doubt):
                 return done  # another thread was faster
@@ -1161,7 +1254,11 @@ def _logged(file: OpenFile) -> Iterator[None]:
         log.error("%s: %s", file.path, error)
 
 
-def _below(path: str) -> Callable[[OpenFile], bool]:
+def _cancel(job: _Job) -> None:
+    job.cancel()
+
+
+def _below(path: str) -> Callable[[_Job], bool]:
     """Whether a file is at or below `path`."""
     inside = path.rstrip("/") + "/"
     return lambda file: file.path == path or file.path.startswith(inside)

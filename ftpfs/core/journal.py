@@ -7,6 +7,8 @@ What `close()` returned for is in here, so it outlives the daemon. One row per f
 its spool file; a row goes when the server has the content. Writes are not synced to the disk: the
 kernel keeps what a killed process wrote. With `sync` they are, and power loss is outlived, too.
 
+What was set on a folder, and is not on the server yet, is a row of its own.
+
 A rename or a deletion on the server is announced before it is asked for (`intent`): killed in
 between, the next mount looks whether the old name is still there, and the rows follow.
 
@@ -52,6 +54,8 @@ create table if not exists unsent (
 ) without rowid;
 create index if not exists unsent_by_path on unsent (path);
 create table if not exists intent (old blob primary key, new blob not null) without rowid;
+create table if not exists folder (path blob primary key, mode integer, mtime integer)
+    without rowid;
 """
 
 
@@ -187,9 +191,34 @@ class Journal:
             connection.execute(move, (os.fsencode(new), len(os.fsencode(old)) + 1, *_below(old)))
             settled = os.fsencode(old), os.fsencode(new)
             connection.execute("delete from intent where old in (?, ?)", settled)
+            connection.execute(f"delete from folder where {_BELOW}", _below(new))  # noqa: S608
+            move = f"{_MOVE_FOLDER} where {_BELOW}"
+            connection.execute(move, (os.fsencode(new), len(os.fsencode(old)) + 1, *_below(old)))
             below = f"{_MOVE_INTENT} where {_BELOW.replace('path', 'old')}"
             connection.execute(below, (os.fsencode(new), len(os.fsencode(old)) + 1, *_below(old)))
         return gone
+
+    def note_folder(self, path: str, mode: int | None, mtime: int | None) -> None:
+        """What is to be set on a folder."""
+        with self._working() as connection:
+            connection.execute(
+                "insert or replace into folder values (?, ?, ?)", (os.fsencode(path), mode, mtime)
+            )
+
+    def drop_folder(self, path: str, mode: int | None, mtime: int | None) -> None:
+        """That was done; unless something else was noted meanwhile. A full disk does not take it:
+        it is done again after a crash."""
+        with contextlib.suppress(errors.FtpfsError), self._working() as connection:
+            connection.execute(
+                "delete from folder where path = ? and mode is ? and mtime is ?",
+                (os.fsencode(path), mode, mtime),
+            )
+
+    def folders(self) -> list[tuple[str, int | None, int | None]]:
+        """Path, mode and time of folders of which these are to be set."""
+        with self._working() as connection:
+            rows = connection.execute("select path, mode, mtime from folder").fetchall()
+        return [(os.fsdecode(path), mode, mtime) for path, mode, mtime in rows]
 
     def drop(self, path: str) -> list[str]:
         """The file at `path` was deleted, as was intended; as `rename`."""
@@ -242,6 +271,7 @@ class Journal:
                 self._take_out_locked()
                 (left,) = self._connection.execute(
                     "select (select count(*) from unsent) + (select count(*) from intent)"
+                    " + (select count(*) from folder)"
                 ).fetchone()
             except sqlite3.Error as error:
                 log.error("the journal of unsent files failed, and stays as it is: %s", error)
@@ -284,6 +314,7 @@ def _as_ours(error: sqlite3.Error) -> errors.FtpfsError:
 
 # A path, and what lies below it: all that sorts between "path/" and "path0" ("0" follows "/").
 _MOVE = "update unsent set path = cast(? || substr(path, ?) as blob)"
+_MOVE_FOLDER = "update folder set path = cast(? || substr(path, ?) as blob)"
 _MOVE_INTENT = "update or replace intent set old = cast(? || substr(old, ?) as blob)"
 _BELOW = "(path = ? or (path > ? and path < ?))"
 

@@ -220,6 +220,10 @@ class OpenFile:
             return self._sent < self._committed and not self._deleted
 
     @property
+    def has_content(self) -> bool:
+        return True
+
+    @property
     def changes_in_place(self) -> bool:
         """Whether the next upload sends only parts of it, as far as one knows before it."""
         with self._changed:

@@ -71,6 +71,10 @@ class File(Protocol):
         """Whether closed content of it is not on the server yet."""
 
     @property
+    def has_content(self) -> bool:
+        """Not so: nothing but attributes is to be set, which counts as no file."""
+
+    @property
     def changes_in_place(self) -> bool:
         """Whether only parts of what the server has are to be sent."""
 
@@ -495,7 +499,7 @@ class Uploads(Generic[F]):
 
     def _note_success_locked(self, job: _Job[F], sent: int) -> bool:
         """Whether the server had been away."""
-        self._uploaded_files += 1
+        self._uploaded_files += job.file.has_content
         self._uploaded_bytes += sent
         was_away, self._away_pause = self._away_pause, 0.0
         if was_away:

@@ -172,6 +172,9 @@ class Spool:
         for old, new in journal.intents():
             self.journal.intend(old, new, always=True)
             journal.withdraw(old)
+        for row in journal.folders():
+            self.journal.note_folder(*row)
+            journal.drop_folder(*row)
         journal.close()
         _remove_folder(folder)
 

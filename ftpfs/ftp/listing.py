@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta, timezone
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from ftpfs.errors import printable
 
@@ -55,6 +55,14 @@ class Entry:
     exact: bool = False
     mode: int | None = None
     target: str | None = None
+
+
+class FolderAttributes(NamedTuple):
+    """What is to be set on the folder at `path`: permission bits, seconds since the epoch."""
+
+    path: str
+    mode: int | None
+    mtime: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,7 @@ class Profile:
         self.chmod: bool | None = None
         self.set_time: SetTime | None = None  # the command to try; None: not thought about yet
         self.set_time_works = False  # that command was seen to work
+        self.folder_times: bool | None = None  # it sets the times of folders, too
         self.rest: bool | None = None
         self.restart: Restart | None = None  # of uploads; probed when first needed
         # Commands that may tell a file's checksum, the one to use first; None: not thought about.
@@ -236,6 +237,14 @@ class Profile:
         if all(fact.endswith("*") for fact in wanted):
             return None
         return "OPTS MLST " + "".join(f"{fact.rstrip('*')};" for fact in wanted)
+
+    def saw_chmod(self, code: int) -> None:
+        """Learn whether there is a command that sets a mode. Once it has worked, it is the name or
+        the mode that the server cannot read."""
+        if code < 400:
+            self.chmod = True
+        elif code in (500, 501, 502, 504):
+            self.chmod = self.chmod or False
 
     def way_to_set_time(self) -> SetTime:
         """The command that sets a time: known to work, or the most promising one left."""
@@ -397,7 +406,9 @@ _KEPT: dict[str, Callable[[object], object]] = {
     "digests": _digests,
     **dict.fromkeys(("arming", "pipelining", "set_time_works"), _known),
     **dict.fromkeys(("mlsd_shows_itself", "list_shows_itself"), _known),
-    **dict.fromkeys(("mlsd", "mlst", "list_all", "mdtm", "chmod", "rest"), _maybe_known),
+    **dict.fromkeys(
+        ("mlsd", "mlst", "list_all", "mdtm", "chmod", "folder_times", "rest"), _maybe_known
+    ),
 }
 
 _NUMBER = re.compile(r"\d+")

@@ -12,6 +12,7 @@ Threading: any thread, any time; each call leases a session of its own.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from ftpfs.config import Network, Server
 from ftpfs.ftp import clock, digest, lister, upload
 from ftpfs.ftp.control import Reply
 from ftpfs.ftp.data import Download, Upload
-from ftpfs.ftp.listing import Entry, Kind
+from ftpfs.ftp.listing import Entry, FolderAttributes, Kind
 from ftpfs.ftp.memory import Memory
 from ftpfs.ftp.pool import Pool, PoolStatus, Use
 from ftpfs.ftp.profile import Profile, Restart, SetTime
@@ -349,13 +350,20 @@ class Remote:
         except UnicodeEncodeError:
             raise errors.InvalidName(f"a name that {encoding} cannot write: {path!a}") from None
 
-    def mkdir(self, path: str) -> None:
+    def mkdir(self, path: str, *, before: FolderAttributes | None = None) -> None:
+        """Make a folder. `before`: the mode of a folder above it, set in the same round trip; that
+        it is refused is a line in the log."""
+
         def again(session: Session) -> None:
             with contextlib.suppress(errors.Unavailable):
                 mkdir(session)
 
         def mkdir(session: Session) -> None:
-            session.require(f"MKD {self._on_server(path)}")
+            lines = self._lines_to_set(before) if before else []
+            *first, made = session.exchange([*lines, f"MKD {self._on_server(path)}"])
+            if before and (why := self._why_not_set(before, first)):
+                log.warning("the mode of %s was not set: %s", before.path, why)
+            made.check()
             lister.check_name_kept(session, self._on_server(path))
 
         self._settled(mkdir, lambda: self._why_not_made(path), again)
@@ -390,34 +398,81 @@ class Remote:
             raise errors.NotSupported("the server has no command that sets a mode")
 
         def chmod(session: Session) -> None:
-            try:
-                session.require(upload.chmod_line(self.profile, self._on_server(path), mode))
-            except (errors.NotSupported, errors.InvalidArgument):
-                # Once it has worked, it is the name or the mode that the server cannot read.
-                self.profile.chmod = self.profile.chmod or False
-                raise
-            self.profile.chmod = True
+            reply = session.command(upload.chmod_line(self.profile, self._on_server(path), mode))
+            self.profile.saw_chmod(reply.code)
+            reply.check()
 
         self._settled(chmod, lambda: self._why_not_changed(path))
 
     def set_mtime(self, path: str, seconds: int, *, directory: bool = False) -> None:
         """Set the modification time, by whichever command this server has. NotSupported if none.
 
-        Nothing is learned from a refusal for a directory: vsftpd does it for files only.
+        A refusal for a directory says nothing of files: vsftpd does it for those only.
         """
 
         def set_time(session: Session) -> None:
             where = self._on_server(path)
             while (way := self.profile.way_to_set_time()) is not SetTime.NONE:
                 reply = session.command(self.profile.set_time_line(way, where, seconds))
-                if directory and not reply.ok:
-                    raise errors.NotSupported("the server sets no times on directories")
-                if directory or not self.profile.saw_set_time(way, reply.code):
+                if not self.profile.saw_set_time(way, reply.code):
                     reply.check()
                     return
             raise errors.NotSupported("the server has no command that sets a time")
 
-        self._settled(set_time, lambda: self._why_not_changed(path))
+        work = set_time if not directory else lambda s: self._set_folder_time(s, path, seconds)
+        self._settled(work, lambda: self._why_not_changed(path))
+
+    def _set_folder_time(self, session: Session, path: str, seconds: int) -> None:
+        profile, where = self.profile, self._on_server(path)
+        way = profile.way_to_set_time()
+        if profile.folder_times is False or way is SetTime.NONE:
+            raise errors.NotSupported("the server sets no times on directories")
+        reply, there = session.exchange(
+            [profile.set_time_line(way, where, seconds), f"CWD {where}"]
+        )
+        if reply.ok:
+            profile.folder_times = True
+            return
+        if there.ok and profile.set_time_works:
+            profile.folder_times = profile.folder_times or False
+        raise errors.NotSupported("the server sets no times on directories")
+
+    def sets_on_folders(self) -> tuple[bool | None, bool | None]:
+        """Whether this server sets modes, and times, on folders; None: it was not tried yet."""
+        return self.profile.chmod, self.profile.folder_times
+
+    def set_on_folders(self, wanted: Sequence[FolderAttributes]) -> Sequence[tuple[str, str]]:
+        """Set all of it, in as few round trips as this server can take; the paths where not all was
+        set, and why. Raises NetworkError."""
+        self._on_server("/")
+
+        lines = [self._lines_to_set(each) for each in wanted]
+        replies = iter(
+            self._pool.run(lambda session: session.exchange(list(itertools.chain(*lines))))
+        )
+        refused = []
+        for each, its in zip(wanted, lines, strict=True):
+            if why := self._why_not_set(each, list(itertools.islice(replies, len(its)))):
+                refused.append((each.path, why))
+        return refused
+
+    def _lines_to_set(self, wanted: FolderAttributes) -> Sequence[str]:
+        where, lines = self._on_server(wanted.path), []
+        if wanted.mode is not None:
+            lines.append(upload.chmod_line(self.profile, where, wanted.mode))
+        way = self.profile.way_to_set_time()
+        if wanted.mtime is not None and way is not SetTime.NONE:
+            lines.append(self.profile.set_time_line(way, where, wanted.mtime))
+        return lines
+
+    def _why_not_set(self, wanted: FolderAttributes, replies: Sequence[Reply]) -> str:
+        """By the replies to `_lines_to_set`; empty: all was set."""
+        if wanted.mode is not None:
+            self.profile.saw_chmod(replies[0].code)
+        for reply in replies:
+            if not reply.ok:
+                return f"{reply.code} {errors.printable(reply.text)}"
+        return ""
 
     # Inside.
 

@@ -289,8 +289,11 @@ class Operations:
         return 0
 
     @_answered
-    def fsyncdir(self, _path: str | None, _datasync: int, _handle: int) -> int:
-        return 0  # names are changed on the server at once
+    def fsyncdir(self, _path: str | None, _datasync: int, handle: int) -> int:
+        with self._lock:
+            directory = self._directories[handle]
+        self._fs.fsync_folder(directory.path)  # names are changed on the server at once
+        return 0
 
     # Names.
 

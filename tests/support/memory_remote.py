@@ -25,7 +25,7 @@ import pytest
 from ftpfs import errors
 from ftpfs.core.remote import Content, ListPath
 from ftpfs.ftp.lister import HIDDEN_PREFIX
-from ftpfs.ftp.listing import Entry, Kind
+from ftpfs.ftp.listing import Entry, FolderAttributes, Kind
 
 T = TypeVar("T")
 
@@ -135,6 +135,10 @@ class MemoryRemote:
         self.tells_size = True
         self.warmed = 0  # sessions asked for ahead
         self.tells_singles = False  # by `peek`, as servers with MLST do
+        self.sets_modes: bool | None = True  # on folders; None: nobody has tried
+        self.sets_times: bool | None = True
+        self.fixed: set[str] = set()  # folders whose attributes it refuses to change
+        self.set: list[FolderAttributes] = []  # on folders, in that order
         self.rest = True  # it can start in the middle of a file
         self.unlistable: set[str] = set()
         self.stall: Gate | None = None  # every piece of every download waits here
@@ -371,8 +375,10 @@ class MemoryRemote:
             return False
         return not base.exact or base.mtime is None or base.mtime == node.mtime
 
-    def mkdir(self, path: str) -> None:
+    def mkdir(self, path: str, *, before: FolderAttributes | None = None) -> None:
         def work() -> None:
+            if before:
+                self._set(before)
             self._get_directory(posixpath.dirname(path))
             if path in self._nodes:
                 raise errors.Exists(path)
@@ -431,6 +437,24 @@ class MemoryRemote:
             self._get(path).mtime = seconds
 
         self._call("set_mtime", work)
+
+    def sets_on_folders(self) -> tuple[bool | None, bool | None]:
+        return self.sets_modes, self.sets_times
+
+    def set_on_folders(self, wanted: Sequence[FolderAttributes]) -> Sequence[tuple[str, str]]:
+        def work() -> Sequence[tuple[str, str]]:
+            return [(each.path, "550 no") for each in wanted if not self._set(each)]
+
+        return self._call("set_on_folders", work)
+
+    def _set(self, wanted: FolderAttributes) -> bool:
+        node = self._nodes.get(wanted.path)
+        if node is None or wanted.path in self.fixed:
+            return False
+        node.mode = node.mode if wanted.mode is None else wanted.mode
+        node.mtime = node.mtime if wanted.mtime is None else wanted.mtime
+        self.set.append(wanted)
+        return True
 
     # Inside.
 

@@ -686,9 +686,10 @@ def test_the_time_of_a_file_being_written_costs_no_command_of_its_own(bench: Ben
 
 
 def test_a_new_directory_gets_an_odd_mode_where_the_server_can(bench: Bench) -> None:
-    bench.remote.fail("chmod", errors.NotSupported("no SITE CHMOD"))
+    bench.remote.fixed.add("/p")
     bench.fs.mkdir("/p", 0o700)
     bench.fs.mkdir("/q", 0o700)
+    bench.fs.sync()
     assert bench.remote.node("/q").mode == 0o700
     assert bench.names("/p") == set()
 

@@ -34,6 +34,7 @@ def learned_profile() -> Profile:
     profile.welcome, profile.system = "220 me", "UNIX"
     profile.read_features([" MLST size*;", " UTF8"])
     profile.passive, profile.set_time, profile.restart = Passive.PASV, SetTime.MDTM, Restart.HEAD
+    profile.folder_times = False
     profile.list_zones = ((1_700_000_000, 3600), (1_750_000_000, 7200))
     profile.times = "+0100"
     profile.digests = ("XCRC", "XMD5")

@@ -21,6 +21,7 @@ class File:
         self.sent_bytes = self.uploaded_bytes = 0
         self.waits = True
         self.changes_in_place = False
+        self.has_content = True
         self.given_up: list[errors.FtpfsError] = []
 
     def give_up(self, error: errors.FtpfsError) -> None:
