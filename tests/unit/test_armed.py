@@ -105,11 +105,31 @@ def then_a_port(remote: Remote, verbs: list[str]) -> list[list[str]]:
     return [[*verbs, "EPSV"]] if remote.profile.in_order else [verbs, ["EPSV"]]
 
 
-def arm(remote: Remote, path: str) -> None:
-    """Have a session with a data connection ahead, and maybe a spare one."""
+def arm(remote: Remote, remote_dir: RemoteDir, content: bytes = b"content") -> str:
+    """Have a session with a data connection ahead, and maybe a spare one, by reading a file that is
+    made for it; its path."""
+    remote_dir.write("file", content)
+    path = f"{remote_dir.path}/file"
     fetch(remote, path)
     quiet(remote)
     assert armed(remote)
+    return path
+
+
+def store(
+    remote: Remote, remote_dir: RemoteDir, name: str, data: bytes, *, check: bool = True
+) -> Entry:
+    fd = os.memfd_create("content")
+    os.write(fd, data)
+    content = FileContent(fd, len(data), 1_600_000_000, None)
+    return remote.store(f"{remote_dir.path}/{name}", content, base=None, check=check)
+
+
+def arm_by_storing(remote: Remote, remote_dir: RemoteDir, content: bytes = b"first") -> None:
+    """Have a session with a data connection ahead, by storing the file `first`."""
+    store(remote, remote_dir, "first", content)
+    quiet(remote)
+    assert armed(remote) == 1
 
 
 # What it costs.
@@ -119,9 +139,7 @@ def test_a_small_file_takes_one_round_trip_and_two_commands(
     remote: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:
     content = os.urandom(4096)
-    path = f"{remote_dir.path}/file"
-    remote_dir.write("file", content)
-    arm(remote, path)
+    path = arm(remote, remote_dir, content)
     relay.latency = LATENCY
     relay.reset()
     assert fetch(remote, path) == content
@@ -227,8 +245,7 @@ def test_a_missing_folder_is_no_empty_one(
 def test_a_new_file_is_sent_in_one_round_trip(
     remote: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:
-    remote_dir.write("file", b"x")
-    arm(remote, f"{remote_dir.path}/file")
+    arm(remote, remote_dir, b"x")
     relay.latency = LATENCY
     relay.reset()
     with remote.open_write(f"{remote_dir.path}/new") as upload:
@@ -239,33 +256,27 @@ def test_a_new_file_is_sent_in_one_round_trip(
     assert (remote_dir.disk / "new").read_bytes() == b"content"
 
 
-def stored(data: bytes) -> FileContent:
-    fd = os.memfd_create("content")
-    os.write(fd, data)
-    return FileContent(fd, len(data), 1_600_000_000, None)
-
-
 @pytest.mark.parametrize("size", [0, 1, 4096, SMALL])
 def test_a_small_file_is_stored_in_two_round_trips_and_the_next_connection_is_made(
     remote: Remote, relay: Relay, remote_dir: RemoteDir, size: int
 ) -> None:
     content = os.urandom(size)
     for name in ("first", "second"):
-        remote.store(f"{remote_dir.path}/{name}", stored(content), base=None)
+        store(remote, remote_dir, name, content)
         quiet(remote)
     assert armed(remote) == 1
     relay.latency = LATENCY
     relay.reset()
-    entry = remote.store(f"{remote_dir.path}/file", stored(content), base=None)
+    entry = store(remote, remote_dir, "file", content)
     assert (entry.size, entry.mtime) == (size, 1_600_000_000)
     assert (remote_dir.disk / "file").read_bytes() == content
-    store, place = round_trips(relay)
+    storing, naming = round_trips(relay)
     asked = ["MLST"] if remote.profile.mlst is not False else ["SIZE", "MDTM"]
     named = [f"{remote.profile.set_time.name}", "RNFR", "RNTO", "SIZE", "SIZE"]  # type: ignore[union-attr]
     if remote.profile.in_order:
-        assert (store, place) == ([*asked, "STOR", "EPSV"], named)
+        assert (storing, naming) == ([*asked, "STOR", "EPSV"], named)
     else:
-        assert (store, place) == ([*asked, "STOR"], [*named, "EPSV"])
+        assert (storing, naming) == ([*asked, "STOR"], [*named, "EPSV"])
     assert armed(remote) == 1
     assert sorted(os.listdir(remote_dir.disk)) == ["file", "first", "second"]
 
@@ -275,11 +286,9 @@ def test_content_that_left_ahead_in_vain_is_sent_again(
     remote: Remote, relay: Relay, remote_dir: RemoteDir, reply: str
 ) -> None:
     content = os.urandom(30_000)
-    remote.store(f"{remote_dir.path}/first", stored(content), base=None)
-    quiet(remote)
-    assert armed(remote) == 1
+    arm_by_storing(remote, remote_dir, content)
     rule = relay.refuse("STOR", reply, times=1)
-    remote.store(f"{remote_dir.path}/file", stored(content), base=None)
+    store(remote, remote_dir, "file", content)
     assert rule.hits == 1
     assert (remote_dir.disk / "file").read_bytes() == content
     assert sorted(os.listdir(remote_dir.disk)) == ["file", "first"]
@@ -291,16 +300,14 @@ def test_a_connection_that_breaks_under_content_sent_ahead_tears_no_file(
 ) -> None:
     content = os.urandom(30_000)
     remote_dir.write("file", b"old")
-    remote.store(f"{remote_dir.path}/first", stored(content), base=None)
-    quiet(remote)
-    assert armed(remote) == 1
+    arm_by_storing(remote, remote_dir, content)
     rule = relay.cut_data("up", after=after, times=1)
     try:
-        remote.store(f"{remote_dir.path}/file", stored(content), base=None, check=False)
+        store(remote, remote_dir, "file", content, check=False)
     except errors.DeadlineExceeded:
         # pyftpdlib waits for another connection, when this one ends before it reads STOR.
         assert (remote_dir.disk / "file").read_bytes() == b"old"
-        remote.store(f"{remote_dir.path}/file", stored(content), base=None, check=False)
+        store(remote, remote_dir, "file", content, check=False)
     assert rule.hits == 1
     assert (remote_dir.disk / "file").read_bytes() == content
 
@@ -308,12 +315,12 @@ def test_a_connection_that_breaks_under_content_sent_ahead_tears_no_file(
 def test_a_refusal_is_told_as_it_is_though_the_content_had_left(
     remote: Remote, remote_dir: RemoteDir
 ) -> None:
-    remote.store(f"{remote_dir.path}/first", stored(b"x"), base=None)
+    store(remote, remote_dir, "first", b"x")
     quiet(remote)
     for _ in range(2):
         with pytest.raises(errors.NotFound):
-            remote.store(f"{remote_dir.path}/missing/file", stored(b"content"), base=None)
-    remote.store(f"{remote_dir.path}/second", stored(b"content"), base=None)
+            store(remote, remote_dir, "missing/file", b"content")
+    store(remote, remote_dir, "second", b"content")
     assert (remote_dir.disk / "second").read_bytes() == b"content"
     assert sorted(os.listdir(remote_dir.disk)) == ["first", "second"]
 
@@ -333,15 +340,13 @@ def test_a_refused_name_gets_its_content_in_place_and_no_other_name_does(
     """The content left together with STOR; the server, which never heard of that, still has it in
     a connection that it has not read."""
     first, second, third = (os.urandom(30_000) for _ in range(3))
-    remote.store(f"{remote_dir.path}/first", stored(first), base=None)
-    quiet(remote)
-    assert armed(remote) == 1
+    arm_by_storing(remote, remote_dir, first)
     rule = relay.refuse("STOR", reply, times=1)
-    remote.store(f"{remote_dir.path}/second", stored(second), base=None)
+    store(remote, remote_dir, "second", second)
     assert rule.hits == 1
     assert not relay.count("DELE"), "there is nothing to take away"
     assert "deleted" not in caplog.text
-    remote.store(f"{remote_dir.path}/third", stored(third), base=None)
+    store(remote, remote_dir, "third", third)
     assert [(remote_dir.disk / name).read_bytes() for name in names(remote_dir)] == [
         *(first, second, third),
     ]
@@ -359,14 +364,12 @@ def test_a_full_server_takes_none_of_the_content_that_left_with_stor(
     kind: type[errors.FtpfsError],
 ) -> None:
     remote_dir.write("second", b"old")
-    remote.store(f"{remote_dir.path}/first", stored(b"first"), base=None)
-    quiet(remote)
-    assert armed(remote) == 1
+    arm_by_storing(remote, remote_dir)
     relay.refuse("STOR", reply, times=1)
     with pytest.raises(kind):
-        remote.store(f"{remote_dir.path}/second", stored(b"second"), base=None, check=False)
+        store(remote, remote_dir, "second", b"second", check=False)
     assert (remote_dir.disk / "second").read_bytes() == b"old"
-    remote.store(f"{remote_dir.path}/third", stored(b"third"), base=None)
+    store(remote, remote_dir, "third", b"third")
     assert (remote_dir.disk / "third").read_bytes() == b"third"
     assert names(remote_dir) == ["first", "second", "third"]
 
@@ -378,15 +381,13 @@ def test_a_session_that_dies_at_stor_neither_loses_nor_doubles_what_left_with_it
 ) -> None:
     content = os.urandom(30_000)
     remote_dir.write("file", b"old")
-    remote.store(f"{remote_dir.path}/first", stored(b"first"), base=None)
-    quiet(remote)
-    assert armed(remote) == 1
+    arm_by_storing(remote, remote_dir)
     rule = relay.cut_control("STOR", when=when, how=how)
-    remote.store(f"{remote_dir.path}/file", stored(content), base=None, check=False)
+    store(remote, remote_dir, "file", content, check=False)
     assert rule.hits == 1
     assert (remote_dir.disk / "file").read_bytes() == content
     assert relay.count("RNTO") == 2
-    remote.store(f"{remote_dir.path}/last", stored(b"last"), base=None)  # takes litter away
+    store(remote, remote_dir, "last", b"last")  # takes litter away
     assert names(remote_dir) == ["file", "first", "last"]
     assert (remote_dir.disk / "file").read_bytes() == content
 
@@ -394,8 +395,7 @@ def test_a_session_that_dies_at_stor_neither_loses_nor_doubles_what_left_with_it
 def test_one_more_session_is_logged_in_and_armed_at_once(
     remote: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:
-    remote_dir.write("file", b"content")
-    arm(remote, f"{remote_dir.path}/file")
+    arm(remote, remote_dir)
     relay.latency = LATENCY
     relay.reset()
     session = remote._pool._connect()
@@ -424,8 +424,7 @@ def test_a_further_login_that_is_refused_says_why(
     reply: str,
     kind: type[errors.FtpfsError],
 ) -> None:
-    remote_dir.write("file", b"content")
-    arm(remote, f"{remote_dir.path}/file")
+    arm(remote, remote_dir)
     relay.refuse(verb, f"{reply} {remote._server.password.reveal()}", times=1)
     with pytest.raises(kind) as refused:
         remote._pool._connect()
@@ -463,9 +462,7 @@ def test_plain_commands_leave_a_session_armed(
     remote: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:
     content = os.urandom(1000)
-    remote_dir.write("file", content)
-    path = f"{remote_dir.path}/file"
-    arm(remote, path)
+    path = arm(remote, remote_dir, content)
     relay.reset()
     for line in (
         "NOOP",
@@ -514,10 +511,9 @@ def test_a_refused_transfer_is_begun_plainly_on_the_same_session(
     remote: Remote, relay: Relay, remote_dir: RemoteDir, reply: str
 ) -> None:
     content = os.urandom(5000)
-    remote_dir.write("file", content)
-    path = f"{remote_dir.path}/file"
-    for turn in range(2):
-        arm(remote, path) if not turn else quiet(remote)
+    path = arm(remote, remote_dir, content)
+    for _ in range(2):
+        quiet(remote)
         rule = relay.refuse("RETR", reply, times=1)
         relay.reset()
         assert fetch(remote, path, 1000) == content[1000:]
@@ -552,9 +548,7 @@ def test_a_server_that_falls_silent_is_asked_again_on_another_session(
     remote: Remote, relay: Relay, remote_dir: RemoteDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_module, "ARMED_TIMEOUT", 0.5)
-    remote_dir.write("file", b"content")
-    path = f"{remote_dir.path}/file"
-    arm(remote, path)
+    path = arm(remote, remote_dir)
     relay.drop_reply("REST", times=1)
     began = time.monotonic()
     assert fetch(remote, path, 3) == b"tent"
@@ -566,9 +560,7 @@ def test_a_server_that_falls_silent_is_asked_again_on_another_session(
 def test_a_connection_that_the_server_gave_up_is_not_used(
     remote: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:
-    remote_dir.write("file", b"content")
-    path = f"{remote_dir.path}/file"
-    arm(remote, path)
+    path = arm(remote, remote_dir)
     # The client's connect is done before the relay has taken the connection.
     assert relay.wait_for(lambda: len(relay._links) == armed(remote))
     for link in list(relay._links):
@@ -630,9 +622,7 @@ def test_an_answer_that_is_no_port_costs_the_session_and_not_the_transfer(
     remote: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:
     """Were it the second of two replies to the transfer, all that follow would be shifted."""
-    remote_dir.write("file", b"content")
-    path = f"{remote_dir.path}/file"
-    arm(remote, path)
+    path = arm(remote, remote_dir)
     if not remote.profile.in_order:
         pytest.skip(f"server cannot: {remote_dir.server.kind}: no command behind a transfer")
     relay.refuse("EPSV", "250 what", times=1)
@@ -645,9 +635,7 @@ def test_an_answer_that_is_no_port_costs_the_session_and_not_the_transfer(
 def test_an_old_one_is_not_used_and_not_made_anew(
     remote: Remote, relay: Relay, remote_dir: RemoteDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remote_dir.write("file", b"content")
-    path = f"{remote_dir.path}/file"
-    arm(remote, path)
+    path = arm(remote, remote_dir)
     relay.reset()
     remote._pool._idle[0]._armed_at -= session_module.ARMED_AGE + 1
     remote.tidy()
@@ -775,9 +763,7 @@ def test_on_a_short_link_the_next_user_settles_it(
 def test_a_file_read_to_its_known_end_is_not_left_early(
     remote: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:
-    remote_dir.write("file", b"x" * 5000)
-    path = f"{remote_dir.path}/file"
-    arm(remote, path)
+    path = arm(remote, remote_dir, b"x" * 5000)
     relay.reset()
     download = remote.open_read(path)
     assert len(download.read(5000)) == 5000
@@ -791,9 +777,7 @@ def test_the_last_word_about_a_whole_file_is_not_waited_for(
     remote: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:
     """vsftpd and proftpd say 226 a round trip after the last byte."""
-    remote_dir.write("file", b"x" * 5000)
-    path = f"{remote_dir.path}/file"
-    arm(remote, path)
+    path = arm(remote, remote_dir, b"x" * 5000)
     rule = relay.hold_reply("RETR", times=1)
     relay.reset()
     began = time.monotonic()
@@ -881,10 +865,7 @@ def test_nothing_leaks(make_remote: MakeRemote, relay: Relay, remote_dir: Remote
 def test_closing_while_sessions_are_groomed_leaves_none_behind(
     remote: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:
-    remote_dir.write("file", b"x")
-    path = f"{remote_dir.path}/file"
-    fetch(remote, path)
-    quiet(remote)
+    path = arm(remote, remote_dir, b"x")
     relay.latency = 1.0
     fetch(remote, path)
     assert remote._pool._grooming
@@ -900,10 +881,7 @@ def test_closing_while_sessions_are_groomed_leaves_none_behind(
 def test_a_session_that_dies_while_it_is_groomed_is_replaced(
     remote: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:
-    remote_dir.write("file", b"content")
-    path = f"{remote_dir.path}/file"
-    fetch(remote, path)
-    quiet(remote)
+    path = arm(remote, remote_dir)
     rule = relay.cut_control("EPSV", times=1)
     try:
         assert fetch(remote, path) == b"content"
@@ -919,10 +897,7 @@ def test_a_session_that_dies_while_it_is_groomed_is_replaced(
 def test_who_needs_a_session_waits_for_a_groomed_one(
     remote: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:
-    remote_dir.write("file", b"content")
-    path = f"{remote_dir.path}/file"
-    fetch(remote, path)
-    quiet(remote)
+    path = arm(remote, remote_dir)
     relay.latency = LATENCY
     fetch(remote, path)
     assert remote.command("NOOP").code == 200
@@ -1021,10 +996,9 @@ def test_a_read_that_expects_a_content_costs_no_round_trip_more(
     remote: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:
     content = os.urandom(10_000)
-    remote_dir.write("file", content)
-    path = f"{remote_dir.path}/file"
+    path = arm(remote, remote_dir, content)
     (entry,) = remote.list(remote_dir.path)
-    arm(remote, path)
+    quiet(remote)
     relay.latency = LATENCY
     relay.reset()
     download = remote.open_read(path, 5000, expect=entry)

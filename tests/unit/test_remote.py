@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,17 +26,8 @@ NETWORK = Network(
 
 
 @pytest.fixture
-def remote(remote_dir: RemoteDir) -> Iterator[Remote]:
-    made = remote_dir.remote(NETWORK)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def relayed(remote_dir: RemoteDir, relay: Relay) -> Iterator[Remote]:
-    made = remote_dir.remote(NETWORK, relay.port)
-    yield made
-    made.close()
+def network() -> Network:
+    return NETWORK
 
 
 def put(
