@@ -312,6 +312,7 @@ class Pool:
         """Wait for a place: a lease on an idle session, or None, and the caller must connect."""
         with self._changed:
             self._waiting[use] += 1
+        asked = False
         try:
             while True:
                 lease, spare = None, False
@@ -327,8 +328,14 @@ class Pool:
                             spare = room and use is Use.TRANSFER and self._comes_early_locked(lease)
                         elif room and self._needs_one_more_locked(use):
                             self._check_down_locked()
-                            self._connecting[use] += 1
-                            return None
+                            others = bool(self._leases or self._grooming)
+                            if asked or use is not Use.PREFETCH or not others:
+                                self._connecting[use] += 1
+                                return None
+                            # Whichever session is there first is taken, for what is next in line:
+                            # a program that copies waited six round trips for the one file whose
+                            # own session was being logged in, while later ones were fetched.
+                            spare = asked = True
                         else:
                             # Next time there is one more: the random reads of one program find an
                             # idle session each, while others are groomed.

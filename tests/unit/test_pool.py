@@ -649,6 +649,36 @@ def test_what_is_fetched_ahead_leaves_an_idle_session_while_it_can_log_in(
         lease.release()
 
 
+def test_what_is_fetched_ahead_takes_the_first_session_there_is_while_one_more_is_logged_in(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=4)
+    first, second = (hold(pool, Use.TRANSFER) for _ in range(2))
+    server.pause = 0.3
+    ahead: list[Lease] = []
+    thread = elsewhere(lambda: ahead.append(pool.lease(Use.PREFETCH)))
+    until(lambda: server.connects == 3)
+    first.release()
+    second.release()
+    assert joined([thread])
+    assert ahead[0].session in (first.session, second.session)
+    ahead[0].release()
+    until(lambda: groomed(pool))
+    assert pool.status().idle == 3
+
+
+def test_what_is_fetched_ahead_fails_when_no_session_can_be_had(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=4)
+    held = hold(pool, Use.METADATA)
+    server.error = errors.ConnectionRefused("down")
+    with pytest.raises(errors.ConnectionRefused):
+        pool.lease(Use.PREFETCH)
+    assert server.connects == 3, "one at hand, and its own"
+    held.release()
+
+
 def test_what_is_fetched_ahead_takes_the_last_session_where_there_is_no_room_for_another(
     make_pool: MakePool, server: FakeServer
 ) -> None:
