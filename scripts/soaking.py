@@ -795,7 +795,7 @@ class Soak:
                         raise Finding(f"the journal speaks of {spool}, which is not there")
                     names = [path, *(_moved(path, old, new) for old, new in moved)]
                     content = (journal.parent / spool).read_bytes()
-                    row = Row(bool(patching), content if len(content) <= SMALL else b"")
+                    row = Row(patching != "[]", content if len(content) <= SMALL else b"")
                     rows.update((os.fsdecode(name).lstrip("/"), row) for name in names)
                 connection.close()
         return rows

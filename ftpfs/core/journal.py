@@ -49,7 +49,7 @@ create table if not exists unsent (
     mtime integer not null,
     since real not null,
     error text,
-    patching integer not null,
+    patching text not null,
     tried text not null
 ) without rowid;
 create index if not exists unsent_by_path on unsent (path);
@@ -57,6 +57,9 @@ create table if not exists intent (old blob primary key, new blob not null) with
 create table if not exists folder (path blob primary key, mode integer, mtime integer)
     without rowid;
 """
+
+
+Sample = tuple[int, bytes]  # an offset, and the bytes from there on
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class Record:
     mtime: int
     since: float  # when it was closed; seconds since the epoch
     error: str | None = None  # why it failed for good
-    patching: bool = False  # the file on the server was being changed in place
+    # The file on the server was being changed in place, and this was to be in it.
+    patching: tuple[Sample, ...] = ()
     # Size and time of uploads that may have been carried out, of this content or an older one.
     tried: tuple[tuple[int, int | None], ...] = ()
 
@@ -134,7 +138,7 @@ class Journal:
                     record.mtime,
                     record.since,
                     record.error,
-                    record.patching,
+                    json.dumps([(start, content.hex()) for start, content in record.patching]),
                     json.dumps(record.tried),
                 ),
             )
@@ -257,7 +261,9 @@ class Journal:
                 mtime=row[7],
                 since=row[8],
                 error=row[9],
-                patching=bool(row[10]),
+                patching=tuple(
+                    (start, bytes.fromhex(content)) for start, content in json.loads(row[10])
+                ),
                 tried=tuple((size, mtime) for size, mtime in json.loads(row[11])),
             )
             for row in rows

@@ -36,7 +36,7 @@ from typing import IO
 
 from ftpfs import errors
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Version
-from ftpfs.core.journal import Record
+from ftpfs.core.journal import Record, Sample
 from ftpfs.core.ranges import RangeSet
 from ftpfs.core.reader import Reader, StreamBudget
 from ftpfs.core.remote import Download, Remote
@@ -57,6 +57,9 @@ ORDINARY_MODES = {0o644, 0o664, 0o666}
 STREAM_FROM = 1 << 20
 # Sending only what changed has to save so much: below it, sending all is as fast, and atomic.
 WORTH_PATCHING = 256 << 10
+# By which a patch that broke off is known to have been ours: the first bytes of its first ranges,
+# and of those of patches before it. Fewer bytes than any network carries in pieces.
+SAMPLE, SAMPLES, MOST_SAMPLES = 16, 4, 12
 # Content that is written again and again while it is sent is copied after so many tries, and sent
 # from there.
 OVERTAKEN = 2
@@ -141,7 +144,8 @@ class OpenFile:
         self._since = 0.0  # when it was first committed after it was clean; wall clock
         # Size and time of uploads of which nobody knows what came of them.
         self._tried: set[tuple[int, int | None]] = set()
-        self._patching = False  # the server's file may be between two contents
+        # The server's file may be between two contents: what patches had begun to put there.
+        self._patching: tuple[Sample, ...] = ()
         # What the base is read from while a conflict is settled: not what may be replaced.
         self._foreign: Entry | None = None
         self._uploading = self._moving = False
@@ -657,7 +661,7 @@ class OpenFile:
         with self._spool_lock:
             with self._changed:
                 self._entry = entry
-                self._patching = False
+                self._patching = ()
                 self._version = version_of(self._path, entry, generation)
                 self._base_size = min(self._base_size, self._version.size)
                 self._unsent.add(self._base_size, self._size)
@@ -687,7 +691,7 @@ class OpenFile:
         with self._spool_lock:
             with self._changed:
                 self._path = self._read_path = path
-                self._entry, self._base_size, self._patching = None, 0, False
+                self._entry, self._base_size, self._patching = None, 0, ()
                 self._tried.clear()  # under the other name
                 recorded = self._recorded is not None
             if recorded:
@@ -955,10 +959,13 @@ class OpenFile:
                 path, base, ranges = self._path, self._entry, list(self._unsent)
                 if base is None:
                     return False
-                self._patching = True
+                samples = [(start, min(SAMPLE, end - start)) for start, end in ranges[:SAMPLES]]
                 sending = self._new_sending_locked(file, patches=True)
                 self._begin_locked(sending)
                 recorded = self._recorded is not None
+            begun = tuple((start, file.read(start, count)) for start, count in samples)
+            with self._changed:
+                self._patching = (*self._patching, *begun)[-MOST_SAMPLES:]
             if recorded:
                 self._record()
         try:
@@ -966,7 +973,8 @@ class OpenFile:
         except BaseException as error:
             with self._changed:
                 # Else the server's file may be between two contents, and is still ours to finish.
-                self._patching = _may_be_done(error)
+                if not _may_be_done(error):
+                    self._patching = ()
                 if isinstance(error, errors.NotSupported):
                     self._give_back_locked(sending)
                     self._sending = None
@@ -986,13 +994,18 @@ class OpenFile:
 
     def _look_what_a_patch_left(self) -> None:
         """A patch broke off: the server's file has some of what was sent, in its place. Its new
-        time is ours; a size that no patch could make is somebody else's work."""
+        time is ours; a size that no patch could make, or nothing of ours where the patch began, is
+        somebody else's work."""
         with self._changed:
-            path, known = self._path, self._entry
+            path, known, begun = self._path, self._entry, self._patching
             # It may have been cut shorter here since the patch began.
             most = max([self._size, *(size for size, _ in self._tried)])
         entry = self._remote.stat(path)
-        if known is None or not (known.size or 0) <= (entry.size or 0) <= most:
+        if (
+            known is None
+            or not (known.size or 0) <= (entry.size or 0) <= most
+            or (_is_other_content(known, entry) and not self._has_one_of(path, begun))
+        ):
             raise errors.Conflict(f"{path}: changed on the server while it was being written")
         with self._changed:
             self._entry = entry
@@ -1000,6 +1013,19 @@ class OpenFile:
             reader, self._reader = self._reader, None
         if reader:
             reader.close()
+
+    def _has_one_of(self, path: str, samples: tuple[Sample, ...]) -> bool:
+        """Whether the server's file has one of these bytes in their place: a round trip for each
+        that it has not."""
+        for offset, content in reversed(samples):
+            download = self._remote.open_read(path, offset)
+            try:
+                there = download.read(len(content))
+                if there and content.startswith(there):  # shorter, where the file ends in it
+                    return True
+            finally:
+                download.close()
+        return False
 
     def _finish(self, path: str, entry: Entry, sending: Sending, base: Entry | None) -> None:
         """The server has it: note that, in the tree, here, and in the journal."""
@@ -1023,7 +1049,7 @@ class OpenFile:
                     entry = replace(entry, mode=mode)
                 self._entry, self._sending = entry, None
                 self._uploaded_bytes = sending.sent
-                self._replaces = self._patching = False
+                self._replaces, self._patching = False, ()
                 self._tried.clear()
                 self._sent, self._overtaken = sending.writes, 0
                 self._version = version_of(path, entry, generation)

@@ -1081,6 +1081,37 @@ def test_a_patch_that_broke_off_is_finished_and_no_conflict(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
+def test_what_others_put_in_the_place_of_a_file_whose_patch_broke_off_is_kept(
+    bench: Bench, tmp_path: Path, killed: bool
+) -> None:
+    open_directory(bench, "/d")
+    bench.linger()
+    bench.remote.outside_write("/d/big", os.urandom(3 << 20))
+    bench.remote.now += 100
+    handle = bench.fs.open("/d/big", os.O_RDWR)
+    for offset in (1 << 20, 2 << 20, 3 << 20):
+        bench.fs.write(handle, offset, b"patched")
+    bench.remote.fail("patch piece", errors.ConnectionLost("cut"), after=2)
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.fsync(handle)
+    theirs = os.urandom((3 << 20) + 1)  # as large as a patch that was not finished can make it
+    bench.remote.now += 100
+    bench.remote.outside_write("/d/big", theirs)
+    if killed:
+        next_one = reborn(bench, tmp_path / "next")
+        assert next_one.fs.recover() == 1
+        assert next_one.fs.close() == 0
+        bench.fs.unlink("/d/big")  # the killed one does nothing more
+        bench.remote.outside_write("/d/big", theirs)
+    else:
+        bench.fs.fsync(handle)
+    bench.fs.release(handle)
+    assert bench.remote.content("/d/big") == theirs
+    (copy,) = [path for path in bench.remote.files() if "conflict" in path]
+    assert bench.remote.content(copy)[3 << 20 :] == b"patched"
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
 def test_a_file_that_is_written_anew_after_a_patch_broke_off_is_no_conflict(
     bench: Bench, tmp_path: Path, killed: bool
 ) -> None:

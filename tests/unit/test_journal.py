@@ -31,7 +31,7 @@ def record(spool: str, path: str = "/f", since: float = 1.0) -> Record:
         mtime=12345,
         since=since,
         error="552 quota",
-        patching=True,
+        patching=((4, b"\0\xff"), (10, b"")),
         tried=((100, 12345), (7, None)),
     )
 
