@@ -57,7 +57,8 @@ OPTIONS = (
     "log_level=debug"
 )
 # What programs say when the network broke under them. Anything else is a finding.
-EXCUSES = ("Input/output error", "Connection timed out", "vanished")
+# The last is what tar says of a file that it could not delete, whatever the reason was.
+EXCUSES = ("Input/output error", "Connection timed out", "vanished", "Cannot open: File exists")
 # rsync's temporary files: what a killed one leaves behind, nobody finished.
 _LITTER = re.compile(r"^\.[^/]+\.[A-Za-z0-9]{6}$")
 _CONFLICT = re.compile(r" \(conflict copy [-0-9 ]+\)")

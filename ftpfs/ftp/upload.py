@@ -331,13 +331,9 @@ class Uploads:
         all is kept: their number says so, and the file need not be fetched."""
         scratch = self.temporary(target, "probe-")
         try:
-            with session.upload(scratch) as upload:
-                upload.write(_PROBE)
-                upload.finish()
-            with session.upload(scratch, 4, before=[f"SIZE {scratch}"]) as upload:
-                whole = size_in(upload.before[0])
-                upload.write(b"xy")
-                upload.finish()
+            _store_at_once(session, scratch, _PROBE)
+            (told,) = _store_at_once(session, scratch, b"xy", 4, [f"SIZE {scratch}"])
+            whole = size_in(told)
             left = size_in(session.command(f"SIZE {scratch}"))
             kept = whole == left == len(_PROBE)
             if not kept:
@@ -357,6 +353,17 @@ class Uploads:
         if whole not in (None, len(_PROBE)) or found in _PROBE_CUT_SHORT:
             raise errors.DataConnectionFailed("226, but not all of a few bytes arrived")
         return {b"0123xy6789": Restart.ALL, b"0123xy": Restart.HEAD}.get(found, Restart.NOTHING)
+
+
+def _store_at_once(
+    session: Session, path: str, data: bytes, offset: int = 0, before: Sequence[str] = ()
+) -> Sequence[Reply]:
+    """Store a few bytes, together with the command where that can be; the replies to `before`."""
+    with session.upload(path, offset, before=before, ahead=data) as upload:
+        if not upload.complete:
+            upload.write(data)
+        upload.finish()
+    return upload.before
 
 
 @dataclass(frozen=True)
