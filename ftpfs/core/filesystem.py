@@ -31,13 +31,14 @@ from typing import TypeAlias
 
 from ftpfs import errors
 from ftpfs.config import Cache, Write
+from ftpfs.core.base import version_of
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Generations
 from ftpfs.core.disktier import DiskTier
 from ftpfs.core.folders import Folder, Folders
 from ftpfs.core.intents import Doubt, Intents
 from ftpfs.core.journal import Record
 from ftpfs.core.opened import OpenFiles
-from ftpfs.core.openfile import OVERTAKEN, OpenFile, version_of
+from ftpfs.core.openfile import OVERTAKEN, OpenFile
 from ftpfs.core.prefetch import Prefetcher
 from ftpfs.core.reader import Reader, StreamBudget
 from ftpfs.core.remote import Download, Remote, Space

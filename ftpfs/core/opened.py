@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ftpfs import errors
-from ftpfs.core.openfile import OpenFile, View
+from ftpfs.core.base import View
+from ftpfs.core.openfile import OpenFile
 
 
 class Handle(NamedTuple):

@@ -1,7 +1,7 @@
 """One open file: the server's content below, what was written here above.
 
-Owns: the joining of a reader and a spool file into one content, and what the server has of it.
-Reader and writer do not know each other. What an upload sends while writing goes on is `sending`'s.
+Owns: the joining of what the server has (`base`) and a spool file into one content. Reader and
+writer do not know each other. What an upload sends while writing goes on is `sending`'s.
 
 The content is, byte for byte: what is `present` in the spool; else, before `_base_size`, what the
 server's file (the *base*) holds; else zero. `_unsent` are the ranges in which it differs from the
@@ -31,15 +31,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import IO
 
 from ftpfs import errors
-from ftpfs.core.blocks import BLOCK_SIZE, BlockCache, Version
+from ftpfs.core.base import Base, View, is_other_content, version_of
+from ftpfs.core.blocks import BLOCK_SIZE, BlockCache
 from ftpfs.core.journal import Record, Sample
 from ftpfs.core.ranges import RangeSet
 from ftpfs.core.reader import Reader, StreamBudget
-from ftpfs.core.remote import Download, Remote
+from ftpfs.core.remote import Remote
 from ftpfs.core.sending import Attributes, Sending
 from ftpfs.core.writer import Spool, SpoolFile
 from ftpfs.ftp.listing import Entry, Kind
@@ -48,7 +48,6 @@ log = logging.getLogger(__name__)
 
 # Hydration: how much of the base is copied into the spool at a time.
 COPY_SIZE = 1 << 20
-PAGE = 4096  # the kernel's
 # Modes that servers give to a new file by themselves, give or take a umask; anything else
 # (executable, private) has to be set.
 ORDINARY_MODES = {0o644, 0o664, 0o666}
@@ -69,15 +68,6 @@ WRITER_PAUSE, LONGEST_WRITE = 10.0, 60.0
 # Content up to so much goes to the block cache when the server has it: programs read back what they
 # just wrote (compilers, `git`).
 CACHE_UP_TO = 1 << 20
-
-
-class View:
-    """Which content of a file a handle reads. Guarded by the file's `_changed`."""
-
-    __slots__ = ("growths", "others", "size")
-
-    def __init__(self) -> None:
-        self.others = self.growths = self.size = 0
 
 
 class OpenFile:
@@ -108,7 +98,6 @@ class OpenFile:
         """
         self._remote = remote
         self._cache = cache
-        self._budget = budget
         self._spool = spool
         self._accepted = accepted
         self._uploaded = uploaded
@@ -116,23 +105,18 @@ class OpenFile:
         self._spool_lock = threading.Lock()
         self._changed = threading.Condition()
         # Guarded by _changed:
+        self._base = Base(
+            path, entry, generation, self._changed, remote=remote, cache=cache, budget=budget
+        )
         self._path = path
-        self._entry = entry
-        # Which content the base is. The name it was opened under, whatever it is called later: by
-        # then another file may have left its blocks in the cache under the new name.
-        self._version = version_of(path, entry, generation)
-        # How often it followed the server to another content: to a longer one, and to any other.
-        self._growths = self._others = 0
-        self._read_path = path  # where the base is on the server now
         self._hidden_as: str | None = None  # where the base of a deleted file waits for the end
         self._deleted = False
-        self._size = self._base_size = self._version.size
+        self._size = self._base_size = self._base.version.size
         self._mtime = entry.mtime if entry else int(time.time())
         self._mode = mode
         self._mode_wanted = mode if mode is not None and mode not in ORDINARY_MODES else None
         self._replaces = False  # what the server has under this name was another file
         self._file: SpoolFile | None = None
-        self._reader: Reader | None = None
         # Counts of writes: all, those in the journal, those that the server has.
         self._writes = 0 if entry else 1
         self._committed = self._sent = 0
@@ -144,11 +128,7 @@ class OpenFile:
         self._since = 0.0  # when it was first committed after it was clean; wall clock
         # Size and time of uploads of which nobody knows what came of them.
         self._tried: set[tuple[int, int | None]] = set()
-        # The server's file may be between two contents: what patches had begun to put there.
-        self._patching: tuple[Sample, ...] = ()
-        # What the base is read from while a conflict is settled: not what may be replaced.
-        self._foreign: Entry | None = None
-        self._uploading = self._moving = False
+        self._uploading = False
         self._hydrating = False  # parts of the base are fetched, to be sent with the rest
         self._sending: Sending | None = None
         self._uploaded_bytes = 0
@@ -172,7 +152,7 @@ class OpenFile:
             self._writes = self._committed = 1
             self._since = record.since
             self._recorded = record.size, record.mtime
-            self._patching = record.patching
+            self._base.patching = record.patching
             # It may have been uploaded before the end, with nobody left to note it.
             self._tried.update({(record.size, record.mtime), *record.tried})
             self._streamable = False
@@ -186,7 +166,7 @@ class OpenFile:
     def attributes(self) -> Entry:
         """The entry as an application shall see it now."""
         with self._changed:
-            base = self._entry
+            base = self._base.entry
             return Entry(
                 name=posixpath.basename(self._path),
                 kind=Kind.FILE,
@@ -259,7 +239,7 @@ class OpenFile:
     def entry(self) -> Entry | None:
         """What the server has under its name, as far as is known."""
         with self._changed:
-            return self._entry
+            return self._base.entry
 
     @property
     def tried(self) -> set[tuple[int, int | None]]:
@@ -270,14 +250,14 @@ class OpenFile:
     @property
     def on_server(self) -> bool:
         with self._changed:
-            return self._entry is not None
+            return self._base.entry is not None
 
     @property
     def may_be_on_server(self) -> bool:
         """Whether the server has a file of this name, or may have: a first upload that failed can
         have left all or a part of it."""
         with self._changed:
-            return self._entry is not None or bool(self._tried)
+            return self._base.entry is not None or bool(self._tried)
 
     @property
     def is_deleted(self) -> bool:
@@ -296,7 +276,7 @@ class OpenFile:
         """Whether reading, or the next upload, needs content that only the server has."""
         with self._changed:
             end = min(self._base_size, self._size)
-            if self._entry is None or end == 0:
+            if self._base.entry is None or end == 0:
                 return False
             return self._file is None or not self._file.present.covers(0, end)
 
@@ -308,24 +288,20 @@ class OpenFile:
 
     def _follows_locked(self) -> bool:
         changed = self._dirty_locked() or self._deleted or self._file is not None
-        return not changed and self._entry is not None
+        return not changed and self._base.entry is not None
 
     def follow(self, entry: Entry, generation: int) -> None:
         """Take over what the server shows at this file's path, if the file follows the server."""
         with self._changed:
             if not self._follows_locked():
                 return
-            known, self._entry = self._entry, entry
+            known = self._base.entry
             self._mode, self._mtime = None, entry.mtime
-            if known is None or not _is_other_content(known, entry):
+            if known is None or not is_other_content(known, entry):
+                self._base.entry = entry
                 return
-            self._version = version_of(self._path, entry, generation)
-            if self._version.size > self._size:
-                self._growths += 1
-            else:
-                self._others += 1
-            self._size = self._base_size = self._version.size
-            reader, self._reader = self._reader, None
+            reader = self._base.follow_locked(entry, version_of(self._path, entry, generation))
+            self._size = self._base_size = self._base.version.size
         if reader:
             reader.close()
 
@@ -350,13 +326,13 @@ class OpenFile:
     def has_on_server(self, *, mtime: int | None = None, mode: int | None = None) -> None:
         """These were set on the server; with `exclusive` held."""
         with self._changed:
-            if self._entry is None:
+            if self._base.entry is None:
                 return
             if mode is not None:
                 self._mode = mode
-                self._entry = replace(self._entry, mode=mode)
+                self._base.entry = replace(self._base.entry, mode=mode)
             if mtime is not None:
-                self._entry = replace(self._entry, mtime=mtime, exact=True)
+                self._base.entry = replace(self._base.entry, mtime=mtime, exact=True)
                 if not self._dirty_locked():  # else something was written since
                     self._mtime = mtime
 
@@ -365,7 +341,7 @@ class OpenFile:
         with self._changed:
             self._path = path
             if not self._deleted:  # else the base has a name of its own
-                self._read_path = path
+                self._base.path = path
 
     def record_again(self) -> None:
         """Have the row, if there is one, say what is so by now: after `moved`, the new name."""
@@ -379,7 +355,7 @@ class OpenFile:
         """A directory moved on the server, and the hidden base of a deleted file with it."""
         with self._changed:
             if self._hidden_as and self._hidden_as.startswith(old + "/"):
-                self._hidden_as = self._read_path = new + self._hidden_as[len(old) :]
+                self._hidden_as = self._base.path = new + self._hidden_as[len(old) :]
 
     def deleted(self, hidden_as: str | None, *, settled: str | None = None) -> None:
         """The name is gone. Handles go on; the base can be read at `hidden_as` (None: nowhere).
@@ -391,7 +367,7 @@ class OpenFile:
                 self._deleted = True
                 self._hidden_as = hidden_as
                 if hidden_as:
-                    self._read_path = hidden_as
+                    self._base.path = hidden_as
                 file, recorded, self._recorded = self._file, self._recorded, None
                 if self._sending is not None:
                     self._sending.cancel_locked()
@@ -415,14 +391,14 @@ class OpenFile:
         while True:
             with self._changed:
                 if view is not None and self._follows_locked():
-                    self._look_locked(view, offset)
+                    self._base.look_locked(view, offset, self._size)
                 end = min(offset + size, self._size)
                 if end <= offset:
                     return b""
                 file = self._file
                 gaps = file.present.missing(offset, end) if file else [(offset, end)]
                 base_end = self._base_size
-                reader = self._base_locked() if gaps and gaps[0][0] < base_end else None
+                reader = self._base.reader_locked() if gaps and gaps[0][0] < base_end else None
             try:
                 if file is None and reader is not None:
                     return reader.read(offset, end - offset)
@@ -432,22 +408,14 @@ class OpenFile:
                     self._outdated(self.path)
                 with self._changed:
                     # An upload, or a newer content on the server, took the base away under us.
-                    if reader is None or self._reader is reader:
+                    if reader is None or self._base.is_read_by_locked(reader):
                         raise
 
     def begin(self, view: View) -> None:
         """A handle is opened: what it reads from now on, be it from the kernel's pages, is the
         content that this file has now."""
         with self._changed:
-            view.others, view.growths, view.size = self._others, self._growths, self._size
-
-    def _look_locked(self, view: View, offset: int) -> None:
-        """Let a handle read on in the content that it began with, or from where that ended: a log
-        that grows is followed. The kernel asks for whole pages."""
-        within = offset // PAGE < view.size // PAGE
-        if view.others != self._others or (view.growths != self._growths and within):
-            raise errors.Changed(f"{self._path}: changed on the server while it was read")
-        view.growths, view.size = self._growths, self._size
+            self._base.begin_locked(view, self._size)
 
     def write(self, offset: int | None, data: bytes | memoryview) -> tuple[int, bool]:
         """Into the spool, at `offset` (None: at the end); the count, and whether sending should
@@ -482,7 +450,7 @@ class OpenFile:
     def truncate(self, size: int) -> None:
         with self._spool_lock:
             with self._changed:
-                if size == self._size and self._entry is not None:
+                if size == self._size and self._base.entry is not None:
                     return
             file = self._spool_file()
             with self._changed:
@@ -585,12 +553,12 @@ class OpenFile:
         with self._changed:
             while self._uploading:
                 self._changed.wait()
-            self._uploading, self._moving = True, moving
+            self._uploading, self._base.moving = True, moving
         try:
             yield
         finally:
             with self._changed:
-                self._uploading = self._moving = False
+                self._uploading = self._base.moving = False
                 self._changed.notify_all()
 
     def cancel(self, *, only_streams: bool = False) -> None:
@@ -603,7 +571,7 @@ class OpenFile:
                 sending.cancel_locked()
             if self._hydrating and not only_streams:
                 self._hydrating = False
-                reader, self._reader = self._reader, None
+                reader = self._base.take_reader_locked()
         if reader:
             reader.close()
 
@@ -650,22 +618,16 @@ class OpenFile:
     def is_based_on_other(self) -> bool:
         """Whether the server has another content under this name than the one we knew, and than
         what a patch of ours has left that broke off."""
-        with self._changed:
-            if self._patching:
-                return False
-            known, path = self._entry, self._read_path
-        return known is None or _is_other_content(known, self._remote.stat(path))
+        return self._base.is_other_on_server()
 
     def rebase(self, entry: Entry | None, generation: int) -> None:
         """What the server has under this name is `entry`, whatever was known of it."""
         with self._spool_lock:
             with self._changed:
-                self._entry = entry
-                self._patching = ()
-                self._version = version_of(self._path, entry, generation)
-                self._base_size = min(self._base_size, self._version.size)
+                reader = self._base.become_locked(entry, version_of(self._path, entry, generation))
+                self._base.patching = ()
+                self._base_size = min(self._base_size, self._base.version.size)
                 self._unsent.add(self._base_size, self._size)
-                reader, self._reader = self._reader, None
                 recorded = self._recorded is not None
             if recorded:
                 self._try_to_record()
@@ -687,11 +649,11 @@ class OpenFile:
             self._hydrate(file)
         finally:
             with self._changed:
-                self._foreign = None
+                self._base.foreign = None
         with self._spool_lock:
             with self._changed:
-                self._path = self._read_path = path
-                self._entry, self._base_size, self._patching = None, 0, ()
+                self._path = self._base.path = path
+                self._base.entry, self._base_size, self._base.patching = None, 0, ()
                 self._tried.clear()  # under the other name
                 recorded = self._recorded is not None
             if recorded:
@@ -699,11 +661,11 @@ class OpenFile:
 
     def _read_from(self, seen: Entry, generation: int) -> None:
         with self._changed:
-            self._foreign = seen
-            self._version = version_of(self._path, seen, generation)
-            self._base_size = min(self._base_size, self._version.size)
+            self._base.foreign = seen
+            self._base.version = version_of(self._path, seen, generation)
+            self._base_size = min(self._base_size, self._base.version.size)
             self._unsent.add(self._base_size, self._size)
-            reader, self._reader = self._reader, None
+            reader = self._base.take_reader_locked()
         if reader:
             reader.close()
 
@@ -716,7 +678,7 @@ class OpenFile:
         with self._spool_lock:
             with self._changed:
                 self._tried |= tried
-                self._entry, self._replaces = target, target is not None
+                self._base.entry, self._replaces = target, target is not None
                 recorded = self._recorded is not None
             if recorded:
                 self._try_to_record()
@@ -727,10 +689,10 @@ class OpenFile:
             self._closed = True
             self._changed.notify_all()
             left = self._dirty_locked() and not self._deleted
-            reader, self._reader = self._reader, None
+            reader = self._base.take_reader_locked()
             file, self._file = self._file, None
             cached = file is not None and self._cacheable_locked(file)
-            size, version = self._size, self._version
+            size, version = self._size, self._base.version
         if reader:
             reader.close()
         if file is None:
@@ -745,9 +707,9 @@ class OpenFile:
 
     def _cacheable_locked(self, file: SpoolFile) -> bool:
         """Whether the spool holds a small file, all of it, as the server has it."""
-        if self._dirty_locked() or self._deleted or self._entry is None:
+        if self._dirty_locked() or self._deleted or self._base.entry is None:
             return False
-        small = self._version.size == self._size <= CACHE_UP_TO
+        small = self._base.version.size == self._size <= CACHE_UP_TO
         return small and file.present.covers(0, self._size)
 
     # Inside.
@@ -777,13 +739,13 @@ class OpenFile:
                 path=self._path,
                 size=self._size,
                 present=tuple(file.present),
-                base=self._entry,
+                base=self._base.entry,
                 base_size=self._base_size,
                 mode=self._mode_wanted,
                 mtime=self._mtime or 0,
                 since=self._since,
                 error=errors.printable(str(error)) if error else None,
-                patching=self._patching,
+                patching=self._base.patching,
                 tried=tuple(self._traces_locked()),
             )
             self._recorded = record.size, record.mtime
@@ -811,45 +773,13 @@ class OpenFile:
                 self._file = file
         return file
 
-    def _base_locked(self) -> Reader:
-        """The reader of the server's content, made when first needed."""
-        if self._reader is None:
-            fetch = partial(self._fetch, self._version)
-            self._reader = Reader(self._version, fetch, self._cache, self._budget)
-        return self._reader
-
-    def _fetch(self, version: Version, offset: int, give_way: Callable[[], None]) -> Download:
-        """How the reader of `version` gets bytes: from wherever the base lies by then.
-
-        A content that comes in more than one piece may have been read in part already, now or by an
-        earlier open: the pieces have to be of one content. And what is kept on disk has to be what
-        it is filed as, in a year too.
-        """
-        while True:
-            with self._changed:
-                if version != self._version:  # the reader is on its way out
-                    raise errors.Changed(f"{self._path}: changed on the server while it was read")
-                path = self._read_path
-                # While it is changed in place from here, its time is no sign of anything.
-                whole = self._version.size <= BLOCK_SIZE and not self._cache.outlives_mount
-                known = None if self._patching else self._entry
-                expect = None if whole else self._foreign or known
-            try:
-                return self._remote.open_read(path, offset, give_way=give_way, expect=expect)
-            except errors.NotFound:
-                with self._changed:
-                    while self._moving and self._read_path == path:
-                        self._changed.wait()
-                    if self._read_path == path:
-                        raise
-
     def _upload(self, *, streamed: bool) -> None:
         with self._spool_lock:
             with self._changed:
                 # It may be closed by now, and must not get another spool file then.
                 if self._deleted or not self._dirty_locked():
                     return
-                patching = self._patching
+                patching = self._base.patching
             file = self._spool_file()
         if patching:
             self._look_what_a_patch_left()
@@ -864,7 +794,7 @@ class OpenFile:
             overtaken = self._overtaken >= OVERTAKEN and not streamed
         copied = self._copied(file) if overtaken else None
         with self._changed:
-            path, base = self._path, self._entry
+            path, base = self._path, self._base.entry
             sending, self._broken = self._broken, None
             if copied is not None:
                 sending = copied
@@ -939,7 +869,7 @@ class OpenFile:
         return told
 
     def _attributes_locked(self, sending: Sending) -> Attributes:
-        mode, base = self._mode_wanted, self._entry
+        mode, base = self._mode_wanted, self._base.entry
         if mode is None and base is not None and not sending.patches and not self._replaces:
             mode = base.mode  # what replaces a file is a new one to the server
         return self._mtime, mode
@@ -956,7 +886,7 @@ class OpenFile:
             with self._changed:
                 if not self._patchable_locked():
                     return False
-                path, base, ranges = self._path, self._entry, list(self._unsent)
+                path, base, ranges = self._path, self._base.entry, list(self._unsent)
                 if base is None:
                     return False
                 samples = [(start, min(SAMPLE, end - start)) for start, end in ranges[:SAMPLES]]
@@ -965,7 +895,7 @@ class OpenFile:
                 recorded = self._recorded is not None
             begun = tuple((start, file.read(start, count)) for start, count in samples)
             with self._changed:
-                self._patching = (*self._patching, *begun)[-MOST_SAMPLES:]
+                self._base.patching = (*self._base.patching, *begun)[-MOST_SAMPLES:]
             if recorded:
                 self._record()
         try:
@@ -974,7 +904,7 @@ class OpenFile:
             with self._changed:
                 # Else the server's file may be between two contents, and is still ours to finish.
                 if not _may_be_done(error):
-                    self._patching = ()
+                    self._base.patching = ()
                 if isinstance(error, errors.NotSupported):
                     self._give_back_locked(sending)
                     self._sending = None
@@ -987,7 +917,7 @@ class OpenFile:
     def _patchable_locked(self) -> bool:
         """Whether the server's file becomes this content by writing `_unsent` into it, and that is
         much less than all."""
-        base = self._entry
+        base = self._base.entry
         if base is None or base.size is None or self._replaces or base.size > self._size:
             return False
         return self._size - self._unsent.total() >= WORTH_PATCHING
@@ -997,20 +927,19 @@ class OpenFile:
         time is ours; a size that no patch could make, or nothing of ours where the patch began, is
         somebody else's work."""
         with self._changed:
-            path, known, begun = self._path, self._entry, self._patching
+            path, known, begun = self._path, self._base.entry, self._base.patching
             # It may have been cut shorter here since the patch began.
             most = max([self._size, *(size for size, _ in self._tried)])
         entry = self._remote.stat(path)
         if (
             known is None
             or not (known.size or 0) <= (entry.size or 0) <= most
-            or (_is_other_content(known, entry) and not self._has_one_of(path, begun))
+            or (is_other_content(known, entry) and not self._has_one_of(path, begun))
         ):
             raise errors.Conflict(f"{path}: changed on the server while it was being written")
         with self._changed:
-            self._entry = entry
-            self._version = self._version._replace(size=entry.size or 0, mtime=entry.mtime)
-            reader, self._reader = self._reader, None
+            version = self._base.version._replace(size=entry.size or 0, mtime=entry.mtime)
+            reader = self._base.become_locked(entry, version)
         if reader:
             reader.close()
 
@@ -1047,13 +976,13 @@ class OpenFile:
                 if entry.mode is None:
                     mode = base.mode if base and not self._replaces else self._mode
                     entry = replace(entry, mode=mode)
-                self._entry, self._sending = entry, None
+                self._sending = None
                 self._uploaded_bytes = sending.sent
-                self._replaces, self._patching = False, ()
+                self._replaces, self._base.patching = False, ()
                 self._tried.clear()
                 self._sent, self._overtaken = sending.writes, 0
-                self._version = version_of(path, entry, generation)
-                self._read_path = path
+                reader = self._base.become_locked(entry, version_of(path, entry, generation))
+                self._base.path = path
                 # After a whole upload the spool holds everything; after a patch, what was there.
                 self._base_size = sending.lowest if sending.patches else 0
                 clean = not self._dirty_locked()
@@ -1064,7 +993,6 @@ class OpenFile:
                 recorded = self._recorded is not None
                 if clean:
                     self._recorded = None
-                reader, self._reader = self._reader, None
                 file = self._file
                 self._changed.notify_all()
             if recorded and file is not None:
@@ -1097,7 +1025,7 @@ class OpenFile:
         """Copy the parts of the base that nobody wrote over into the spool."""
         with self._changed:
             gaps = file.present.missing(0, min(self._base_size, self._size))
-            reader = self._base_locked() if gaps else None
+            reader = self._base.reader_locked() if gaps else None
             self._hydrating = reader is not None
         if reader is None:
             return
@@ -1161,19 +1089,3 @@ def _join(
         zeros = max(start, known)
         content[zeros - offset : stop - offset] = bytes(stop - zeros)
     return bytes(content)
-
-
-def version_of(path: str, entry: Entry | None, generation: int) -> Version:
-    """Which content `entry` stands for; an empty one without an entry."""
-    size = (entry.size or 0) if entry else 0
-    if entry is None:
-        return Version(path, size, None, generation)
-    return Version(path, size, entry.mtime, generation, entry.exact)
-
-
-def _is_other_content(known: Entry, seen: Entry) -> bool:
-    """Whether two looks at a file show different contents. Times are compared only where both were
-    told alike: LIST has minutes, MDTM seconds."""
-    if known.size != seen.size:
-        return True
-    return known.exact == seen.exact and known.mtime != seen.mtime

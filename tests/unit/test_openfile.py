@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from ftpfs import errors
+from ftpfs.core.base import View
 from ftpfs.core.blocks import BLOCK_SIZE, BlockCache
 from ftpfs.core.journal import Record
-from ftpfs.core.openfile import OpenFile, View
+from ftpfs.core.openfile import OpenFile
 from ftpfs.core.reader import StreamBudget
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Entry
