@@ -18,6 +18,8 @@ ListPath = Callable[[str], list[Entry]]
 class Download(Protocol):
     """Bytes of a file on their way here, from the offset it was opened at."""
 
+    confirmed: bool  # the server said, as it began, that the file is the expected one
+
     def read(self, size: int) -> bytes:
         """The next `size` bytes; less only at the end, when the server confirmed it."""
 

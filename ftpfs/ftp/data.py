@@ -90,6 +90,7 @@ class Download(Transfer):
         super().__init__(session, channel, done)
         self._at_end = at_end
         self.replies = replies
+        self.confirmed = False  # the server said that the file is the one expected
         self.final_text = ""  # all lines of the final reply, once all has come
         self._unsaid = False  # the data ended without TLS's close_notify
         self._plain = not isinstance(channel, ssl.SSLSocket)

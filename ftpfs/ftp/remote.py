@@ -268,16 +268,21 @@ class Remote:
 
         `give_way` is called when others need the connection. With `expect` the file has to be that
         one still, by size and time, or errors.Changed is raised: the server is asked in the same
-        round trip. What it does not tell is not compared.
+        round trip. What it does not tell is not compared; where it tells both, the download is
+        `confirmed`.
         """
 
         def start(session: Session, done: Callable[[], None]) -> Download:
             where = self._on_server(path)
             before = upload.questions(self.profile, where) if expect else []
             download = session.download(where, offset, text=text, before=before, done=done)
-            if expect and _is_another(expect, upload.seen_in(session, download.replies)):
-                download.close()
-                raise errors.Changed(f"{path}: it was changed on the server")
+            if expect:
+                seen = upload.seen_in(session, download.replies)
+                if _is_another(expect, seen):
+                    download.close()
+                    raise errors.Changed(f"{path}: it was changed on the server")
+                told = None not in (expect.size, seen.size, expect.mtime, seen.mtime)
+                download.confirmed = told and expect.exact
             return download
 
         use = Use.PREFETCH if ahead else Use.TRANSFER

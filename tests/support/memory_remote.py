@@ -85,6 +85,7 @@ class MemoryDownload:
         self._content = content
         self._position = offset
         self._delivered = 0
+        self.confirmed = False
         self._cut = remote._next_cut()
         self.closed = False
 
@@ -133,6 +134,7 @@ class MemoryRemote:
         self.most_downloads = 0
         self.now = 1_700_000_000  # the server's clock; whole seconds
         self.tells_size = True
+        self.confirms = True  # that a file is the expected one
         self.warmed = 0  # sessions asked for ahead
         self.tells_singles = False  # by `peek`, as servers with MLST do
         self.sets_modes: bool | None = True  # on folders; None: nobody has tried
@@ -286,7 +288,9 @@ class MemoryRemote:
             content = content[: self._shortened.get(path, len(content))]
             self.open_downloads += 1
             self.most_downloads = max(self.most_downloads, self.open_downloads)
-            return MemoryDownload(self, content, offset)
+            download = MemoryDownload(self, content, offset)
+            download.confirmed = expect is not None and self.confirms
+            return download
 
         return self._call("open_read", work)
 

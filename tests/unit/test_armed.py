@@ -1002,6 +1002,7 @@ def test_a_read_that_expects_a_content_costs_no_round_trip_more(
     relay.latency = LATENCY
     relay.reset()
     download = remote.open_read(path, 5000, expect=entry)
+    assert download.confirmed
     assert download.read(10_000) == content[5000:]
     download.close()
     quiet(remote)
@@ -1060,6 +1061,7 @@ def test_what_the_server_does_not_tell_is_not_compared(
         relay.refuse(verb, "502 not here")
     for _ in range(2):
         download = remote.open_read(path, 5, expect=entry)
+        assert not download.confirmed
         assert download.read(10) == b"56789"
         download.close()
         quiet(remote)

@@ -17,6 +17,7 @@ from ftpfs.core.inode import inode
 from ftpfs.core.prefetch import FIRST_AHEAD, FIRST_BYTES, MANY, MOST_AHEAD, SMALL, Prefetcher
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import Entry, Kind
+from tests.support.clock import Clock
 from tests.support.memory_remote import MemoryRemote
 from tests.support.waiting import until
 
@@ -270,6 +271,50 @@ def test_a_folder_read_in_order_is_fetched_once_and_right(tmp_path: Path) -> Non
         assert filesystem.read(handle, 0, 1 << 17) == content
         filesystem.release(handle)
     assert remote.calls["open_read"] == len(NAMES)
+    filesystem.close()
+
+
+@pytest.mark.parametrize("confirms", [True, False])
+def test_where_a_listing_is_old_what_is_fetched_ahead_need_not_be_looked_at_again(
+    tmp_path: Path, confirms: bool
+) -> None:
+    """Each look is a round trip: asked together with the content it is none."""
+    remote, clock = MemoryRemote(), Clock()
+    remote.confirms = confirms
+    remote.outside_mkdir("/d")
+    names = NAMES[:20]
+    for name in names:
+        remote.outside_write(f"/d/{name}", name.encode() * 500)
+    filesystem = Filesystem(remote, Spool(tmp_path / "spool"), Cache(), prefetchers=4, clock=clock)
+    filesystem.children("/d")
+    clock.now += 10
+    for name in names:
+        handle = filesystem.open(f"/d/{name}", 0)
+        assert filesystem.read(handle, 0, 1 << 17) == name.encode() * 500
+        filesystem.release(handle)
+    assert remote.calls["open_read"] == len(names)
+    looks = remote.calls["look_again"]
+    assert looks <= 4 if confirms else looks == len(names)
+    filesystem.close()
+
+
+def test_a_file_that_was_changed_since_it_was_listed_is_not_taken_for_that_one(
+    tmp_path: Path,
+) -> None:
+    remote, clock = MemoryRemote(), Clock()
+    remote.outside_mkdir("/d")
+    names = NAMES[:20]
+    for name in names:
+        remote.outside_write(f"/d/{name}", b"old" * 500)
+    filesystem = Filesystem(remote, Spool(tmp_path / "spool"), Cache(), prefetchers=4, clock=clock)
+    filesystem.children("/d")
+    clock.now += 10
+    for name in names:
+        remote.outside_write(f"/d/{name}", b"another" * 500)
+    for name in names:
+        handle = filesystem.open(f"/d/{name}", 0)
+        assert filesystem.read(handle, 0, 1 << 17) == b"another" * 500
+        filesystem.release(handle)
     filesystem.close()
 
 

@@ -100,6 +100,8 @@ class Server:
 class Transfer:
     """A download; see `core.remote.Download`."""
 
+    confirmed = False
+
     def __init__(self, server: Server, content: bytes, offset: int, plan: dict[str, int]) -> None:
         self._server = server
         self._content = content
