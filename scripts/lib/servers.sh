@@ -75,10 +75,17 @@ make_test_user() {
   printf '%s\n' "$TEST_HASH" >"$stamp"
 }
 
+# The tests' certificates are for that name, and what debootstrap makes has no /etc/hosts.
+require_localhost() {
+  getent hosts localhost >/dev/null ||
+    printf '127.0.0.1 localhost\n' | as_root tee -a /etc/hosts >/dev/null
+}
+
 install_servers() {
   local name
   local -a libraries
   mkdir -p "$SERVERS"
+  require_localhost
   for name in vsftpd proftpd pure-ftpd; do
     if [ ! -x "$SERVERS/$name/usr/sbin/$name" ]; then
       say "Unpacking $name for the tests ..."
