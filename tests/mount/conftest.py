@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RemoteDir
+from tests.support.relay import Relay
 from tests.support.servers import FtpServer
 from tests.support.waiting import until_gone
 
@@ -151,9 +152,24 @@ def _daemons(word: str) -> list[int]:
     return found
 
 
+MountDir = Callable[..., Mounted]
+
+
 @pytest.fixture
-def mounted(remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer) -> Mounted:
+def mount_dir(remote_dir: RemoteDir, mount_server: MountServer) -> MountDir:
+    """`mount_dir(through=relay, binding=..., options=...)`: the fresh folder of each server, as
+    often as wanted."""
+
+    def mount(*, through: Relay | None = None, **words: str) -> Mounted:
+        port = through.port if through else None
+        return mount_server(
+            remote_dir.server, remote_dir.disk, path=remote_dir.path, port=port, **words
+        )
+
+    return mount
+
+
+@pytest.fixture
+def mounted(fuse_binding: str, mount_dir: MountDir) -> Mounted:
     """A fresh, empty folder of each server, mounted with each binding."""
-    return mount_server(
-        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
-    )
+    return mount_dir(binding=fuse_binding)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import RemoteDir
-from tests.mount.conftest import Mounted, MountServer, ftpfs
+from tests.mount.conftest import MountDir, Mounted, ftpfs
 from tests.support import servers
 from tests.support.servers import FtpServer
 from tests.support.waiting import until
@@ -80,12 +80,8 @@ def test_a_daemon_that_was_killed_is_told_of_and_its_socket_taken_away(
     assert str(mounted.path) not in ftpfs("status").stdout
 
 
-def test_what_others_changed_shows_after_forget(
-    remote_dir: RemoteDir, mount_server: MountServer
-) -> None:
-    mounted = mount_server(
-        remote_dir.server, remote_dir.disk, path=remote_dir.path, options="attr_timeout=0"
-    )
+def test_what_others_changed_shows_after_forget(mount_dir: MountDir) -> None:
+    mounted = mount_dir(options="attr_timeout=0")
     (mounted.disk / "sub").mkdir()
     (mounted.disk / "sub" / "file").write_text("old")
     assert os.listdir(mounted.path / "sub") == ["file"]

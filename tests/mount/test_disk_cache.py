@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RemoteDir
-from tests.mount.conftest import Mounted, MountServer, _daemons
+from tests.mount.conftest import MountDir, Mounted, _daemons
 from tests.support.relay import Relay
 from tests.support.servers import Kind
 
@@ -41,17 +41,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def mount(
-    remote_dir: RemoteDir, relay: Relay, mount_server: MountServer, folder: Path
-) -> MountDisk:
+def mount(relay: Relay, mount_dir: MountDir, folder: Path) -> MountDisk:
     """Mount the folder of the server, through the relay, with the disk cache."""
 
     def mount(size: str = "1G", where: Path = folder) -> Mounted:
-        return mount_server(
-            remote_dir.server,
-            remote_dir.disk,
-            path=remote_dir.path,
-            port=relay.port,
+        return mount_dir(
+            through=relay,
             options=f"disk_cache={size},disk_cache_dir={where},attr_timeout=0,open_ttl=0",
         )
 

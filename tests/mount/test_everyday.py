@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RemoteDir, skip_if_cannot
-from tests.mount.conftest import Mounted, MountServer
+from tests.mount.conftest import MountDir, Mounted
 from tests.support import servers
 from tests.support.waiting import until_gone
 
@@ -94,14 +94,12 @@ def test_cp_in_arrives_byte_for_byte_with_its_times_and_modes(
 
 
 def test_cp_out_brings_everything_back_byte_for_byte_with_its_times(
-    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer, tmp_path: Path
+    remote_dir: RemoteDir, fuse_binding: str, mount_dir: MountDir, tmp_path: Path
 ) -> None:
     make_tree(remote_dir.disk)
     for path in remote_dir.disk.rglob("*"):
         remote_dir.give(path)
-    mounted = mount_server(
-        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
-    )
+    mounted = mount_dir(binding=fuse_binding)
     run(f"cp -a {mounted.path}/. {tmp_path}/out/", tmp_path)
     assert snapshot(tmp_path / "out") == snapshot(remote_dir.disk)
 
@@ -204,13 +202,11 @@ def test_dd_overwrites_the_middle_and_leaves_the_rest(mounted: Mounted) -> None:
 
 
 def test_overwriting_the_middle_of_a_file_that_was_never_read(
-    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
+    remote_dir: RemoteDir, fuse_binding: str, mount_dir: MountDir
 ) -> None:
     data = bytearray(random.Random(3).randbytes(700_000))
     remote_dir.write("f", bytes(data))
-    mounted = mount_server(
-        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
-    )
+    mounted = mount_dir(binding=fuse_binding)
     with open(mounted.path / "f", "r+b") as file:
         file.seek(333_333)
         file.write(b"x" * 200_000)
@@ -375,16 +371,14 @@ def test_an_empty_file(mounted: Mounted) -> None:
 
 
 def test_a_sparse_file_of_5_gib_is_read_at_its_end(
-    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
+    remote_dir: RemoteDir, fuse_binding: str, mount_dir: MountDir
 ) -> None:
     size = 5 << 30
     sparse = remote_dir.write("sparse", b"head")
     with open(sparse, "r+b") as file:
         file.seek(size - 4)
         file.write(b"tail")
-    mounted = mount_server(
-        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
-    )
+    mounted = mount_dir(binding=fuse_binding)
     assert (mounted.path / "sparse").stat().st_size == size
     with open(mounted.path / "sparse", "rb") as file:
         file.seek(-100_000, os.SEEK_END)
@@ -393,18 +387,14 @@ def test_a_sparse_file_of_5_gib_is_read_at_its_end(
         assert file.read(8) == b"head\0\0\0\0"
 
 
-def test_64_parallel_readers(
-    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
-) -> None:
+def test_64_parallel_readers(remote_dir: RemoteDir, fuse_binding: str, mount_dir: MountDir) -> None:
     rng = random.Random(5)
     wanted = {}
     for number in range(64):
         data = rng.randbytes(rng.choice([10_000, 200_000, 1_500_000]))
         remote_dir.write(f"f{number}", data)
         wanted[f"f{number}"] = hashlib.sha256(data).hexdigest()
-    mounted = mount_server(
-        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
-    )
+    mounted = mount_dir(binding=fuse_binding)
     start = threading.Barrier(64)
 
     def read(name: str) -> str:
@@ -434,13 +424,11 @@ def test_two_writers_on_two_files(mounted: Mounted) -> None:
 
 
 def test_an_open_file_outlives_its_name(
-    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
+    remote_dir: RemoteDir, fuse_binding: str, mount_dir: MountDir
 ) -> None:
     data = random.Random(8).randbytes(2_000_000)
     remote_dir.write("f", data)
-    mounted = mount_server(
-        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
-    )
+    mounted = mount_dir(binding=fuse_binding)
     with open(mounted.path / "f", "rb") as file:
         assert file.read(10) == data[:10]
         os.unlink(mounted.path / "f")
@@ -541,16 +529,14 @@ def test_errors_tell_the_truth(mounted: Mounted) -> None:
 
 
 def test_a_folder_that_may_not_be_written_says_permission_denied(
-    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
+    remote_dir: RemoteDir, fuse_binding: str, mount_dir: MountDir
 ) -> None:
     skip_if_cannot(remote_dir.server.kind, "refuse by permission")
     closed = remote_dir.disk / "closed"
     closed.mkdir()
     remote_dir.write("closed/there", b"x")
     os.chown(closed, 0, 0)
-    mounted = mount_server(
-        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
-    )
+    mounted = mount_dir(binding=fuse_binding)
     here = mounted.path / "closed"
     for attempt in (
         lambda: (here / "new").write_text("x"),
@@ -567,7 +553,7 @@ def test_a_folder_that_may_not_be_written_says_permission_denied(
 
 
 def test_links_are_followed_and_never_lead_out_of_the_mount(
-    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
+    remote_dir: RemoteDir, fuse_binding: str, mount_dir: MountDir
 ) -> None:
     disk = remote_dir.disk
     remote_dir.write("target", b"content")
@@ -580,9 +566,7 @@ def test_links_are_followed_and_never_lead_out_of_the_mount(
         "loop": "loop",
     }.items():
         os.symlink(target, disk / link)
-    mounted = mount_server(
-        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding
-    )
+    mounted = mount_dir(binding=fuse_binding)
     assert (mounted.path / "relative").read_bytes() == b"content"
     assert (mounted.path / "to folder" / "inside").read_bytes() == b"inside"
     if mounted.server.kind == "pyftpdlib":
@@ -605,12 +589,10 @@ def test_statfs_is_something_that_file_managers_accept(mounted: Mounted) -> None
 
 
 def test_a_read_only_mount_refuses_changes(
-    remote_dir: RemoteDir, fuse_binding: str, mount_server: MountServer
+    remote_dir: RemoteDir, fuse_binding: str, mount_dir: MountDir
 ) -> None:
     remote_dir.write("f", b"x")
-    mounted = mount_server(
-        remote_dir.server, remote_dir.disk, path=remote_dir.path, binding=fuse_binding, options="ro"
-    )
+    mounted = mount_dir(binding=fuse_binding, options="ro")
     assert (mounted.path / "f").read_bytes() == b"x"
     for attempt in (
         lambda: (mounted.path / "f").write_text("y"),

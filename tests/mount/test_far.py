@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RemoteDir
-from tests.mount.conftest import Mounted, MountServer, wait_until_sent
+from tests.mount.conftest import MountDir, Mounted, wait_until_sent
 from tests.support.relay import Relay
 
 pytestmark = pytest.mark.mount
@@ -24,14 +24,11 @@ FILES = 60
 
 
 @pytest.fixture
-def mounted(remote_dir: RemoteDir, relay: Relay, mount_server: MountServer) -> Mounted:
+def mounted(remote_dir: RemoteDir, relay: Relay, mount_dir: MountDir) -> Mounted:
     (remote_dir.disk / "out").mkdir()
     remote_dir.give(remote_dir.disk / "out")
-    return mount_server(
-        remote_dir.server,
-        remote_dir.disk,
-        path=remote_dir.path,
-        port=relay.port,
+    return mount_dir(
+        through=relay,
         options="quirk=round_trip=20",
     )
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RemoteDir
-from tests.mount.conftest import Mounted, MountServer, wait_until_sent
+from tests.mount.conftest import MountDir, Mounted, wait_until_sent
 from tests.mount.test_killed import kill
 from tests.support import servers
 from tests.support.relay import Relay
@@ -85,19 +84,17 @@ def test_tar_brings_modes_and_times_of_folders_also_of_those_that_nobody_may_wri
 
 
 def test_killed_right_after_tar_the_next_mount_brings_them(
-    remote_dir: RemoteDir, mount_server: MountServer, archive: Path
+    mount_dir: MountDir, archive: Path
 ) -> None:
-    mounted = mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path)
+    mounted = mount_dir()
     unpack(archive, mounted.path)
     kill(mounted)
-    mounted = mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path)
+    mounted = mount_dir()
     assert_all_is_there(mounted.disk, mounted.server.kind)
 
 
-def test_an_unmount_waits_for_them(
-    remote_dir: RemoteDir, mount_server: MountServer, archive: Path
-) -> None:
-    mounted = mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path)
+def test_an_unmount_waits_for_them(mount_dir: MountDir, archive: Path) -> None:
+    mounted = mount_dir()
     unpack(archive, mounted.path)
     mounted.unmount()
     assert_all_is_there(mounted.disk_now, mounted.server.kind)
@@ -118,13 +115,10 @@ FAULTS: dict[str, Fault] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_they_arrive_though_sessions_die(
-    remote_dir: RemoteDir, relay: Relay, mount_server: MountServer, archive: Path, fault: str
+    relay: Relay, mount_dir: MountDir, archive: Path, fault: str
 ) -> None:
-    mounted = mount_server(
-        remote_dir.server,
-        remote_dir.disk,
-        path=remote_dir.path,
-        port=relay.port,
+    mounted = mount_dir(
+        through=relay,
         options="quirk=round_trip=20",
     )
     FAULTS[fault](relay)
@@ -133,10 +127,10 @@ def test_they_arrive_though_sessions_die(
 
 
 def test_nothing_is_put_into_a_folder_before_others_are_kept_out(
-    remote_dir: RemoteDir, relay: Relay, mount_server: MountServer
+    relay: Relay, mount_dir: MountDir
 ) -> None:
-    mounted = mount_server(
-        remote_dir.server, remote_dir.disk, path=remote_dir.path, port=relay.port
+    mounted = mount_dir(
+        through=relay,
     )
     for number in range(5):
         folder = mounted.path / f"secret{number}"

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RemoteDir
-from tests.mount.conftest import Mounted, MountServer, _daemons, wait_until_sent
+from tests.mount.conftest import MountDir, Mounted, _daemons, wait_until_sent
 from tests.support.relay import Relay
 from tests.support.waiting import until_gone
 
@@ -124,19 +124,19 @@ def kill(mounted: Mounted, worker: threading.Thread | None = None) -> None:
 
 @pytest.mark.long
 def test_killed_at_random_moments_nothing_that_was_closed_is_lost(
-    remote_dir: RemoteDir, mount_server: MountServer
+    remote_dir: RemoteDir, mount_dir: MountDir
 ) -> None:
     moments = random.Random(11)
     work = Work(Path(), 12)
     for _ in range(KILLS):
-        mounted = mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path)
+        mounted = mount_dir()
         work.here = mounted.path
         work.check(mounted.path)
         worker = threading.Thread(target=work.run)
         worker.start()
         time.sleep(moments.uniform(0.02, 0.7))
         kill(mounted, worker)
-    mounted = mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path)
+    mounted = mount_dir()
     work.check(mounted.path)
     wait_until_sent(mounted.path)
     work.check(remote_dir.disk)
@@ -144,11 +144,11 @@ def test_killed_at_random_moments_nothing_that_was_closed_is_lost(
 
 
 def test_the_first_long_file_of_a_folder_is_closed_while_it_is_sent_and_outlives_a_kill(
-    remote_dir: RemoteDir, relay: Relay, mount_server: MountServer
+    remote_dir: RemoteDir, relay: Relay, mount_dir: MountDir
 ) -> None:
     def mount() -> Mounted:
-        return mount_server(
-            remote_dir.server, remote_dir.disk, path=remote_dir.path, port=relay.port
+        return mount_dir(
+            through=relay,
         )
 
     mounted = mount()
@@ -165,12 +165,12 @@ def test_the_first_long_file_of_a_folder_is_closed_while_it_is_sent_and_outlives
 
 
 def test_the_next_mount_deletes_the_temporary_files_of_the_killed_one_and_no_others(
-    remote_dir: RemoteDir, mount_server: MountServer
+    remote_dir: RemoteDir, mount_dir: MountDir
 ) -> None:
     another = remote_dir.disk / f".ftpfs-0123abcd-{int(time.time()):08x}-01.tmp"
     another.write_bytes(b"of a mount elsewhere, under way")
     os.chmod(another, 0o666)
-    mounted = mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path)
+    mounted = mount_dir()
     (mounted.path / "first").write_bytes(b"1")
     with open(mounted.path / "big", "wb") as file:
         # Streamed: it is on its way under a temporary name while it is written.
@@ -182,6 +182,6 @@ def test_the_next_mount_deletes_the_temporary_files_of_the_killed_one_and_no_oth
         kill(mounted)
         with contextlib.suppress(OSError):
             file.close()
-    mounted = mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path)
+    mounted = mount_dir()
     assert "first" in os.listdir(mounted.path)
     assert list(remote_dir.disk.glob(".ftpfs-*")) == [another]

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RemoteDir, StartServer
-from tests.mount.conftest import Mounted, MountServer, ftpfs, unmount
+from tests.mount.conftest import MountDir, Mounted, MountServer, ftpfs, unmount
 from tests.support.servers import FtpServer
 from tests.support.waiting import until
 
@@ -362,12 +362,8 @@ def _system_python(environment: dict[str, str]) -> str:
     return "/usr/bin/python3 -m ftpfs"
 
 
-def test_several_mounts_side_by_side_do_not_mix(
-    remote_dir: RemoteDir, mount_server: MountServer
-) -> None:
-    mounts = [
-        mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path) for _ in range(3)
-    ]
+def test_several_mounts_side_by_side_do_not_mix(remote_dir: RemoteDir, mount_dir: MountDir) -> None:
+    mounts = [mount_dir() for _ in range(3)]
     for number, mounted in enumerate(mounts):
         (mounted.path / f"f{number}").write_text(str(number))
     assert sorted(os.listdir(remote_dir.disk)) == ["f0", "f1", "f2"]

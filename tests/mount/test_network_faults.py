@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RemoteDir, StartServer
-from tests.mount.conftest import Mounted, MountServer, wait_until_sent
+from tests.mount.conftest import MountDir, Mounted, MountServer, wait_until_sent
 from tests.mount.test_everyday import make_tree, run, snapshot
 from tests.support import servers
 from tests.support.relay import How, Relay, When
@@ -46,12 +46,9 @@ def server_kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture
-def mounted(remote_dir: RemoteDir, relay: Relay, mount_server: MountServer) -> Mounted:
-    return mount_server(
-        remote_dir.server,
-        remote_dir.disk,
-        path=remote_dir.path,
-        port=relay.port,
+def mounted(relay: Relay, mount_dir: MountDir) -> Mounted:
+    return mount_dir(
+        through=relay,
         options=OPTIONS,
     )
 

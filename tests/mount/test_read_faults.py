@@ -23,7 +23,7 @@ import pytest
 from ftpfs.config import Network
 from ftpfs.fuse import binding
 from tests.conftest import RemoteDir
-from tests.mount.conftest import BINDINGS, Mounted, MountServer, _daemons
+from tests.mount.conftest import BINDINGS, MountDir, Mounted, _daemons
 from tests.support.relay import How, Relay, When
 from tests.support.servers import Kind
 from tests.support.waiting import until_gone
@@ -211,18 +211,14 @@ def expect(path: Path, content: bytes) -> None:
 
 @pytest.mark.long
 def test_connections_cut_at_random_bytes_under_many_readers(
-    remote_dir: RemoteDir,
     contents: dict[str, bytes],
     relay: Relay,
-    mount_server: MountServer,
+    mount_dir: MountDir,
     fuse_binding: str,
 ) -> None:
     """With both bindings, a minute."""
-    mounted = mount_server(
-        remote_dir.server,
-        remote_dir.disk,
-        path=remote_dir.path,
-        port=relay.port,
+    mounted = mount_dir(
+        through=relay,
         binding=fuse_binding,
         options=f"{DEADLINES},{SMALL_CACHE}",
     )
@@ -255,13 +251,10 @@ def test_connections_cut_at_random_bytes_under_many_readers(
 
 
 def test_transfers_and_replies_that_stall_under_many_readers(
-    remote_dir: RemoteDir, contents: dict[str, bytes], relay: Relay, mount_server: MountServer
+    contents: dict[str, bytes], relay: Relay, mount_dir: MountDir
 ) -> None:
-    mounted = mount_server(
-        remote_dir.server,
-        remote_dir.disk,
-        path=remote_dir.path,
-        port=relay.port,
+    mounted = mount_dir(
+        through=relay,
         options=f"{DEADLINES},{SMALL_CACHE}",
     )
     rng = random.Random(7)
@@ -288,18 +281,14 @@ def test_transfers_and_replies_that_stall_under_many_readers(
 
 @pytest.mark.parametrize("at", ["greeting", "login"])
 def test_a_server_that_takes_two_connections_serves_many_readers(
-    remote_dir: RemoteDir,
     contents: dict[str, bytes],
     relay: Relay,
-    mount_server: MountServer,
+    mount_dir: MountDir,
     at: str,
 ) -> None:
     relay.limit_connections(2, at=at)  # type: ignore[arg-type]
-    mounted = mount_server(
-        remote_dir.server,
-        remote_dir.disk,
-        path=remote_dir.path,
-        port=relay.port,
+    mounted = mount_dir(
+        through=relay,
         options=SMALL_CACHE,
     )
     with Readers(mounted.path, contents, 3) as tally:
@@ -312,18 +301,15 @@ def test_a_server_that_takes_two_connections_serves_many_readers(
 
 
 def test_a_server_without_rest_serves_whole_files_and_the_ends_of_those_that_fit(
-    remote_dir: RemoteDir, relay: Relay, mount_server: MountServer
+    remote_dir: RemoteDir, relay: Relay, mount_dir: MountDir
 ) -> None:
     """The bound is half the block cache."""
     fits, large = random.Random(1).randbytes(5 * MIB), random.Random(2).randbytes(40 * MIB)
     remote_dir.write("fits", fits)
     remote_dir.write("large", large)
     rule = relay.refuse("REST", "502 no such thing here")
-    mounted = mount_server(
-        remote_dir.server,
-        remote_dir.disk,
-        path=remote_dir.path,
-        port=relay.port,
+    mounted = mount_dir(
+        through=relay,
         options="block_cache=16M,read_ahead=2M",
     )
     with open(mounted.path / "fits", "rb", buffering=0) as file:
@@ -444,7 +430,7 @@ def read_changing(path: Path, rng: random.Random, failures: list[str]) -> tuple[
 
 
 def test_a_file_that_is_replaced_is_read_old_or_new_or_not_at_all(
-    remote_dir: RemoteDir, mount_server: MountServer, relay: Relay
+    remote_dir: RemoteDir, mount_dir: MountDir, relay: Relay
 ) -> None:
     """Somebody looks at it all the time, so that the mount knows of each change. One reader a
     mount: readers of one mount share the kernel's pages."""
@@ -464,11 +450,8 @@ def test_a_file_that_is_replaced_is_read_old_or_new_or_not_at_all(
 
     with Changing(remote_dir, relay) as changing:
         paths = [
-            mount_server(
-                remote_dir.server,
-                remote_dir.disk,
-                path=remote_dir.path,
-                port=relay.port,
+            mount_dir(
+                through=relay,
                 binding=binding,
                 options=f"{SMALL_CACHE},list_ttl=0.1,open_ttl=0",
             ).path
@@ -496,16 +479,13 @@ def test_a_file_that_is_replaced_is_read_old_or_new_or_not_at_all(
 
 @pytest.mark.parametrize(("cache", "most"), [("96M", 160), ("64M", 125), ("16M", 90)])
 def test_memory_stays_in_its_bound_while_twenty_files_are_streamed(
-    remote_dir: RemoteDir, mount_server: MountServer, fuse_binding: str, cache: str, most: int
+    remote_dir: RemoteDir, mount_dir: MountDir, fuse_binding: str, cache: str, most: int
 ) -> None:
     data = random.Random(1).randbytes(24 * MIB)
     first = remote_dir.write("file0", data)
     for number in range(1, 20):
         os.link(first, remote_dir.disk / f"file{number}")
-    mounted = mount_server(
-        remote_dir.server,
-        remote_dir.disk,
-        path=remote_dir.path,
+    mounted = mount_dir(
         binding=fuse_binding,
         options=f"block_cache={cache}",
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RemoteDir
-from tests.mount.conftest import Mounted, MountServer, wait_until_sent
+from tests.mount.conftest import MountDir, Mounted, wait_until_sent
 from tests.support import servers
 from tests.support.relay import Relay
 from tests.support.servers import Kind
@@ -94,16 +94,13 @@ def number(commands: str) -> int:
 
 
 def with_files(
-    remote_dir: RemoteDir, relay: Relay, mount_server: MountServer, options: str = ""
+    remote_dir: RemoteDir, relay: Relay, mount_dir: MountDir, options: str = ""
 ) -> Mounted:
     """A mount that has learned its server, and has not looked into `folder` yet."""
     for count in range(FILES):
         remote_dir.write(f"folder/file{count}", bytes(4096))
-    mounted = mount_server(
-        remote_dir.server,
-        remote_dir.disk,
-        path=remote_dir.path,
-        port=relay.port,
+    mounted = mount_dir(
+        through=relay,
         options=f"list_ttl=3600,open_ttl=3600{options}",
     )
     os.listdir(mounted.path)
@@ -115,9 +112,9 @@ def with_files(
 
 @pytest.mark.mount
 def test_each_operation_costs_the_commands_in_the_table(
-    remote_dir: RemoteDir, relay: Relay, mount_server: MountServer
+    remote_dir: RemoteDir, relay: Relay, mount_dir: MountDir
 ) -> None:
-    mounted = with_files(remote_dir, relay, mount_server)
+    mounted = with_files(remote_dir, relay, mount_dir)
     folder = mounted.path / "folder"
     steps: list[tuple[str, Callable[[], object]]] = [
         (f"ls -l of a new directory of {FILES} files", lambda: list_with_attributes(folder)),
@@ -146,9 +143,9 @@ def test_each_operation_costs_the_commands_in_the_table(
 
 @pytest.mark.mount
 def test_small_files_take_the_round_trips_in_the_table_over_a_long_link(
-    remote_dir: RemoteDir, relay: Relay, mount_server: MountServer
+    remote_dir: RemoteDir, relay: Relay, mount_dir: MountDir
 ) -> None:
-    mounted = with_files(remote_dir, relay, mount_server, ",max_connections=1,quirk=round_trip=20")
+    mounted = with_files(remote_dir, relay, mount_dir, ",max_connections=1,quirk=round_trip=20")
     folder = mounted.path / "folder"
     steps: dict[str, Callable[[], object]] = {
         f"ls -l of a new directory of {FILES} files": lambda: list_with_attributes(folder),

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RemoteDir, StartServer
-from tests.mount.conftest import Mounted, MountServer
+from tests.mount.conftest import MountDir, Mounted, MountServer
 from tests.support.relay import Relay, When
 from tests.support.servers import Kind
 from tests.support.waiting import until, until_gone
@@ -42,10 +42,8 @@ def server_kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture
-def mounted(remote_dir: RemoteDir, relay: Relay, mount_server: MountServer) -> Mounted:
-    return mount_server(
-        remote_dir.server, remote_dir.disk, path=remote_dir.path, port=relay.port, options=OPTIONS
-    )
+def mounted(relay: Relay, mount_dir: MountDir) -> Mounted:
+    return mount_dir(through=relay, options=OPTIONS)
 
 
 def blob(size: int, seed: int = 1) -> bytes:
@@ -351,12 +349,9 @@ def test_a_server_that_does_not_tell_the_truth(
 
 
 def test_two_mounts_that_write_different_files_at_once(
-    remote_dir: RemoteDir, mount_server: MountServer
+    remote_dir: RemoteDir, mount_dir: MountDir
 ) -> None:
-    mounts = [
-        mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path, options=OPTIONS)
-        for _ in range(2)
-    ]
+    mounts = [mount_dir(options=OPTIONS) for _ in range(2)]
     expected = {}
     for which in range(2):
         for number in range(30):
@@ -381,12 +376,9 @@ def test_two_mounts_that_write_different_files_at_once(
 
 
 def test_two_mounts_that_write_the_same_file_keep_both_contents(
-    remote_dir: RemoteDir, mount_server: MountServer
+    remote_dir: RemoteDir, mount_dir: MountDir
 ) -> None:
-    mounts = [
-        mount_server(remote_dir.server, remote_dir.disk, path=remote_dir.path, options=OPTIONS)
-        for _ in range(2)
-    ]
+    mounts = [mount_dir(options=OPTIONS) for _ in range(2)]
     # Two are as long as the other's, and written in the same second.
     theirs = [blob(size, size) for size in (3000, 3001, 20, 3002)] + [blob(20)]
     for number in range(len(theirs)):
