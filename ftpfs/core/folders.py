@@ -22,6 +22,7 @@ journal are called without it. A folder that is spoken of with the server is `bu
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import posixpath
 import threading
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 
 # What everybody but the owner may do, and what the owner needs to put something in.
 _OTHERS, _ENTRY = 0o077, 0o300
+# How many folders are known to have been made here: programs come back to those they made last.
+# 300 bytes each.
+MOST_KNOWN = 50_000
 
 
 class Folder:
@@ -149,11 +153,19 @@ class Folders:
     def made(self, path: str, mode: int | None) -> None:
         """A folder was made; `mode` is to be set, and nobody waits to hear whether it was."""
         with self._changed:
+            if len(self._made) >= MOST_KNOWN:
+                self._forget_oldest_locked()
             folder = self._made[path] = Folder(path)
         if mode is not None and self._remote.sets_on_folders()[0] is not False:
             with self._changed:
                 self._note_locked(folder, mode, None)
             self._write_down(folder)
+
+    def _forget_oldest_locked(self) -> None:
+        """A tenth of them, but for those of which something waits or is being said."""
+        quiet = (path for path, each in self._made.items() if not (each.noted or each.busy))
+        for path in list(itertools.islice(quiet, MOST_KNOWN // 10)):
+            del self._made[path]
 
     def set(
         self, path: str, waiting: Iterable[OpenFile], *, mode: int | None, mtime: int | None

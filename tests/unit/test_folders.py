@@ -11,6 +11,7 @@ import pytest
 
 from ftpfs import errors
 from ftpfs.config import Cache
+from ftpfs.core import folders
 from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.writer import Spool
 from ftpfs.ftp.listing import FolderAttributes
@@ -300,3 +301,22 @@ def test_what_is_left_at_the_end_waits_for_the_next_mount(tmp_path: Path) -> Non
     after.fs.sync()
     assert bench.remote.node("/p").mtime == 1_000
     after.fs.close()
+
+
+def test_not_every_folder_that_was_ever_made_is_remembered(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "MOST_KNOWN", 20)
+    bench.linger()
+    bench.fs.mkdir("/noted", 0o755)
+    bench.fs.set_mtime("/noted", 1_000)
+    for number in range(100):
+        bench.fs.mkdir(f"/made{number}", 0o755)
+    assert [bench.fs._folders.is_ours(path) for path in ("/noted", "/made0", "/made99")] == [
+        True,
+        False,
+        True,
+    ]
+    assert sum(bench.fs._folders.is_ours(f"/made{number}") for number in range(100)) <= 20
+    bench.fs.sync()
+    assert bench.remote.node("/noted").mtime == 1_000
