@@ -223,7 +223,7 @@ class Control(ftplib.FTP_TLS):
 
         vsftpd (require_ssl_reuse), ProFTPD and FileZilla Server refuse anything else. The newest
         session is taken each time: TLS 1.3 tickets are for one use. An end without close_notify is
-        SSLEOFError on it, so that it can be told from a proper one.
+        an error on it, so that it can be told from a proper one.
         """
         control = self.sock
         session = control.session if isinstance(control, ssl.SSLSocket) else None
@@ -348,6 +348,9 @@ def tls_context(server: Server) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(server.tls_ca) if server.tls_ca else None)
     except OSError as error:  # SSLError is one
         raise errors.InvalidArgument(f"tls_ca {server.tls_ca}: {reason_of(error)}") from error
+    # Debian 12's Python (3.11.2) sets it, later ones do not: an end without close_notify, as of a
+    # connection that was cut on the way, would look like a proper one.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     if server.tls_cert:
         try:
             # An empty passphrase: OpenSSL would ask the terminal for one, in a daemon's place.

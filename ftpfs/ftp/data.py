@@ -109,11 +109,11 @@ class Download(Transfer):
             return 0
         try:
             count = self._channel.recv_into(view)
-        except ssl.SSLEOFError:
-            count, self._unsaid = 0, True
         except OSError as error:
-            self._break()
-            raise data_error(error) from error
+            if not _ended_unsaid(error):
+                self._break()
+                raise data_error(error) from error
+            count, self._unsaid = 0, True
         self._session.used_at = time.monotonic()
         if count == 0:
             self._end()
@@ -315,6 +315,14 @@ def _local_error_told() -> Iterator[None]:
 
 
 _WRITING = re.compile(r"writ|space|disk|input/output", re.IGNORECASE)
+
+
+def _ended_unsaid(error: OSError) -> bool:
+    """Whether TLS ended without close_notify. Debian 12's Python (3.11.2) has no class for it."""
+    unexpected = "UNEXPECTED_EOF_WHILE_READING"
+    return isinstance(error, ssl.SSLError) and (
+        isinstance(error, ssl.SSLEOFError) or error.reason == unexpected
+    )
 
 
 def say_end(channel: socket.socket, timeout: float) -> None:

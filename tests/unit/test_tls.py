@@ -17,6 +17,7 @@ import pytest
 from ftpfs import config, errors
 from ftpfs.config import Network
 from ftpfs.credentials import Secret
+from ftpfs.ftp import data
 from ftpfs.ftp.control import Control, tls_context
 from ftpfs.ftp.remote import Remote
 from ftpfs.ftp.upload import FileContent
@@ -210,6 +211,24 @@ def test_a_client_certificate_is_shown_where_the_server_asks_for_one(
         connected(server, config.Tls.EXPLICIT, tls_ca=server.ca),
     ):
         pass
+
+
+def test_an_end_without_close_notify_is_no_proper_one_whatever_python_makes_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make = ssl.create_default_context
+
+    def as_debian_12(*arguments: Any, **words: Any) -> ssl.SSLContext:
+        context = make(*arguments, **words)
+        context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", as_debian_12)
+    context = tls_context(config.Server("as-debian-12.example"))
+    assert not context.options & ssl.OP_IGNORE_UNEXPECTED_EOF
+    as_told_there = ssl.SSLError(1, "unexpected eof while reading")
+    as_told_there.reason = "UNEXPECTED_EOF_WHILE_READING"
+    assert data._ended_unsaid(as_told_there)
 
 
 def test_files_that_are_no_certificates_are_named_and_nothing_is_asked(
