@@ -925,17 +925,19 @@ class OpenFile:
     def _look_what_a_patch_left(self) -> None:
         """A patch broke off: the server's file has some of what was sent, in its place. Its new
         time is ours; a size that no patch could make, or nothing of ours where the patch began, is
-        somebody else's work."""
+        somebody else's work. But of an append that never arrived the time alone may have been set.
+        """
         with self._changed:
             path, known, begun = self._path, self._base.entry, self._base.patching
             # It may have been cut shorter here since the patch began.
             most = max([self._size, *(size for size, _ in self._tried)])
+            times = {mtime for _, mtime in self._tried}
         entry = self._remote.stat(path)
-        if (
-            known is None
-            or not (known.size or 0) <= (entry.size or 0) <= most
-            or (is_other_content(known, entry) and not self._has_one_of(path, begun))
-        ):
+        if known is None or not (known.size or 0) <= (entry.size or 0) <= most:
+            raise errors.Conflict(f"{path}: changed on the server while it was being written")
+        only_dated = entry.size == known.size and entry.exact and entry.mtime in times
+        same = only_dated or not is_other_content(known, entry)
+        if not same and not self._has_one_of(path, begun):
             raise errors.Conflict(f"{path}: changed on the server while it was being written")
         with self._changed:
             version = self._base.version._replace(size=entry.size or 0, mtime=entry.mtime)

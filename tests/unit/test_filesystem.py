@@ -1080,6 +1080,22 @@ def test_a_patch_that_broke_off_is_finished_and_no_conflict(bench: Bench) -> Non
     assert not [path for path in bench.remote.files() if "conflict" in path]
 
 
+def test_an_append_of_which_only_the_time_arrived_is_no_conflict(bench: Bench) -> None:
+    open_directory(bench, "/d")
+    content = os.urandom(3 << 20)
+    bench.remote.outside_write("/d/big", content)
+    handle = bench.fs.open("/d/big", os.O_RDWR)
+    bench.fs.write(handle, 3 << 20, b"appended")
+    bench.remote.fail("patch piece", errors.ConnectionLost("cut"))
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.fsync(handle)
+    bench.remote.set_mtime("/d/big", bench.fs.attributes("/d/big").mtime or 0)
+    bench.fs.fsync(handle)
+    bench.fs.release(handle)
+    assert bench.remote.content("/d/big") == content + b"appended"
+    assert not [path for path in bench.remote.files() if "conflict" in path]
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
 def test_what_others_put_in_the_place_of_a_file_whose_patch_broke_off_is_kept(
     bench: Bench, tmp_path: Path, killed: bool
