@@ -103,13 +103,13 @@ def test_who_reads_a_file_during_a_walk_waits_no_longer_for_it(
     mount_server: MountServer, open_dir: Path
 ) -> None:
     with running("vsftpd", Link(rtt=30), open_dir) as far:
-        folders(far.root, far, 60)
+        folders(far.root, far, 200)
         server = cast("FtpServer", far)
         here = mount_server(server, far.root, host=far.host).path
-        alone = timed(lambda: (here / "folder58" / "file1").read_bytes())
+        alone = timed(lambda: (here / "folder98" / "file1").read_bytes())
         walk = subprocess.Popen(["ls", "-lR", here], stdout=subprocess.DEVNULL)
-        time.sleep(0.5)
-        during = timed(lambda: (here / "folder59" / "file1").read_bytes())
+        time.sleep(0.3)
+        during = timed(lambda: (here / "folder99" / "file1").read_bytes())
         assert walk.poll() is None, "the walk was to go on"
         assert walk.wait(60) == 0
         # Some seconds if it had to wait for the walk; the folder may even be listed already.
