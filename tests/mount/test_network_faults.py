@@ -328,7 +328,7 @@ def test_a_stalled_read_times_out(mounted: Mounted, remote_dir: RemoteDir, relay
     assert (mounted.path / "file").read_bytes() == data
 
 
-def test_a_stalled_write_times_out_at_close(
+def test_a_stalled_write_times_out_at_fsync(
     mounted: Mounted, remote_dir: RemoteDir, relay: Relay
 ) -> None:
     data = blob(20_000_000)
@@ -336,9 +336,9 @@ def test_a_stalled_write_times_out_at_close(
     with open(mounted.path / "file", "wb") as file:
         file.write(data)
         file.flush()
-        error = network_error(lambda: os.close(os.dup(file.fileno())))
-        assert error.errno == errno.ETIMEDOUT
+        assert network_error(lambda: os.fsync(file.fileno())).errno == errno.ETIMEDOUT
         relay.clear()
+        until_up(lambda: os.fsync(file.fileno()))
     assert (mounted.disk / "file").read_bytes() == data
 
 
