@@ -96,7 +96,7 @@ def crashed(path: str) -> bool:
 
     def look() -> None:
         try:
-            os.stat(path)
+            os.statvfs(path)  # not stat, which the kernel may answer from memory for a second
         except OSError as error:
             found.append(error.errno or 0)
 

@@ -73,6 +73,7 @@ def test_what_was_learned_comes_back(tmp_path: Path) -> None:
 
 def test_everything_a_profile_knows_is_kept_or_known_not_to_be() -> None:
     not_kept = {"round_trip", "known", "recalled", "home", "foreign", "armed_failures"}
+    not_kept.add("failed_logins_at_once")  # a network that broke, perhaps: the next mount tries it
     not_kept.add("close_notify")  # by the first listing it is known again, and it has to be right
     not_kept |= {"times_seen"}  # by this mount
     not_kept |= {"telnet", "list_times"}  # only ever said by the user
