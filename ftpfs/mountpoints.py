@@ -96,7 +96,9 @@ def crashed(path: str) -> bool:
 
     def look() -> None:
         try:
-            os.statvfs(path)  # not stat, which the kernel may answer from memory for a second
+            # Not stat, which the kernel may answer from memory for a second; and nothing for which
+            # a daemon that lives has to ask its server.
+            os.getxattr(path, "user.ftpfs.state")
         except OSError as error:
             found.append(error.errno or 0)
 
