@@ -99,6 +99,9 @@ class QuotaExceeded(FtpfsError):
 class NetworkError(FtpfsError):
     """The server could not be reached or the conversation broke. Never read as "no such file"."""
 
+    # Whether the server may have been asked for what failed, and so may have done it.
+    asked: bool = True
+
 
 class UnknownHost(NetworkError):
     """No address for the server's name: mistyped, or the name service is away."""

@@ -546,13 +546,14 @@ class Filesystem:
                     replaced = False
                 with self._changing(old, new):
                     self._remote.rename(old, new, replace=replaced)
-            except errors.NetworkError:
-                self._intents.doubt(old, new, victim, hidden)
-                raise
-            except errors.FtpfsError:
-                self._intents.withdraw(old)
-                if hidden:
-                    self._unhide(hidden, new)
+            except errors.FtpfsError as error:
+                away = isinstance(error, errors.NetworkError)
+                if _may_be_done(error) or (hidden and away):
+                    self._intents.doubt(old, new, victim, hidden)
+                else:
+                    self._intents.withdraw(old)
+                    if hidden:
+                        self._unhide(hidden, new)
                 raise
             self._renamed(old, new)
             self._rename_here(old, new)
@@ -1165,11 +1166,11 @@ class Filesystem:
         try:
             with self._changing(path):
                 self._remote.rename(path, hidden, replace=False)
-        except errors.NetworkError:
-            self._intents.doubt(path, hidden, None)
-            raise
-        except errors.FtpfsError:
-            self._intents.withdraw(path, hidden)
+        except errors.FtpfsError as error:
+            if _may_be_done(error):
+                self._intents.doubt(path, hidden, None)
+            else:
+                self._intents.withdraw(path, hidden)
             raise
         self._removed(path)
         return hidden
@@ -1183,13 +1184,13 @@ class Filesystem:
         try:
             with self._changing(path):
                 self._remote.remove(path)
-        except errors.NetworkError:
-            self._intents.doubt(path, "", file)
-            raise
         except errors.FtpfsError as error:
             if dirty and isinstance(error, errors.NotFound):
                 return
-            self._intents.withdraw(path)
+            if _may_be_done(error):
+                self._intents.doubt(path, "", file)
+            else:
+                self._intents.withdraw(path)
             raise
 
     def _unhide(self, hidden: str, path: str) -> None:
@@ -1274,6 +1275,11 @@ def _logged(file: OpenFile) -> Iterator[None]:
         yield
     except errors.FtpfsError as error:
         log.error("%s: %s", file.path, error)
+
+
+def _may_be_done(error: errors.FtpfsError) -> bool:
+    """Whether the server may have done what failed here."""
+    return isinstance(error, errors.NetworkError) and error.asked
 
 
 def _cancel(job: _Job) -> None:

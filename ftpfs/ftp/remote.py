@@ -510,11 +510,25 @@ class Remote:
     ) -> T:
         """`work` through the pool; a refusal is replaced by what a look shows.
 
-        Any refusal: pure-ftpd says 451 where others say 550.
+        Any refusal: pure-ftpd says 451 where others say 550. A NetworkError says whether any
+        session was there to do it on.
         """
         self._on_server("/")
+        asked = False
+
+        def noted(do: Callable[[Session], T]) -> Callable[[Session], T]:
+            def doing(session: Session) -> T:
+                nonlocal asked
+                asked = True
+                return do(session)
+
+            return doing
+
         try:
-            return self._pool.run(work, again=again, use=use)
+            return self._pool.run(noted(work), again=noted(again or work), use=use)
+        except errors.NetworkError as error:
+            error.asked = asked
+            raise
         except errors.Refused as refusal:
             raise why() or _denied(refusal) from refusal
 

@@ -1462,6 +1462,30 @@ def test_nothing_is_shown_of_a_rename_in_doubt_before_the_server_was_asked(
     assert bench.remote.content("/d/new" if done else "/a") == b"aaaa and more"
 
 
+@pytest.mark.parametrize("deed", ["rename", "unlink", "replace"])
+def test_what_the_server_was_never_asked_for_is_in_no_doubt(bench: Bench, deed: str) -> None:
+    open_directory(bench)
+    bench.linger()
+    append(bench, "/a", b" and more")
+    away = errors.ConnectionRefused("nobody there")
+    away.asked = False
+    bench.remote.fail("remove" if deed == "unlink" else "rename", away)
+    bench.remote.fail("stat", errors.ConnectionRefused("nobody there"))
+    attempt = {
+        "unlink": partial(bench.fs.unlink, "/a"),
+        "rename": partial(bench.fs.rename, "/a", "/new"),
+        "replace": partial(bench.fs.rename, "/a", "/b"),
+    }[deed]
+    with pytest.raises(errors.ConnectionRefused):
+        attempt()
+    size = bench.fs.attributes("/a").size  # though the server is away
+    assert size == len(b"aaaa and more")
+    assert bench.fs._spool.journal.intents() == []
+    bench.remote.calm()
+    bench.fs.sync()
+    assert bench.remote.files() == {"/a": b"aaaa and more", "/b": b"bbbb"}
+
+
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
 def test_what_is_sent_after_a_rename_whose_answer_was_lost_goes_where_the_file_is(

@@ -212,6 +212,26 @@ def test_a_refusal_that_a_look_cannot_explain_stays_what_it_is(
         relayed.remove("/file")
 
 
+def test_an_error_tells_whether_the_server_may_have_been_asked(
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"content")
+    relayed.list("/")
+    rule = relay.cut_control("RNTO", when="final", times=None)
+    with pytest.raises(errors.NetworkError) as lost:
+        relayed.rename("/file", "/done", replace=False)
+    assert lost.value.asked
+    rule.remove()
+    relay.refuse_connections()
+    relay.cut_all()
+    with pytest.raises(errors.NetworkError):  # no session is left after it
+        relayed.list("/")
+    with pytest.raises(errors.NetworkError) as away:
+        relayed.rename("/done", "/other", replace=False)
+    assert not away.value.asked
+    assert sorted(os.listdir(remote_dir.disk)) == ["done"]
+
+
 def test_451_for_something_missing_is_not_found(relayed: Remote, relay: Relay) -> None:
     relay.refuse("RNFR", "451 rename failure")
     with pytest.raises(errors.NotFound):
