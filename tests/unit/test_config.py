@@ -281,6 +281,8 @@ class TestCredentials:
     ) -> None:
         keyring = pytest.importorskip("keyring")
         backend = pytest.importorskip("keyring.backend")
+        # Where backends enter themselves: the one below must not be found by later tests.
+        monkeypatch.setattr(backend.KeyringBackend, "_classes", set())
 
         class Memory(backend.KeyringBackend):  # type: ignore[misc,name-defined]
             priority = 9
