@@ -1,11 +1,11 @@
-"""The error hierarchy and THE errno table.
+"""The error classes and the table of their errnos.
 
-Owns: every exception class that ftpfs raises on purpose, the errno each one means to an
-application, and the first reading of an FTP reply code. Owns no policy: who retries is the
-pool's affair, who settles an ambiguous 550 is `ftp.remote`'s.
+Owns every exception class that ftpfs raises on purpose, the errno that each one means to a program,
+and the first interpretation of an FTP reply code. Owns no policy: the pool decides about retries,
+and `ftp.remote` finds out what an ambiguous 550 means.
 
 A leaf: it imports nothing of ftpfs, so every layer may raise these. Only `fuse.operations` turns
-them into an OSError, through `errno_of`.
+them into an OSError, by `errno_of`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,26 @@ import errno
 
 
 class FtpfsError(Exception):
-    """Something went wrong that ftpfs understands. `errno` is what an application gets to see."""
+    """An error that ftpfs understands. `errno` is what a program gets."""
 
     errno = errno.EIO
 
 
-# What the path is, or is not.
+# Facts about the path.
 
 
 class NotFound(FtpfsError):
     errno = errno.ENOENT
+
+
+class StaleName(FtpfsError):
+    """A name that the kernel believes in is gone.
+
+    The kernel looks it up once more, and then creates the file, or reports to the program that
+    there is none.
+    """
+
+    errno = errno.ESTALE
 
 
 class Exists(FtpfsError):
@@ -46,7 +56,7 @@ class LinkLoop(FtpfsError):
     errno = errno.ELOOP
 
 
-# What may not be done, or cannot be.
+# What is not allowed, or not possible.
 
 
 class PermissionDenied(FtpfsError):
@@ -54,13 +64,19 @@ class PermissionDenied(FtpfsError):
 
 
 class NotPermitted(FtpfsError):
-    """FTP has no such thing, whoever asks (hard links, device nodes)."""
+    """FTP has no such feature, for any user (hard links, device nodes)."""
 
     errno = errno.EPERM
 
 
 class ReadOnly(FtpfsError):
     errno = errno.EROFS
+
+
+class CrossesFolders(FtpfsError):
+    """The server takes names and no paths, so no rename can name two folders. Programs copy."""
+
+    errno = errno.EXDEV
 
 
 class NotSupported(FtpfsError):
@@ -74,7 +90,7 @@ class InvalidArgument(FtpfsError):
 
 
 class InvalidName(InvalidArgument):
-    """A name that FTP cannot carry: CR, LF or NUL in it. Nothing was sent."""
+    """A name that FTP cannot carry: it contains CR, LF or NUL. Nothing was sent."""
 
 
 class NameTooLong(FtpfsError):
@@ -89,6 +105,12 @@ class NoSpace(FtpfsError):
     errno = errno.ENOSPC
 
 
+class OutOfDescriptors(FtpfsError):
+    """This process, or the machine, has no descriptor left. Temporary."""
+
+    errno = errno.EMFILE
+
+
 class QuotaExceeded(FtpfsError):
     errno = errno.EDQUOT
 
@@ -97,30 +119,37 @@ class QuotaExceeded(FtpfsError):
 
 
 class NetworkError(FtpfsError):
-    """The server could not be reached or the conversation broke. Never read as "no such file"."""
+    """The server could not be reached, or the conversation broke. Never read as "no such file"."""
 
-    # Whether the server may have been asked for what failed, and so may have done it.
+    # Whether the server may have received the failed command, and so may have carried it out.
     asked: bool = True
 
 
 class UnknownHost(NetworkError):
-    """No address for the server's name: mistyped, or the name service is away."""
+    """The server's name has no address: mistyped, or the name service is not reachable."""
 
 
 class ConnectionRefused(NetworkError):
-    """Nobody listens there (now)."""
+    """No server listens on that port (now)."""
 
 
 class ConnectionLost(NetworkError):
-    """The control connection is gone (closed, reset, 421): this session is of no more use."""
+    """The control connection is gone (closed, reset, 421): the session cannot be used any more."""
+
+
+class Retreat(ConnectionLost):
+    """The session is over, and ftpfs has learned what the server does not take.
+
+    The next session does without it.
+    """
 
 
 class DataConnectionFailed(NetworkError):
-    """The data connection could not be made or broke off; the control connection lives."""
+    """The data connection could not be made or broke; the control connection is intact."""
 
 
 class DeadlineExceeded(NetworkError):
-    """A step took longer than its deadline. The session it happened on is not to be trusted."""
+    """A step took longer than its deadline. Its session cannot be trusted any more."""
 
     errno = errno.ETIMEDOUT
 
@@ -128,16 +157,26 @@ class DeadlineExceeded(NetworkError):
 class ServerBusy(NetworkError):
     """421 or 530 at login: the server takes no further connection from us for now.
 
-    Not EAGAIN: programs read that as "not ready yet" and try again at once, for ever.
+    Not EAGAIN: programs read that as "not ready yet", and retry at once, endlessly.
     """
 
 
 class ProtocolError(FtpfsError):
-    """The server said something that is not FTP."""
+    """The server sent something that is not FTP."""
+
+
+class TooLong(ProtocolError):
+    """A listing too large for this machine's memory."""
+
+    errno = errno.EFBIG
 
 
 class TlsError(FtpfsError):
-    """TLS failed or is demanded: certificate, version, or the server's own rule."""
+    """TLS failed or is required: certificate, version, or the server's own rule."""
+
+
+class Untrusted(TlsError):
+    """The server's certificate is not trusted; nothing was sent to the server."""
 
 
 class LoginFailed(FtpfsError):
@@ -148,32 +187,36 @@ class DataMismatch(FtpfsError):
     """Bytes are missing, or there are too many: what arrived is not what was promised."""
 
 
+class NotSentAgain(FtpfsError):
+    """An upload that must not be repeated broke: the server may have taken the file."""
+
+
 class Changed(DataMismatch):
-    """The file on the server is not the one it was when it was opened: another size or time."""
+    """The file on the server is not the one that was opened: another size or time."""
 
 
 class Conflict(FtpfsError):
-    """The file that an upload was to replace is not the one it was based on; nothing was changed.
+    """The file that an upload was to replace is not the expected one; nothing was changed.
 
-    Somebody else changed it, or made one where there was none. Both contents are to be kept.
+    Another client changed it, or made one where there was none. ftpfs keeps both contents.
     """
 
 
 class Superseded(FtpfsError):
-    """An upload under way sends what has been written over since: it is given up and begun anew.
+    """A program has overwritten what a running upload sends: the upload ends and starts anew.
 
-    Never reaches an application.
+    Never reaches a program.
     """
 
 
-# Replies that refuse.
+# Refusals.
 
 
 class Refused(FtpfsError):
-    """The server refused a command with a final reply (4xx, 5xx) that is none of the above.
+    """The server refused a command with a final reply (4xx, 5xx) that has no class above.
 
-    `code` is the three-digit reply, `text` what came with it (server text: not to be trusted with
-    a terminal; `str()` of this error is already made printable).
+    `code` is the three-digit reply code, `text` the server's text. A terminal must not get `text`
+    as it is; `str()` of this error is printable already.
     """
 
     def __init__(self, code: int, text: str) -> None:
@@ -185,14 +228,24 @@ class Refused(FtpfsError):
 class Unavailable(Refused):
     """450, 550 or 553: "no such file", "no permission", "is a directory", "not empty"...
 
-    FTP has one code for all of them; `ftp.remote` settles which by looking.
+    FTP has one code for all of them; `ftp.remote` asks the server to find out which it is.
     """
 
 
-class NotPrepared(FtpfsError):
-    """A transfer was not begun, or dropped, for a command sent ahead of it was refused.
+class Busy(Refused):
+    """A program on the server has the file open, and the server (on Windows) refuses to touch it.
 
-    `refusal` is what that refusal means. No Refused itself: it says nothing about the transfer.
+    Temporary.
+    """
+
+    errno = errno.EBUSY
+
+
+class NotPrepared(FtpfsError):
+    """A transfer did not begin, or was dropped, because a command sent ahead of it was refused.
+
+    `refusal` is the error of that command. Not a Refused itself: it says nothing about the
+    transfer.
     """
 
     def __init__(self, refusal: FtpfsError) -> None:
@@ -201,11 +254,14 @@ class NotPrepared(FtpfsError):
 
 
 def again(error: FtpfsError) -> FtpfsError:
-    """A fresh, equal exception for another thread: one object must not be raised in two."""
+    """A new, equal exception for another thread: two threads must not raise one object."""
     if isinstance(error, Refused):
         return type(error)(error.code, error.text)
     return type(error)(*error.args)
 
+
+# Maximum characters of a reply in an error: a reply may have a megabyte, a log line may not.
+MAX_QUOTED = 500
 
 _NO_SPACE = 452  # RFC 959, 4.2: insufficient storage space in system
 _QUOTA = 552  # RFC 959, 4.2: exceeded storage allocation
@@ -215,14 +271,33 @@ _UNKNOWN_COMMAND = {500, 502, 504}  # RFC 959, 4.2: unrecognised, not implemente
 _BAD_PARAMETER = 501
 _DATA_CODES = {425, 426}
 _AMBIGUOUS = {450, 550, 553}
+_MAY_BE_BUSY = {*_AMBIGUOUS, 451}
+
+
+# Windows' ERROR_SHARING_VIOLATION and ERROR_LOCK_VIOLATION, as IIS, FileZilla Server and others
+# report them; and ETXTBSY. No code says it: 450 ("file busy" in RFC 959) has many meanings.
+_BUSY = (
+    "used by another process",
+    "locked a portion of the file",
+    "sharing violation",
+    "file is in use",
+    "file in use",
+    "file is locked",
+    "text file busy",
+    "resource busy",
+)
+
+# proftpd says 501 if a file belongs to another user.
+_FORBIDDEN = ("permission denied", "operation not permitted")
 
 
 def from_reply(code: int, text: str) -> FtpfsError:
     """The error that a refusing reply (4xx or 5xx) means.
 
-    421 on a session already in use means that session is gone; at login the session itself
-    raises ServerBusy instead, because there it speaks of the server, not of the session.
+    421 on a session in use means that the session is gone. At login, the session itself raises
+    ServerBusy instead, because there 421 is about the server, not about the session.
     """
+    text = shortened(text)
     message = f"server replied {code}: {printable(text)}"
     if code == 421:
         return ConnectionLost(message)
@@ -238,28 +313,36 @@ def from_reply(code: int, text: str) -> FtpfsError:
         return LoginFailed(message)
     if code in _UNKNOWN_COMMAND:
         return NotSupported(message)
-    if code == _BAD_PARAMETER:
+    if code in _MAY_BE_BUSY and any(phrase in text.lower() for phrase in _BUSY):
+        return Busy(code, text)
+    forbidden = any(phrase in text.lower() for phrase in _FORBIDDEN)
+    if code == _BAD_PARAMETER and not forbidden:
         return InvalidArgument(message)
-    if code in _AMBIGUOUS:
+    if code in _AMBIGUOUS or forbidden:
         return Unavailable(code, text)
     return Refused(code, text)
 
 
+def shortened(text: str) -> str:
+    """The first part of a server's text, as much as an error quotes."""
+    return text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "..."
+
+
 def printable(text: str) -> str:
-    """`text` with everything a terminal might obey made visible (escapes, controls, bad bytes)."""
+    """`text` with all that a terminal might obey made visible (escapes, controls, bad bytes)."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def printable_lines(text: str) -> str:
-    """`printable` for text of several lines, which stay lines."""
+    """`printable` for text of several lines; line ends stay."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def errno_of(error: BaseException) -> int:
-    """The errno for `error`, always a positive one.
+    """The errno for `error`, always positive.
 
-    A plain OSError keeps its own, unless it has none: TimeoutError() made by hand has errno None,
-    and FUSE bindings return garbage for that. What nobody foresaw is EIO.
+    A plain OSError keeps its own errno, if it has one: TimeoutError() made by hand has errno None,
+    and FUSE bindings return garbage for that. Unexpected exceptions are EIO.
     """
     if isinstance(error, FtpfsError):
         return error.errno

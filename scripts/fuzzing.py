@@ -1,6 +1,6 @@
-"""What `scripts/fuzz` runs: one target, fed by atheris. Without arguments: the targets' names.
+"""What `scripts/fuzz` runs: one target, fed by atheris. Without arguments: prints their names.
 
-Each target hands bytes to a reader of what others wrote, and says what must hold whatever they are.
+Each target passes bytes to a parser of foreign data, and asserts what must hold for every input.
 """
 
 from __future__ import annotations
@@ -12,18 +12,24 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import atheris
 
 with atheris.instrument_imports(include=["ftpfs"]):
-    from ftpfs import config, errors, named
-    from ftpfs.config import Network, Server
+    from ftpfs import errors
     from ftpfs.ftp import foreign, listing
-    from ftpfs.ftp.control import Control, Reply
-    from ftpfs.ftp.listing import Entry, Listing
+    from ftpfs.ftp.connections.control import Control, Reply
+    from ftpfs.ftp.connections.replies import home_in, port_in
     from ftpfs.ftp.profile import Passive, Profile
     from ftpfs.ftp.remote import Remote
-    from ftpfs.ftp.session import port_in
+    from ftpfs.model.entry import Entry, Kind, Listing
+    from ftpfs.settings import named
+    from ftpfs.settings.config import Network, Server
+    from ftpfs.settings.options import parse_options
+    from ftpfs.settings.source import parse_source
+
+from tests.support import listings
 
 NOW = 1_733_000_000.0
 
@@ -33,7 +39,7 @@ def decode(raw: bytes) -> str:
 
 
 def _check(found: Listing) -> None:
-    """No name leads out of the folder, and no two are the same."""
+    """No name leads out of the folder, and no two names are equal."""
     names = [entry.name for entry in found.entries]
     for entry in found.entries:
         _check_entry(entry)
@@ -55,6 +61,22 @@ def lists(data: bytes) -> None:
     _check(listing.parse_list_data(data, decode, NOW, 3600))
 
 
+def odd_lines(data: bytes) -> None:
+    """Good listings in every dialect with one odd line, damaged at random or by these bytes.
+
+    The names and kinds of the other lines stay right.
+    """
+    random = Random(data)
+    kind = random.choice(list(listings.DIALECTS))
+    damaged = listings.damaged(random, listings.DIALECTS[kind])
+    if random.random() < 0.5:
+        where = damaged.lines.index(damaged.odd[0])
+        damaged.lines[where] = damaged.odd[0] = data.replace(b"\n", b"")
+    found = listing.parse_list_data(b"".join(line + b"\r\n" for line in damaged.lines), decode, NOW)
+    _check(found)
+    damaged.check({entry.name: entry.kind is Kind.DIRECTORY for entry in found.entries})
+
+
 def facts(data: bytes) -> None:
     """MLSD and MLST."""
     _check(listing.parse_mlsd(data.split(b"\n"), decode))
@@ -64,7 +86,7 @@ def facts(data: bytes) -> None:
 
 
 def replies(data: bytes) -> None:
-    """The control connection: whatever comes, a reply or one of the errors that mean its end."""
+    """The control connection: every input gives replies, or an error that ends the connection."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(data)
@@ -83,10 +105,10 @@ def sources(data: bytes) -> None:
     """Addresses and options, as people and fstab write them."""
     text = decode(data)
     with contextlib.suppress(errors.InvalidArgument):
-        source = config.parse_source(text)
+        source = parse_source(text)
         assert not any(c in source.path + (source.user or "") for c in "\r\n\0")
     with contextlib.suppress(errors.InvalidArgument):
-        config.parse_options(text)
+        parse_options(text)
 
 
 def files(data: bytes) -> None:
@@ -101,11 +123,12 @@ def files(data: bytes) -> None:
 
 
 def answers(data: bytes) -> None:
-    """What is read out of single replies: ports, features, the folder of PWD."""
+    """Parsing of single replies: ports, features, the folder of PWD."""
     line = data.decode("latin-1")
     for way in Passive:
         with contextlib.suppress(errors.FtpfsError):
             assert 0 <= port_in(way, Reply(227, (line,))) < 1 << 20
+    assert "\n" not in home_in(line)
     profile = Profile()
     profile.read_features(line.split("\n"))
     assert not profile.mlst_options or profile.mlst_options.startswith("OPTS MLST ")
@@ -116,7 +139,7 @@ def answers(data: bytes) -> None:
 
 
 def links(data: bytes) -> None:
-    """Where a link leads: never out of the mount."""
+    """Targets of links: none leads out of the mount."""
     remote = Remote(Server("host", path="/srv/ftp"), Network())
     remote.profile.known = True
     depth = 0
@@ -127,7 +150,7 @@ def links(data: bytes) -> None:
 
 
 def memories(data: bytes) -> None:
-    """What an earlier mount, or somebody with an editor, has left of a server's profile."""
+    """A server's profile as an earlier mount, or a person with an editor, has left it."""
     try:
         learned = json.loads(data)
     except (ValueError, RecursionError):
@@ -141,7 +164,7 @@ def memories(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     each.__name__: each
-    for each in (lists, facts, replies, answers, links, sources, files, memories)
+    for each in (lists, odd_lines, facts, replies, answers, links, sources, files, memories)
 }
 SEEDS: dict[str, list[bytes]] = {
     "lists": [
@@ -154,6 +177,7 @@ SEEDS: dict[str, list[bytes]] = {
         b"B10142 3390   2006/03/20  2   31  F       80    80  PS   A.B\r\n",
         b"CORE.DIR;1          1  8-SEP-1999 22:08 [SOBOL] (RWE,RWED,RE,)\r\n",
     ],
+    "odd_lines": [b"-rw-r--r-- 1 a b 5 Jan 31 10:11AM f", b"OTHER.TXT;1  5/6  8-SEP-1999 22:08"],
     "facts": [b"type=dir;modify=20240131120000;UNIX.mode=0755; d\r\n", b"type=cdir; .\r\n"],
     "replies": [b"220-hi\r\n220 there\r\n", b"229 Entering (|||5|)\r\n", b"550 no\r\n421 bye\r\n"],
     "sources": [b"ftpes://me:x@host:21/a%20b", b"[::1]:21/x", b"ro,list_ttl=5,uid=0,quirk=mlsd=no"],
@@ -163,6 +187,7 @@ SEEDS: dict[str, list[bytes]] = {
         b" MLST type*;size;\n UTF8",
         b"DISK$USER:[SMITH]",
         b"'SMITH.'",
+        b"Current directory is /home/My Files.",
     ],
     "links": [b"../x", b"/srv/ftp/y", b"//a/./..//b"],
     "memories": [

@@ -1,7 +1,7 @@
-"""Writes docs/in-a-terminal.md: commands typed into a real terminal (tmux), and what was seen.
+"""Writes docs/in-a-terminal.md and its picture: commands typed into a real terminal (tmux).
 
-Nothing is made up: a server of our own behind a relay that carries 2 MB/s a connection, a mount,
-keys, and `tmux capture-pane`.
+Nothing is invented: a server behind a relay that carries 2 MB/s on each connection, a mount, keys,
+and `tmux capture-pane`. The picture shows two of the captured screens.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from xml.sax.saxutils import escape
 
-from ftpfs import serve
+from ftpfs.commands import embedded_server
 from tests.support.relay import Relay
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "in-a-terminal.md"
+PICTURE = PAGE.with_suffix(".svg")
+SHOWN = ("`cp` returned", "Unmounting waits")  # the screens in the picture, by their titles
 COLUMNS, ROWS = 110, 30
+LETTER_WIDTH, LINE_HEIGHT, MARGIN = 7.2, 17, 16  # of the picture, in pixels
 RATE = 2_000_000  # bytes a second, for each connection
 FILES, SIZE = 12, 6_000_000
-DEADLINE = 60.0  # seconds for anything to show
+DEADLINE = 60.0  # seconds until an expected text must show
 
 
 class Terminal:
-    """A terminal of its own, with a shell in it."""
+    """A terminal of its own with a shell in it."""
 
     def __init__(self, folder: Path) -> None:
         self._socket = str(folder / "tmux")
@@ -51,7 +55,7 @@ class Terminal:
         return self._tmux("capture-pane", "-p").rstrip() + "\n"
 
     def until(self, condition: Callable[[str], bool]) -> str:
-        """What is seen as soon as it is as wanted."""
+        """The screen as soon as it fulfils the condition."""
         deadline = time.monotonic() + DEADLINE
         while not condition(seen := self.seen()):
             if time.monotonic() > deadline:
@@ -60,7 +64,7 @@ class Terminal:
         return seen
 
     def until_done(self) -> str:
-        """What is seen when the shell asks for the next command."""
+        """The screen when the shell asks for the next command."""
         return self.until(lambda seen: seen.endswith("\n$\n"))
 
     def close(self) -> None:
@@ -73,7 +77,7 @@ class Terminal:
 
 
 def play(terminal: Terminal, relay: Relay) -> list[tuple[str, str]]:
-    """What is done, in words, and what was seen."""
+    """Type the commands; return pairs of a title and the screen."""
     pages = []
     terminal.type(f"ftpfs mount 127.0.0.1:{relay.port} nas && cp -r photos nas/")
     terminal.until_done()
@@ -95,24 +99,24 @@ def play(terminal: Terminal, relay: Relay) -> list[tuple[str, str]]:
     terminal.until(lambda seen: "MB/s" in seen)
     pages.append(("Wait until the server has them:", terminal.seen()))
     terminal.until_done()
-    pages.append(("... and then:", terminal.seen()))
+    pages.append(("A moment later the server has them:", terminal.seen()))
     terminal.clear()
 
     terminal.type("cp -r photos nas/again; ftpfs umount nas")
     terminal.until(lambda seen: "MB/s" in seen)
     time.sleep(2)
-    pages.append(("Unmounting waits for what is under way ...", terminal.seen()))
+    pages.append(("Unmounting waits for the uploads:", terminal.seen()))
     terminal.interrupt()
-    pages.append(("... unless one has to go (Ctrl-C):", terminal.until_done()))
+    pages.append(("Ctrl-C leaves the uploads to the background:", terminal.until_done()))
     terminal.clear()
     terminal.type("ftpfs status nas")
-    pages.append(("The daemon goes on without the mount ...", terminal.until_done()))
+    pages.append(("The daemon goes on without the mount:", terminal.until_done()))
     terminal.clear()
     relay.data_rate = None
     terminal.type(
         "while ftpfs status nas >log 2>&1; do sleep .2; done; cat log; ls served/again | wc -l"
     )
-    pages.append(("... and ends when it is done:", terminal.until_done()))
+    pages.append(("The daemon ends when its uploads are done:", terminal.until_done()))
     terminal.clear()
 
     relay.refuse("STOR", "552 Quota exceeded.")
@@ -120,21 +124,23 @@ def play(terminal: Terminal, relay: Relay) -> list[tuple[str, str]]:
     terminal.until_done()
     terminal.clear()
     terminal.type("ftpfs sync nas; echo exit code $?; ftpfs status nas")
-    pages.append(("An upload that the server refuses ...", terminal.until_done()))
+    pages.append(("The server refuses an upload:", terminal.until_done()))
     terminal.clear()
     terminal.type("ftpfs umount nas")
-    pages.append(("... is not forgotten:", terminal.until_done()))
+    pages.append(
+        ("`umount` names the refused file, and where its content is kept:", terminal.until_done())
+    )
     return pages
 
 
 def main() -> int:
-    folder = Path("/tmp/ftpfs-seen")  # in the page as it is
+    folder = Path("/tmp/ftpfs-seen")  # the page shows this path
     folder.mkdir()
     for name in ("served", "photos", "nas"):
         (folder / name).mkdir()
     for number in range(1, FILES + 1):
         (folder / "photos" / f"p{number:02}.raw").write_bytes(os.urandom(SIZE))
-    with serve.running(str(folder / "served"), "--write") as url:
+    with embedded_server.running(str(folder / "served"), "--write") as url:
         port = int(url.rstrip("/").rpartition(":")[2])
         with Relay("127.0.0.1", port) as relay:
             relay.data_rate = RATE
@@ -145,6 +151,7 @@ def main() -> int:
                 terminal.close()
                 subprocess.run(["umount", "-l", str(folder / "nas")], capture_output=True)
     PAGE.write_text(page(pages))
+    PICTURE.write_text(picture(pages))
     shutil.rmtree(folder)
     return 0
 
@@ -152,13 +159,40 @@ def main() -> int:
 def page(pages: list[tuple[str, str]]) -> str:
     text = (
         "# Seen in a terminal\n\n"
-        f"Made by `scripts/in-a-terminal`: typed into a terminal of {COLUMNS} columns (tmux), and"
-        f" captured there. The server\nis 127.0.0.1 behind a relay that lets {RATE // 10**6} MB/s"
-        " through on each connection.\n"
+        "`scripts/in-a-terminal` makes this page: it types into a terminal of"
+        f" {COLUMNS} columns (tmux) and captures\nwhat shows. The server is 127.0.0.1 behind a"
+        f" relay that lets {RATE // 10**6} MB/s through on each connection.\n"
     )
     for title, seen in pages:
         text += f"\n{title}\n\n```console\n{seen}```\n"
     return text
+
+
+def picture(pages: list[tuple[str, str]]) -> str:
+    """Some of the screens as SVG, dark as a terminal, with their titles as comments."""
+    lines: list[tuple[str, str]] = []  # colour and text
+    for title, seen in pages:
+        if title.startswith(SHOWN):
+            lines += [("#8b949e", f"# {title.replace('`', '').rstrip(' .:')}")]
+            lines += [("#e6edf3", line) for line in seen.splitlines()]
+            lines += [("", "")]
+    del lines[-1]
+    width = round(max(len(text) for _, text in lines) * LETTER_WIDTH + 2 * MARGIN)
+    height = len(lines) * LINE_HEIGHT + 2 * MARGIN
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
+        f' height="{height}" font-family="ui-monospace, monospace" font-size="12">',
+        f'<rect width="{width}" height="{height}" rx="8" fill="#0d1117"/>',
+    ]
+    for number, (colour, text) in enumerate(lines):
+        if text:
+            # A given length keeps columns aligned in every font.
+            parts.append(
+                f'<text x="{MARGIN}" y="{MARGIN + (number + 0.75) * LINE_HEIGHT}" fill="{colour}"'
+                f' xml:space="preserve" textLength="{len(text) * LETTER_WIDTH:.1f}"'
+                f' lengthAdjust="spacingAndGlyphs">{escape(text)}</text>'
+            )
+    return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 if __name__ == "__main__":

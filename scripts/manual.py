@@ -1,4 +1,4 @@
-"""The manual page docs/ftpfs.1, made of the commands' own help and the table of options.
+"""The manual page docs/ftpfs.1, made from the commands' help and the table of options.
 
 `UPDATE_DOCS=1 scripts/test tests/unit/test_documentation.py` writes it.
 """
@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 
 from ftpfs import __version__, cli
-from ftpfs.config import OPTIONS, Cache, Mount, Network, Server, Write
+from ftpfs.settings.config import Cache, Mount, Network, Server, Write
+from ftpfs.settings.options import OPTIONS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "ftpfs.1"
 
@@ -61,8 +62,10 @@ def page() -> str:
         _text(inspect.cleandoc(cli.cli.help or "")),
         ".SH COMMANDS",
     ]
-    for name, command in sorted(cli.cli.commands.items()):
-        parts += _command(name, command)
+    program = click.Context(cli.cli)
+    for name in cli.cli.list_commands(program):
+        if command := cli.cli.get_command(program, name):
+            parts += _command(name, command)
     parts.append(".SH OPTIONS")
     parts.append(_text(_INTRODUCTION))
     part = None
@@ -97,7 +100,7 @@ def _command(name: str, command: click.Command) -> list[str]:
 
 
 def _in_table(param: click.Option) -> bool:
-    """Whether the page has it under OPTIONS."""
+    """Whether the page lists it under OPTIONS."""
     if param.opts == ["--config"]:
         return True
     option = OPTIONS.get(param.name or "")

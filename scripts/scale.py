@@ -1,10 +1,10 @@
-"""How listing grows: time and memory an entry, up to 100,000 in one folder and 1,000,000 in a tree.
+"""How listing grows: time and memory per entry, up to 1,000,000 in a tree.
 
     python -m scripts.scale              takes a minute or two
 
-A generated server (no disk), LIST and MDTM, loopback. CPU is this process's, which is the client.
-Memory is what the tree still holds of it (tracemalloc), taken in a run of its own, as it slows
-everything down.
+Uses a generated server (no disk), LIST and MDTM, loopback. The CPU time is that of this process,
+which is the client. The memory is what the tree still holds afterwards (tracemalloc); it is
+measured in a separate run, because tracemalloc slows everything down.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from ftpfs.config import Network, Server
-from ftpfs.core import tree as tree_module
-from ftpfs.core.tree import Tree
-from ftpfs.credentials import Secret
+from ftpfs.core.names import listings
+from ftpfs.core.names.tree import Tree
 from ftpfs.ftp.remote import Remote
+from ftpfs.settings.config import Network, Server
+from ftpfs.settings.credentials import Secret
 from tests.support import generated_server
 
 REPO = Path(__file__).resolve().parents[1]
@@ -31,7 +31,7 @@ SHAPES = ((1_000, 1), (10_000, 1), (100_000, 1), (1_000, 100), (1_000, 1_000))
 
 @dataclass(frozen=True)
 class Figure:
-    """For one shape, an entry: CPU and wall-clock time in microseconds, memory in bytes."""
+    """Per entry of one shape: CPU and wall-clock time in microseconds, memory in bytes."""
 
     cpu: float
     wall: float
@@ -42,7 +42,7 @@ def measure(port: int, entries: int, folders: int) -> Figure:
     cpu, wall = _list(port, entries, folders)
     tracemalloc.start()
     try:
-        # Memory needs no thousand folders to be measured.
+        # Memory needs fewer folders to be measured.
         few = min(folders, 20)
         before = _traced()
         tree = _tree(port)
@@ -57,7 +57,7 @@ def measure(port: int, entries: int, folders: int) -> Figure:
 
 def _list(port: int, entries: int, folders: int) -> tuple[float, float]:
     tree = _tree(port)
-    tree.children("/d1")  # logged in, and the server's ways are known
+    tree.children("/d1")  # logs in and learns the server's profile
     gc.collect()
     cpu, wall = time.process_time(), time.perf_counter()
     for number in range(folders):
@@ -89,7 +89,7 @@ def main() -> None:
         port = int(process.stdout.readline())
         print("| entries | in one folder | CPU us an entry | wall us an entry | bytes an entry |")
         print("|---|---|---|---|---|")
-        with mock.patch.object(tree_module, "MAX_ENTRIES", 2_000_000):
+        with mock.patch.object(listings, "MAX_ENTRIES", 2_000_000):
             for entries, folders in SHAPES:
                 figure = measure(port, entries, folders)
                 print(

@@ -13,13 +13,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
-from ftpfs.config import Network, Server
-from ftpfs.credentials import Secret
-from ftpfs.ftp import session
+from ftpfs.ftp.connections import session
 from ftpfs.ftp.remote import Remote
+from ftpfs.model import locks
+from ftpfs.settings.config import Network, Server
+from ftpfs.settings.credentials import Secret
 from tests.support import certificates as certificates_module
 from tests.support import servers
 from tests.support.certificates import Certificates
@@ -52,6 +54,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="everything as over a long link: what saves round trips is used on loopback, too",
     )
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="hours: random tests go on for longer, each server is tested with each FUSE binding",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -65,12 +72,67 @@ def _as_over_a_long_link(far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(session, "ARMING_PAYS", 0.0)
 
 
+# The order of locks.
+
+
+@pytest.fixture(autouse=True)
+def _locks_in_order() -> Iterator[None]:
+    """Fail the test in which a thread took a lock out of order, whichever thread it was."""
+    locks.violations.clear()
+    yield
+    assert not locks.violations
+
+
+# Which tests, in which order, for how long.
+
+# How often or how long (seconds) something is tried with --long. Each of them can be given alone.
+LONG = {
+    "FTPFS_CUTS": "50",
+    "FTPFS_KILLS": "200",
+    "FTPFS_MODEL_EXAMPLES": "1000",
+    "FTPFS_POWER_CUTS": "20",
+    "FTPFS_RENAMES": "200",
+    "FTPFS_SOAK_SECONDS": "120",
+}
+
+
+def _left_out(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Leave out every other pair of a test with several servers and both FUSE bindings.
+
+    Each server and each binding stays. What a server does wrong does not depend on the binding.
+    Which pairs stay differs from test to test.
+    """
+    kinds: dict[str, list[str]] = {}
+    pairs: list[tuple[pytest.Item, str, str, str]] = []
+    for item in items:
+        case = getattr(item, "callspec", None)
+        if case is None or not {"server_kind", "fuse_binding"} <= case.params.keys():
+            continue
+        kind, binding = case.params["server_kind"], case.params["fuse_binding"]
+        test = item.nodeid.replace(kind, "").replace(binding, "")
+        if kind not in kinds.setdefault(test, []):
+            kinds[test].append(kind)
+        pairs.append((item, test, kind, binding))
+    return {
+        item
+        for item, test, kind, binding in pairs
+        if len(kinds[test]) > 1
+        and (kinds[test].index(kind) + (binding == "fusepy") + crc32(test.encode())) % 2
+    }
+
+
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    named = any("[" in str(word) for word in config.args)
+    if not named and not config.getoption("--long"):
+        left_out = _left_out(items)
+        if left_out:
+            config.hook.pytest_deselected(items=list(left_out))
+            items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
         if item.get_closest_marker("long"):
-            item.add_marker(pytest.mark.timeout(600))
+            item.add_marker(pytest.mark.timeout(6000 if config.getoption("--long") else 600))
 
 
 # Skips in CI.
@@ -78,6 +140,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_skips] = []
+    locks.checking(True)
+    os.environ["FTPFS_CHECK_LOCKS"] = "1"  # for mounts
+    # Without compiled modules each `ftpfs` that a test runs takes twice the CPU time.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    if config.getoption("--long"):
+        for name, count in LONG.items():
+            os.environ.setdefault(name, count)  # read by the modules of these tests
 
 
 def _note(config: pytest.Config, report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -217,7 +286,7 @@ class RemoteDir:
     path: str  # over FTP: absolute
 
     def remote(self, network: Network, port: int = 0) -> Remote:
-        """The folder as `ftpfs.ftp` has it; `port`: of what stands before the server."""
+        """The folder as `ftpfs.ftp` sees it. `port`: of a relay before the server."""
         server = self.server
         login = Server(
             server.host,

@@ -1,12 +1,12 @@
-"""The zone of a server's times: names for it, reading and writing times in it, telling it.
+"""Pure: the time zone of a server's times: its names, and conversion from and to it.
 
-MDTM, MLSD and MLST tell UTC (RFC 3659, 2.3), but not where vsftpd has use_localtime=YES and
-pyftpdlib use_gmt_times=False. Nothing shows it, as LIST agrees, but a file that was just written:
-its time is now.
+MDTM, MLSD and MLST should use UTC (RFC 3659, 2.3). vsftpd with use_localtime=YES and pyftpdlib with
+use_gmt_times=False do not. LIST shows the same times, so only a file that was just written reveals
+the zone: its time is now.
 
-Times are seconds since the epoch; one that a server `shows` is what they would be if it told UTC.
-Zones are named "UTC", "+0530" (so far ahead of UTC, the year round: vsftpd counts so, by what was
-right when it started) or "Europe/Berlin" (pyftpdlib: with summer time). Pure functions.
+Times are seconds since the epoch. A time that a server *shows* is parsed as if the server used UTC.
+Zones are named "UTC", "+0530" (a fixed distance ahead of UTC all year: vsftpd uses the distance
+that was right when it started) or "Europe/Berlin" (pyftpdlib: with summer time).
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from ftpfs import errors
 
 UTC = "UTC"
-STEP = 15 * 60  # seconds; every zone is a multiple of it ahead of UTC
-# The server's time of a file just written is off by what the transfer's end took (a few round
-# trips) and by how well the two clocks agree. More than this (s) is a clock that is wrong.
-_TOLERANCE = 45
+STEP_SECONDS = 15 * 60  # every zone is a multiple of this ahead of UTC
+# Tolerance (s). The server's time of a file just written is off by the duration of the transfer's
+# end (a few round trips) and by the difference of the two clocks. Beyond this, the server's clock
+# is wrong.
+_TOLERANCE_SECONDS = 45
 _MOST_AHEAD, _MOST_BEHIND = 14 * 3600, -12 * 3600
 
 
 @lru_cache(maxsize=64)
 def zone_of(name: str) -> tzinfo:
-    """The zone of that name. Raises InvalidArgument where there is none."""
+    """The zone of that name. Raises InvalidArgument if there is none."""
     if name.upper() == UTC:
         return timezone.utc
     if ahead := re.fullmatch(r"([+-])([01][0-9]):?([0-5][0-9])?", name):
@@ -43,7 +44,7 @@ def zone_of(name: str) -> tzinfo:
 
 
 def to_utc(shown: int, name: str) -> int:
-    """The time that the server shows so. In the hour that comes twice, the first."""
+    """The UTC time that the server shows as `shown`. In the hour that comes twice, the first."""
     try:
         told = datetime.fromtimestamp(shown, timezone.utc)
         return int(told.replace(tzinfo=zone_of(name)).timestamp())
@@ -52,7 +53,7 @@ def to_utc(shown: int, name: str) -> int:
 
 
 def shown_at(seconds: int, name: str) -> int:
-    """How the server shows that time."""
+    """How the server shows that UTC time."""
     try:
         there = datetime.fromtimestamp(seconds, zone_of(name))
         return int(there.replace(tzinfo=timezone.utc).timestamp())
@@ -61,9 +62,9 @@ def shown_at(seconds: int, name: str) -> int:
 
 
 def told_by(shown: int, now: float) -> str:
-    """The zone, as a distance from UTC, in which `now` is shown so; UTC where none is."""
-    ahead = round((shown - now) / STEP) * STEP
-    if abs(shown - now - ahead) > _TOLERANCE or not _MOST_BEHIND <= ahead <= _MOST_AHEAD:
+    """The zone, as a distance from UTC, that shows `now` as `shown`; UTC if none fits."""
+    ahead = round((shown - now) / STEP_SECONDS) * STEP_SECONDS
+    if abs(shown - now - ahead) > _TOLERANCE_SECONDS or not _MOST_BEHIND <= ahead <= _MOST_AHEAD:
         return UTC
     sign, minutes = "-" if ahead < 0 else "+", abs(ahead) // 60
     return f"{sign}{minutes // 60:02}{minutes % 60:02}" if ahead else UTC

@@ -1,13 +1,12 @@
-"""Paths on servers whose systems write them without slashes: OpenVMS, and the data sets of MVS.
+"""Pure: paths on servers that write them without slashes: OpenVMS, and the data sets of MVS.
 
-Owns: how a path of ours is written to such a server, told by what PWD answers. Below the login
-folder only. Servers of such systems that show a Unix side (PWD begins with a slash) need nothing.
+Owns the translation of ftpfs's paths for such a server, which the reply to PWD reveals. Paths lie
+below the login folder only. Servers on such systems that show a Unix side (PWD begins with a slash)
+need none of this.
 
 OpenVMS User's Manual, 4.2 (`DISK$USER:[SMITH.SUB]FILE.TXT`); z/OS Communications Server, IP User's
 Guide, "Naming MVS data sets" (`'SMITH.A.DATA'`, a member of a library is `'SMITH.A.LIB(MEMBER)'`).
-Neither was at hand to be tried.
-
-Pure: no I/O, no state.
+Neither system was available for a test.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import posixpath
 import re
 from dataclasses import dataclass
 
-# What takes a folder, and what takes a file (or either).
+# Commands that take a folder, and commands that take a file (or either).
 _FOLDER_VERBS = {"CWD", "MKD", "RMD"}
 _FILE_VERBS = {"RETR", "STOR", "APPE", "DELE", "RNFR", "RNTO", "SIZE", "MDTM", "MLST"}
 
@@ -32,14 +31,14 @@ class System(enum.Enum):
 
 @dataclass(frozen=True)
 class Foreign:
-    """One such server: its system, and the folder that login lands in."""
+    """One such server: its system, and the folder after login."""
 
     system: System
     device: str  # VMS: "DISK$USER:"
     home: str  # VMS: "SMITH.SUB"; MVS: "SMITH." or "SMITH.A.LIB"
 
     def line(self, command: str) -> str:
-        """`command`, with the path in it, if there is one, as that system writes it."""
+        """The command, with its path, if it has one, in the system's own syntax."""
         verb, _, path = command.partition(" ")
         if not path.startswith("/"):
             return command
@@ -65,7 +64,7 @@ class Foreign:
 
 
 def told_by(home: str) -> Foreign | None:
-    """The system whose PWD answers with `home`; None for paths with slashes."""
+    """The system whose reply to PWD is `home`; None for paths with slashes."""
     if found := _VMS.fullmatch(home):
         return Foreign(System.VMS, found[1], found[2])
     if found := _MVS.fullmatch(home):

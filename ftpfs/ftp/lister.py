@@ -1,61 +1,111 @@
-"""One directory, listed the best way this server can.
+"""Lists one directory, with the best command this server has.
 
-Owns: the choice between MLSD, `LIST -a` and LIST; exact times by MDTM where LIST has only minutes;
-which of these work (into the profile). Parsing is `listing`'s, the wire is `session`'s.
+Owns the choice between MLSD, `LIST -a` and LIST; exact times by MDTM where LIST has only minutes;
+and noting in the profile what works. `listing` parses the replies, and `session` is the wire.
 
-Always CWD first and a listing command without a path: LIST takes its argument for a glob or an
-option on some servers, pure-ftpd finds nothing under `[x]`, and vsftpd and pure-ftpd answer 226 and
-nothing for a path that does not exist. The CWD is sent even if the session is there already: the
-folder may have been renamed and another made in its place. It goes out together with what opens the
-data connection, so it costs no round trip; a listing whose CWD failed is not believed.
+CWD always comes first, and the listing command has no path. Some servers take LIST's argument for a
+glob or an option; pure-ftpd finds nothing under `[x]`; vsftpd and pure-ftpd answer 226 and nothing
+for a path that does not exist. The CWD is sent even if the session is in that folder already:
+another client may have renamed the folder and made a new one in its place. The CWD leaves together
+with the command that opens the data connection, so it costs no round trip. If the CWD failed, the
+listing is discarded.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import os
 import posixpath
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ftpfs import errors
 from ftpfs.ftp import clock, listing
-from ftpfs.ftp.control import Reply
-from ftpfs.ftp.listing import Entry, Kind, Listing
+from ftpfs.ftp.connections.control import Reply
+from ftpfs.ftp.connections.session import Session
+from ftpfs.ftp.dated import PROBE_COUNT
 from ftpfs.ftp.profile import Profile
-from ftpfs.ftp.session import Session
+from ftpfs.model.entry import Entry, Kind, Listing
+from ftpfs.model.names import HIDDEN_PREFIX
 
 log = logging.getLogger(__name__)
 
-# Our own files: uploads under way and files deleted while open. Other clients see them, we do not.
-HIDDEN_PREFIX = ".ftpfs-"
+# Maximum number of lines of one listing that the log quotes.
+MAX_TOLD = 10
 
 _WEEK = 7 * 86400
+# proftpd 1.3.8 crashes on MLSD in a folder whose path has 2048 bytes or more. LIST works there.
+_LONG_PATH = 2000
 
 
 def list_directory(session: Session, path: str, *, hidden: bool = False) -> list[Entry]:
     """The entries of `path` (absolute on the server), without `.` and `..`.
 
-    Our own files are left out unless `hidden`.
+    Hidden names of ftpfs are left out unless `hidden`.
 
-    Raises Unavailable when the CWD is refused (missing, no directory, or no permission: the caller
-    settles which), PermissionDenied when it may be entered but not read, and what a broken
-    conversation raises. A listing that was cut short is an error, never a short directory.
+    Raises Unavailable when the server refuses the CWD (the folder is missing, is no directory, or
+    may not be entered: the caller finds out which), PermissionDenied when the folder may be entered
+    but not read, and network errors. A listing that was cut short raises an error; it never passes
+    for a short directory.
     """
     try:
-        found = _by_mlsd(session, path) if session.profile.mlsd is not False else None
-        if found is None:
-            found = _by_list(session, path, exact=True)
+        found, is_sure = _listed(session, path)
+        if not is_sure and _learns_above(session, path):
+            found, _ = _listed(session, path)
     except errors.NotPrepared as not_entered:
         raise not_entered.refusal from None
-    for line in found.rejected:
+    for line in found.rejected[:MAX_TOLD]:
         log.warning("a line of the listing of %s was not understood: %s", path, line)
+    if len(found.rejected) > MAX_TOLD:
+        more = len(found.rejected) - MAX_TOLD
+        log.warning("at least %d more lines of the listing of %s were not understood", more, path)
     return [e for e in found.entries if hidden or not e.name.startswith(HIDDEN_PREFIX)]
 
 
+def _listed(session: Session, path: str) -> tuple[Listing, bool]:
+    """The listing, and whether it is reliable.
+
+    An empty listing is unreliable until the profile knows whether this server's listings show at
+    least the folder itself: the folder may be unreadable.
+    """
+    profile = session.profile
+    found = _by_mlsd(session, path) if _may_mlsd(session, path) else None
+    if found is not None:
+        knows = profile.mlsd_shows_itself is not None
+    else:
+        found = _without_wrong_sizes(_by_list(session, path, exact=True), profile)
+        knows = profile.list_all is not None
+    return found, bool(knows or found.entries or found.rejected)
+
+
+def _learns_above(session: Session, path: str) -> bool:
+    """Learn what listings of this server show, from the parent folder, which cannot be empty.
+
+    Happens once per server. Returns False if the parent folder cannot be listed either.
+    """
+    above = posixpath.dirname(path)
+    if above == path:
+        return False
+    try:
+        _, learned = _listed(session, above)
+    except (errors.Refused, errors.PermissionDenied, errors.NotPrepared):
+        return False
+    return learned
+
+
+def _without_wrong_sizes(found: Listing, profile: Profile) -> Listing:
+    """The same listing without file sizes, if the listed sizes are wrong: then SIZE is asked."""
+    if not profile.list_sizes_wrap:
+        return found
+    entries = [replace(e, size=None) if e.kind is Kind.FILE else e for e in found.entries]
+    return replace(found, entries=entries)
+
+
 def list_links(session: Session, path: str) -> list[Entry]:
-    """The links of `path` with their targets, by LIST: MLSD need not tell them."""
+    """The links in `path` with their targets, by LIST: MLSD need not show targets."""
     try:
         return [entry for entry in _by_list(session, path).entries if entry.kind is Kind.LINK]
     except errors.NotPrepared as not_entered:
@@ -63,9 +113,9 @@ def list_links(session: Session, path: str) -> list[Entry]:
 
 
 def look_at(session: Session, path: str) -> Entry | None:
-    """What MLST says about `path`; None where this server has no MLST.
+    """The entry that MLST reports for `path`; None if this server has no MLST.
 
-    Raises Unavailable when it refuses.
+    Raises Unavailable when the server refuses.
     """
     profile, entry = session.profile, None
     if profile.mlst is False:
@@ -73,8 +123,11 @@ def look_at(session: Session, path: str) -> Entry | None:
     reply = session.command(f"MLST {path}")
     if reply.code not in (500, 501, 502, 504):
         entry = entry_in(session, reply.check())
-    # Once it has worked, it is the name that the server cannot read.
-    profile.mlst = profile.mlst or entry is not None
+    # Once MLST has worked, a refusal is about this name, also with 501.
+    if entry is not None:
+        profile.mlst = True
+    elif not profile.mlst and reply.code != 501:
+        profile.is_missing("mlst", False, reply.code)
     return entry
 
 
@@ -85,97 +138,176 @@ def entry_in(session: Session, reply: Reply) -> Entry | None:
     return _told_in_utc([entry], session.profile)[0] if entry else None
 
 
+def _may_mlsd(session: Session, path: str) -> bool:
+    known = session.profile.mlsd is not False
+    return known and (len(path) <= _LONG_PATH // 4 or len(os.fsencode(path)) <= _LONG_PATH)
+
+
 def _by_mlsd(session: Session, path: str) -> Listing | None:
-    """The MLSD listing; None when the server turns out not to have it after all."""
+    """The MLSD listing; None if the server turns out not to have MLSD."""
     try:
         data, said, _ = session.listing("MLSD", [f"CWD {path}"])
-    except (errors.NotSupported, errors.InvalidArgument):
-        session.profile.mlsd = False
+    except (errors.NotSupported, errors.InvalidArgument) as refusal:
+        # Once MLSD has worked, a refusal is about this folder.
+        if not session.profile.mlsd and isinstance(refusal, errors.NotSupported):
+            session.profile.mlsd = False
         return None
     except errors.Unavailable as refusal:
         if session.profile.mlsd:
             return _empty_or_denied(refusal)
-        # Never seen to work: LIST shall say whether this folder or the command is at fault.
+        # MLSD was never seen to work: LIST shall show whether the folder or the command is at
+        # fault.
         return None
     if not data and session.profile.mlsd_shows_itself:
         raise _nothing("MLSD", said)
     found = listing.parse_mlsd(_lines(data), session.decode_bytes)
     if found.rejected and not found.entries:
-        log.warning("MLSD of this server makes no sense, using LIST")
-        session.profile.mlsd = False
+        log.warning("the MLSD listings of this server cannot be read; using LIST")
+        session.profile.mlsd = session.profile.mlsd or False
         return None
     session.profile.mlsd = True
-    session.profile.mlsd_shows_itself = found.self_entry is not None
+    if data:
+        session.profile.mlsd_shows_itself = found.self_entry is not None
     return replace(found, entries=_told_in_utc(found.entries, session.profile))
 
 
 def _by_list(session: Session, path: str, *, exact: bool = False) -> Listing:
-    """LIST -a where it is taken for an option (vsftpd hides dot files without), else LIST.
+    """List by `LIST -a` if the server takes -a as an option, else by LIST.
 
-    With `exact` the files have their times to the second, in UTC, by pipelined MDTM: LIST shows
-    minutes at best, in the server's own zone. MDTM is for files; directories and links keep LIST's
-    time, corrected by the zone that the files' two times reveal.
+    Without -a, vsftpd hides dot files.
+
+    With `exact`, pipelined MDTM brings the files' times to the second in UTC: LIST shows minutes at
+    best, in the server's own zone. MDTM works on files; directories and links keep LIST's time,
+    corrected by the zone that the files' two times reveal.
     """
     profile = session.profile
     command = "LIST" if profile.list_all is False else "LIST -a"
     found = Listing(entries=[], rejected=[])
+    asked: list[Entry] = []
+    later: list[Entry] = []
+    known: dict[str, int] = {}
+    changes = profile.dated.changes
 
     def read(data: bytes) -> list[str]:
-        nonlocal found
-        found = listing.parse_list_data(data, session.decode_bytes, time.time())
-        prefix = path.rstrip("/")
-        asks = exact and profile.mdtm is not False
-        return [f"MDTM {prefix}/{e.name}" for e in _files(found)] if asks else []
+        nonlocal found, asked, later, known
+        found = _in_bytes(listing.parse_list_data(data, session.decode_bytes, time.time()))
+        if not exact or profile.mdtm is False:
+            return []
+        files = _files(session, path, found)
+        known = profile.dated.known(path, files) if profile.slow_times else {}
+        asked, later = _to_ask([e for e in files if e.name not in known], profile)
+        return _questions(path, asked)
 
     try:
         data, said, times = session.listing(command, [f"CWD {path}"], read)
     except (errors.NotSupported, errors.InvalidArgument, errors.Refused) as refusal:
         if profile.list_all is None:
-            profile.list_all = False
-            return _by_list(session, path, exact=exact)
+            return _by_plain_list(session, path, exact=exact)
         if isinstance(refusal, errors.Unavailable):
             return _empty_or_denied(refusal)
         raise
     if not data and profile.list_all and profile.list_shows_itself:
         raise _nothing(command, said)
+    if not data and command == "LIST" and _tells_denial(said):
+        raise errors.PermissionDenied(errors.printable(said))
     if found.rejected and not found.entries:
-        # `ls: cannot open directory` and the like, sent as if it were a listing.
+        # The server sent an error such as `ls: cannot open directory` as if it were a listing.
         raise errors.PermissionDenied(f"not a listing: {found.rejected[0]}")
     if profile.list_all is None:
         if data:
             profile.list_all = True
             profile.list_shows_itself = found.self_entry is not None
         else:
-            # With -a even an empty folder shows `.` and `..`; nothing at all may mean that the
+            # With -a, even an empty folder shows `.` and `..`. An empty reply may mean that the
             # server looked for a file called "-a".
-            profile.list_all = False
-            again = _by_list(session, path, exact=exact)
-            if not again.entries:
-                profile.list_all = None  # an empty folder has taught nothing
-            return again
-    return _with_exact_times(found, times, profile) if exact else found
+            return _by_plain_list(session, path, exact=exact)
+    if not exact:
+        return found
+    if later and not profile.slow_times:  # the first answers have shown that the server is fast
+        times += session.ask(_questions(path, later))
+        asked, later = asked + later, []
+    told = _told(asked, times, profile)
+    if profile.slow_times:
+        profile.dated.keep(path, asked, told, changes)
+        profile.dated.leave(path, later)
+    return _with_exact_times(found, known | told, profile)
 
 
-def _files(found: Listing) -> list[Entry]:
-    """Those that can be asked about: a CR may belong to a name, but not to a command."""
-    return [e for e in found.entries if e.kind is Kind.FILE and "\r" not in e.name]
+def ask_times(session: Session, path: str, files: Sequence[Entry]) -> None:
+    """Ask for the times of files that a listing did not wait for."""
+    changes = session.profile.dated.changes
+    told = _told(files, session.ask(_questions(path, files)), session.profile)
+    session.profile.dated.keep(path, files, told, changes)
+
+
+def _by_plain_list(session: Session, path: str, *, exact: bool) -> Listing:
+    """List by plain LIST, after `LIST -a` brought nothing.
+
+    If plain LIST shows entries, -a is no option on this server. A folder that is empty or
+    unreadable teaches nothing.
+    """
+    session.profile.list_all, found = False, None
+    try:
+        found = _by_list(session, path, exact=exact)
+    finally:
+        if not (found and found.entries):
+            session.profile.list_all = None
+    return found
+
+
+def _in_bytes(found: Listing) -> Listing:
+    """The same listing without sizes in blocks or kilobytes: SIZE is asked for those files."""
+    if not found.rounded:
+        return found
+    entries = [replace(e, size=None) if e.name in found.rounded else e for e in found.entries]
+    return replace(found, entries=entries)
+
+
+def _files(session: Session, path: str, found: Listing) -> list[Entry]:
+    """The files whose times MDTM can ask for.
+
+    A CR may be part of a name but not of a command, and a path may be longer than a command.
+    """
+    files = [e for e in found.entries if e.kind is Kind.FILE]
+    return [e for e in files if session.takes(f"MDTM {path.rstrip('/')}/{e.name}")]
+
+
+def _to_ask(files: list[Entry], profile: Profile) -> tuple[list[Entry], list[Entry]]:
+    """The files whose times are asked for with the listing, and those that are asked for later."""
+    if profile.slow_times:
+        first = profile.dated.first(files)
+    elif profile.slow_times is None:
+        first = files[:PROBE_COUNT]
+    else:
+        return files, []
+    names = {entry.name for entry in first}
+    return first, [entry for entry in files if entry.name not in names]
+
+
+def _questions(path: str, files: Sequence[Entry]) -> list[str]:
+    prefix = "MDTM " + path.rstrip("/") + "/"
+    return [prefix + entry.name for entry in files]
 
 
 def _nothing(command: str, said: str) -> errors.FtpfsError:
-    """Why a listing that always shows at least `.` is empty though the server said 226.
+    """The error for an empty listing that should show at least `.`, although the server said 226.
 
-    vsftpd: "226 Transfer done (but failed to open directory)."; pure-ftpd: "unable to read". Else
-    the data connection was cut, which pyftpdlib answers with 226, too.
+    vsftpd says "226 Transfer done (but failed to open directory).", pure-ftpd "unable to read".
+    Otherwise the data connection was cut, which pyftpdlib also answers with 226.
     """
-    if any(word in said.lower() for word in ("fail", "unable", "denied", "cannot")):
+    if _tells_denial(said):
         return errors.PermissionDenied(errors.printable(said))
     return errors.DataConnectionFailed(f"{command} brought nothing, not even the folder itself")
 
 
-def _empty_or_denied(refusal: errors.Unavailable) -> Listing:
-    """A refusal of LIST after the CWD went well: an empty folder, or one that may not be read.
+def _tells_denial(said: str) -> bool:
+    return any(word in said.lower() for word in ("fail", "unable", "denied", "cannot"))
 
-    Both come as 450 or 550, and nothing but the text tells them apart.
+
+def _empty_or_denied(refusal: errors.Unavailable) -> Listing:
+    """The empty listing, or PermissionDenied: what a refusal after a successful CWD means.
+
+    Both come as 450 or 550, and only the text tells them apart.
     """
     text = str(refusal).lower()
     if any(phrase in text for phrase in _NOTHING_THERE):
@@ -187,16 +319,22 @@ def _empty_or_denied(refusal: errors.Unavailable) -> Listing:
 _NOTHING_THERE = ("no files", "no such file", "not found", "empty", "no data sets", "no members")
 
 
-def _with_exact_times(found: Listing, replies: Sequence[str], profile: Profile) -> Listing:
-    """The same with the times in these replies to MDTM of its files (none: it was not asked)."""
-    exact: dict[str, int] = {}
-    if replies:
-        files = _files(found)
-        answers = ((e, _time_of(reply, profile)) for e, reply in zip(files, replies, strict=True))
-        exact = {e.name: when for e, when in answers if when is not None}
-        if all(reply.startswith(("500", "502", "504")) for reply in replies):
-            profile.mdtm = False
-        profile.saw_list_zones(_zones(files, exact))
+def _told(files: Sequence[Entry], replies: Sequence[str], profile: Profile) -> dict[str, int]:
+    """The times in these replies to MDTM of `files`, by name. Without replies: none was asked."""
+    if not replies:
+        return {}
+    answers = ((e, _time_of(reply, profile)) for e, reply in zip(files, replies, strict=True))
+    told = {e.name: when for e, when in answers if when is not None}
+    if told:
+        profile.mdtm = True
+    elif all(reply.startswith(("500", "502", "504")) for reply in replies):
+        profile.mdtm = profile.mdtm or False
+    profile.saw_list_zones(_zones(files, told))
+    return told
+
+
+def _with_exact_times(found: Listing, exact: dict[str, int], profile: Profile) -> Listing:
+    """The same listing with these times, by name."""
     entries = [
         Entry(e.name, e.kind, e.size, exact[e.name], True, e.mode)
         if e.kind is Kind.FILE and e.name in exact
@@ -207,21 +345,21 @@ def _with_exact_times(found: Listing, replies: Sequence[str], profile: Profile) 
 
 
 def _told_in_utc(entries: list[Entry], profile: Profile) -> list[Entry]:
-    """Entries of MLSD or MLST, whose times were read as if they were in UTC."""
+    """Entries of MLSD or MLST, which were parsed as if in UTC, converted to UTC."""
     if profile.times in (None, clock.UTC):
         return entries
     return [e if e.mtime is None else replace(e, mtime=profile.utc_of(e.mtime)) for e in entries]
 
 
 def _in_utc(entry: Entry, profile: Profile) -> Entry:
-    """An entry whose time was read as if the server's clock told UTC."""
+    """An entry of LIST, which was parsed as if the server's clock were in UTC, converted to UTC."""
     if entry.mtime is None or entry.exact or not (ahead := profile.list_zone_at(entry.mtime)):
         return entry
     return replace(entry, mtime=entry.mtime - ahead)
 
 
 def _time_of(line: str, profile: Profile) -> int | None:
-    """The time in the reply to an MDTM, given as its line: `213 YYYYMMDDHHMMSS`."""
+    """The time in a reply line to MDTM: `213 YYYYMMDDHHMMSS`."""
     if not line.startswith("213"):
         return None
     try:
@@ -236,46 +374,59 @@ def time_in(reply: Reply, profile: Profile) -> int | None:
 
 
 def _zones(files: Sequence[Entry], exact: dict[str, int]) -> dict[int, int]:
-    """How far (s) this listing's clock is ahead of UTC, by time: what two times of a file tell.
+    """How far (s) this listing's clock is ahead of UTC, by time, from the two times of each file.
 
-    Only entries younger than half a year count: older ones show no time of day.
+    Only files younger than 150 days count: older entries show no time of day.
     """
     zones: dict[int, int] = {}
-    weeks = set()  # one file of each is enough
+    weeks = set()  # one file per week is enough
     recent = time.time() - 150 * 86400
     for entry in files:
         true = exact.get(entry.name)
         if true is None or entry.mtime is None or true < recent or true // _WEEK in weeks:
             continue
-        ahead = round((entry.mtime - true // 60 * 60) / clock.STEP) * clock.STEP
+        ahead = round((entry.mtime - true // 60 * 60) / clock.STEP_SECONDS) * clock.STEP_SECONDS
         if abs(ahead) <= 15 * 3600:
             zones[true] = ahead
             weeks.add(true // _WEEK)
     return zones
 
 
-def _lines(data: bytes) -> list[bytes]:
-    """Lines end with CRLF; only LF counts, as a CR may belong to a name."""
-    return data.split(b"\n")[:-1] if data.endswith(b"\n") else data.split(b"\n") if data else []
+def _lines(data: bytes) -> Iterable[bytes]:
+    """The lines of a listing, one at a time.
+
+    Lines end with CRLF; only LF counts, as a CR may be part of a name. As a list, the lines of a
+    large listing take more memory than the listing.
+    """
+    return io.BytesIO(data)
 
 
-# Whether a name is there. Asked where a reply does not tell, and on a session already leased.
+# Whether a name exists. Called when a reply does not tell, on a session that is leased already.
 
 
-def is_present(session: Session, where: str) -> bool:
+def find(session: Session, where: str) -> Entry | None:
+    """The entry of `where` in a fresh listing of its folder, or None; hidden names count too.
+
+    Raises Unavailable and PermissionDenied as `list_directory` does: then the answer is unknown.
+    """
     parent, name = posixpath.split(where)
+    entries = list_directory(session, parent, hidden=True)
+    return next((entry for entry in entries if entry.name == name), None)
+
+
+def is_empty_folder(session: Session, where: str) -> bool:
+    """Whether `where` is a folder that can be listed and is empty."""
     try:
-        entries = list_directory(session, parent, hidden=True)
-    except errors.Unavailable:
+        return not list_directory(session, where, hidden=True)
+    except (errors.Refused, errors.PermissionDenied):
         return False
-    return any(entry.name == name for entry in entries)
 
 
 def check_name_kept(session: Session, where: str) -> None:
-    """Look whether the server has what it said to have made, for names that some change.
+    """Check that the server kept a new name as it was sent, for names that some servers change.
 
-    pure-ftpd makes underscores of control characters and of a space at the end, and says that all
-    went well. Ordinary names are not looked at, and cost nothing.
+    pure-ftpd turns control characters and a trailing space into underscores, and reports success.
+    Ordinary names are not checked, and cost nothing.
     """
     name = posixpath.basename(where)
     if name.endswith(" ") or any(c < " " or c == "\x7f" for c in name):

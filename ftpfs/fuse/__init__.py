@@ -1,1 +1,1 @@
-"""What meets the kernel: the FUSE bindings and the Operations class."""
+"""The edge to the kernel: the FUSE bindings, the callbacks, and what the kernel believes."""

@@ -1,22 +1,24 @@
-"""The FUSE bindings: which one is used here, its mount options, and the gaps of each.
+"""The FUSE bindings: which one is used here, its mount options, and what each lacks.
 
-The only module that imports fusepy (libfuse 2) and mfusepy (libfuse 3). Owns everything in which
-the two differ, so that `operations` is one class for both. Owns no policy about errors or files.
+The only module that imports fusepy (libfuse 2) and mfusepy (libfuse 3). Owns all differences
+between the two, so that `operations` is one class for both. Owns no policy about errors or files.
 
-Which, on one machine, in one run (an in-memory file system, no network): reading is as fast
-(0.7-1.4 against 1.4 GB/s), writing 1.0 against 1.5 GB/s, `ls -l` of 10,000 entries the same. So
-libfuse 3 is taken where it is there, and nothing is missing without it.
+**Choice.** Measured on one machine, in one run (an in-memory file system, no network): the two read
+equally fast (0.7-1.4 against 1.4 GB/s), write at 1.0 against 1.5 GB/s, and take the same time for
+`ls -l` of 10,000 entries. Therefore ftpfs uses libfuse 3 if it is installed, and nothing is
+missing with libfuse 2.
 
-**Thread states.** Python makes a thread state for each callback on a thread that is not its own,
-and throws it away after: two system calls, page faults and an interrupt to the other processor each
-time. On libfuse 3 it is kept for the life of the thread: a cold read of 537 MB took 0.71 s on
-loopback, and 0.87 s of our CPU, instead of 0.86 and 0.96 (medians of three alternating runs). That
-leaks nothing, because libfuse 3, as set up here, lets no thread go before the end. libfuse 2 does,
-beyond ten that are idle, and has no option against it; so there it is not done.
+**Thread states.** For each callback on a foreign thread, Python makes a thread state and discards
+it afterwards: two system calls, page faults and an interrupt to the other processor each time. On
+libfuse 3, ftpfs keeps the thread state as long as the thread lives: on loopback, a cold read of
+537 MB took 0.71 s, and 0.87 s of ftpfs's CPU time, instead of 0.86 and 0.96 (medians of three
+alternating runs). That leaks nothing, because libfuse 3, as configured here, ends no thread before
+the end. libfuse 2 ends idle threads beyond ten, and has no option against that, so there ftpfs does
+not keep them.
 
-**Read-ahead of the kernel** is left at its 128 KiB: with 512 KiB and more (root can have that by
-/sys/class/bdi) more requests are under way at once, and their threads take the interpreter from one
-another: 465 MB/s with 128 KiB, 400 with 1 MiB, 370 with 2.
+**Read-ahead of the kernel** stays at its 128 KiB. With 512 KiB and more (root can set that in
+/sys/class/bdi) more requests are in flight at once, and their threads compete for the interpreter:
+465 MB/s with 128 KiB, 400 with 1 MiB, 370 with 2.
 
 Threading: libfuse calls from threads of its own; the operations must be safe for that.
 """
@@ -24,11 +26,13 @@ Threading: libfuse calls from threads of its own; the operations must be safe fo
 from __future__ import annotations
 
 import codecs
+import contextlib
 import ctypes
 import errno
 import importlib.util
 import operator
 import os
+import select
 import struct
 import threading
 from collections.abc import Callable
@@ -40,12 +44,17 @@ from ftpfs.fuse.operations import Stat
 
 FUSE_DEVICE = "/dev/fuse"
 
-# Requests the kernel may have under way at once; its default of 12 throttles parallel readers.
-MAX_BACKGROUND = 64
-# The largest read request of libfuse 2; libfuse 3 would allow more, but a block is one request.
+# Maximum background requests of the kernel in flight; its default of 12 throttles parallel readers.
+# Beyond the limit, reads wait in the kernel, even reads of cached content: with 64, that many
+# readers of a dead server kept all other programs from reading cached files.
+MAX_BACKGROUND = 500
+# Maximum read request (bytes) of libfuse 2. libfuse 3 would allow more, but a block is one request.
 MAX_READ = 128 << 10
-# Threads of libfuse 3. Its own default of 10 lets ten reads of a stalled server block all the rest.
-MAX_THREADS = 64
+# Maximum threads of libfuse 3; it starts them on demand. A call that waits for the server occupies
+# one. When all are occupied, the next call waits, even if its answer is cached: with 64, a hundred
+# readers of a dead server kept a cached `stat` waiting for 18 s. A waiting program takes more
+# memory than its waiting thread. libfuse 2 has no limit.
+MAX_THREADS = 1000
 
 # fuse_common.h and fuse.h of libfuse 3.
 CAP_READDIRPLUS_AUTO = 1 << 14
@@ -67,7 +76,7 @@ class Binding:
         return self.module == "mfusepy"
 
 
-# In order of preference. Sonames, because that is what is there without the -dev packages.
+# In order of preference. Sonames, because only those exist without the -dev packages.
 _CANDIDATES = (
     Binding("mfusepy", "libfuse3.so.3"),
     Binding("mfusepy", "libfuse3.so.4"),
@@ -77,7 +86,7 @@ _IMPORT_NAME = {"fusepy": "fuse", "mfusepy": "mfusepy"}
 
 
 def choose(wanted: str = "auto") -> Binding:
-    """The binding to use: `wanted`, or the first that is usable here.
+    """The binding to use: `wanted`, or the first usable one.
 
     Raises NotSupported with what to install.
     """
@@ -86,10 +95,13 @@ def choose(wanted: str = "auto") -> Binding:
             return binding
     if wanted == "mfusepy":
         raise errors.NotSupported(
-            "mfusepy with libfuse 3 is not there (pip install 'ftpfs[fuse3]'; "
-            "apt install libfuse3-3 fuse3)"
+            "the Python library mfusepy or libfuse 3 is missing (apt install fuse3 and libfuse3-3, "
+            "or libfuse3-4 as of Debian 13)"
         )
-    raise errors.NotSupported("libfuse is missing (Debian, Ubuntu: apt install libfuse2 fuse3)")
+    raise errors.NotSupported(
+        "libfuse is missing (apt install fuse3, and libfuse2, or libfuse2t64 as of Debian 13 and "
+        "Ubuntu 24.04)"
+    )
 
 
 def _usable(binding: Binding) -> bool:
@@ -104,25 +116,25 @@ def _usable(binding: Binding) -> bool:
 
 @dataclass(frozen=True)
 class MountOptions:
-    """What the kernel and libfuse are told. Times in seconds."""
+    """Options for the kernel and libfuse. Times in seconds."""
 
     name: str  # shown by `mount` and `df`
     read_only: bool
     allow_other: bool
     default_permissions: bool
     attr_timeout: float
-    kernel_flags: tuple[str, ...]  # exec, nodev, noatime, ...: as they are
+    kernel_flags: tuple[str, ...]  # exec, nodev, noatime, ...: passed on unchanged
 
 
 def run(binding: Binding, operations: Any, mountpoint: str, options: MountOptions) -> None:
-    """Mount, and serve until unmounted or told to stop by SIGINT, SIGTERM or SIGHUP.
+    """Mount, and serve until unmounted or stopped by SIGINT, SIGTERM or SIGHUP.
 
-    Raises FtpfsError when libfuse could not mount; what it printed went to stderr.
+    Raises FtpfsError if libfuse could not mount; libfuse's own message went to stderr.
     """
-    # Both modules look for their library at import, by this variable first.
+    # Both modules load their library at import, and look at this variable first.
     os.environ["FUSE_LIBRARY_PATH"] = binding.library
     kwargs: dict[str, Any] = {
-        "foreground": True,  # the daemon is made by mount.py, before any thread exists
+        "foreground": True,  # daemon/mount.py makes the daemon, before any thread exists
         "fsname": options.name.replace(",", "\\,"),
         "subtype": "ftpfs",
         "ro": options.read_only,
@@ -131,10 +143,10 @@ def run(binding: Binding, operations: Any, mountpoint: str, options: MountOption
         "attr_timeout": options.attr_timeout,
         "entry_timeout": options.attr_timeout,
         "negative_timeout": options.attr_timeout,
-        # On open, the kernel's cached pages are dropped unless size and mtime are the same.
+        # On open, the kernel drops its cached pages unless size and mtime are unchanged.
         "auto_cache": True,
-        # Inode numbers are ours: the same in every mount, so that `git status` after a remount
-        # does not think that every file was replaced.
+        # ftpfs chooses the inode numbers: they are the same in every mount, so that `git status`
+        # after a remount does not take every file for replaced.
         "use_ino": True,
         "max_read": MAX_READ,
         **dict.fromkeys(options.kernel_flags, True),
@@ -145,15 +157,15 @@ def run(binding: Binding, operations: Any, mountpoint: str, options: MountOption
         else:
             _serve_fuse2(operations, mountpoint, kwargs)
     except RuntimeError as error:
-        # All that libfuse returns is a number, and libfuse 3 does so after a signal, too.
+        # libfuse returns only a number, and libfuse 3 returns one after a signal too.
         if not operations.mounted:
             raise errors.FtpfsError(f"libfuse could not mount on {mountpoint}") from error
 
 
 class _StatLayout:
-    """How a `Stat` lies in the binding's C structure on this machine: written in one copy.
+    """Writes a `Stat` into the binding's C structure of this machine, in one copy.
 
-    The bindings' own way, by name, takes 6 us an entry; this takes 1.
+    The bindings' own way, field by field by name, takes 6 us an entry; this takes 1 us.
     """
 
     def __init__(self, c_stat: Any) -> None:
@@ -167,7 +179,7 @@ class _StatLayout:
             letter = _UNSIGNED.get(size, "")
             if hasattr(kinds[field], "tv_sec"):
                 size = kinds[field].tv_sec.size  # the nanoseconds behind it stay 0
-                letter = _UNSIGNED[size].lower()  # there are times before 1970
+                letter = _UNSIGNED[size].lower()  # signed: there are times before 1970
             layout += f"{start - end}x{letter}"
             end = start + size
         self._struct = struct.Struct(f"{layout}{self._size - end}x")
@@ -179,6 +191,20 @@ class _StatLayout:
 _UNSIGNED = {4: "I", 8: "Q"}
 
 
+def has_ended() -> bool:
+    """Whether the kernel has ended this process's mount, so that no program can use it any more.
+
+    A mount that was detached lazily, and is still in use, has not ended.
+    """
+    poller, devices = select.poll(), 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if os.readlink(f"/proc/self/fd/{descriptor}") == FUSE_DEVICE:
+                poller.register(int(descriptor), 0)  # errors are always reported
+                devices += 1
+    return devices > 0 and len(poller.poll(0)) == devices
+
+
 def _name(raw: bytes | None) -> str | None:
     return None if raw is None else raw.decode("utf-8", "surrogateescape")
 
@@ -188,14 +214,15 @@ def _raw(name: str) -> bytes:
 
 
 class _QuickWrites:
-    """In front of a binding's own: a write, and what the kernel asks before each.
+    """In front of a binding's own methods: writes, and the kernel's question before each write.
 
-    That is "Has this file capabilities that writing must take away?" There are none. Answered by
-    the operations, each of 30,000 writes of 4 KiB cost 61 us of CPU, and so 51.
+    The question is "Does this file have capabilities that the write must remove?" It has none. With
+    answers from the operations, each of 30,000 writes of 4 KiB cost 61 us of CPU; with this one, 51
+    us.
     """
 
     def write(self, _path: bytes | None, buffer: Any, size: int, offset: int, fip: Any) -> int:
-        # libfuse's memory as it is, for the length of this call; the binding would copy it.
+        # libfuse's own memory, valid during this call; the binding would copy it.
         data = memoryview((ctypes.c_char * size).from_address(ctypes.addressof(buffer.contents)))
         operations = self.operations  # type: ignore[attr-defined]  # of the binding's class
         return int(operations.write(None, data.cast("B"), offset, fip.contents))
@@ -203,7 +230,7 @@ class _QuickWrites:
     def getxattr(self, path: bytes, name: bytes, *rest: Any) -> int:
         if name == _CAPABILITY:
             return -errno.EOPNOTSUPP
-        # Theirs: what comes after this class among the bases below.
+        # The binding's: it follows this class among the bases below.
         return int(super().getxattr(path, name, *rest))  # type: ignore[misc]
 
 
@@ -216,7 +243,7 @@ def _serve_fuse2(operations: Any, mountpoint: str, kwargs: dict[str, Any]) -> No
     layout = _StatLayout(fuse.c_stat)
 
     class Fuse2(_QuickWrites, fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
-        """fusepy, with entries and attributes that do not pass through dicts."""
+        """fusepy, with entries and attributes that bypass its dicts."""
 
         def fgetattr(self, path: bytes | None, buffer: Any, fip: Any) -> int:
             layout.write(buffer, operations.getattr(_name(path), fip.contents if fip else None))
@@ -225,7 +252,7 @@ def _serve_fuse2(operations: Any, mountpoint: str, kwargs: dict[str, Any]) -> No
         def readdir(
             self, _path: bytes | None, buffer: Any, filler: Any, _offset: int, fip: Any
         ) -> int:
-            # Without offsets: libfuse takes all entries at once, and asks no more than once.
+            # Without offsets: libfuse takes all entries at once, and asks only once.
             stat = fuse.c_stat()
             for entry in operations.readdir(None, fip.contents.fh, 0):
                 layout.write(ctypes.byref(stat), entry.stat)
@@ -233,14 +260,15 @@ def _serve_fuse2(operations: Any, mountpoint: str, kwargs: dict[str, Any]) -> No
                     break
             return 0
 
-    # fusepy decodes names strictly; one name that is no UTF-8 would make a whole directory fail.
+    operations.caller = lambda: fuse.fuse_get_context()[2]
+    # fusepy decodes names strictly: one name that is not UTF-8 would make a whole directory fail.
     codecs.register(_names_codec)
     Fuse2(
         _Callable(operations),
         mountpoint,
         raw_fi=True,
         encoding=_CODEC,
-        # 4 KiB writes otherwise: 89 MB/s instead of 1 GB/s.
+        # Without it, writes come in 4 KiB: 89 MB/s instead of 1 GB/s.
         big_writes=True,
         # O_TRUNC arrives with open, not as a truncate before it: one upload instead of two.
         atomic_o_trunc=True,
@@ -250,7 +278,7 @@ def _serve_fuse2(operations: Any, mountpoint: str, kwargs: dict[str, Any]) -> No
 
 
 class _Callable:
-    """What fusepy wants of an operations object: to be called with a name (mfusepy warns at it)."""
+    """The operations as fusepy wants them: callable with a name (mfusepy warns about that)."""
 
     def __init__(self, operations: Any) -> None:
         self._operations = operations
@@ -275,20 +303,24 @@ def _names_codec(name: str) -> codecs.CodecInfo | None:
     )
 
 
-def _serve_fuse3(library: str, operations: Any, mountpoint: str, kwargs: dict[str, Any]) -> None:
+def _fuse3(operations: Any) -> Any:
+    """mfusepy's class, with what it drops."""
     import mfusepy
 
     layout = _StatLayout(mfusepy.c_stat)
     kept = threading.local()
 
     class Fuse3(_QuickWrites, mfusepy.FUSE):  # type: ignore[misc]  # its types are not read
-        """mfusepy, with what it drops: the handle of a truncate, the flags of a rename, and the
-        path that libfuse leaves out when there is a handle; with the thread state kept after each
-        call, and with entries and attributes that do not pass through dicts."""
+        """mfusepy's class, with what it drops.
+
+        Adds the handle of a truncate, the flags of a rename, and the path that libfuse leaves out
+        if there is a handle. Keeps the thread state after each call. Entries and attributes bypass
+        dicts.
+        """
 
         def _wrapper(self, func: Callable[..., int], *args: Any, **kwargs: Any) -> int:
             if not hasattr(kept, "state"):
-                # Never released: it counts the uses of this thread's state, and so keeps it.
+                # Never released: this counts one more use of the thread's state, and so keeps it.
                 kept.state = ctypes.pythonapi.PyGILState_Ensure()
             return int(super()._wrapper(func, *args, **kwargs))
 
@@ -299,12 +331,13 @@ def _serve_fuse3(library: str, operations: Any, mountpoint: str, kwargs: dict[st
         def readdir_fuse_3(
             self, _path: bytes | None, buffer: Any, filler: Any, offset: int, fip: Any, flags: int
         ) -> int:
-            # With offsets, so that libfuse asks for each page anew, and entries that were changed
-            # since the first are not told as they were then.
+            # With offsets, libfuse asks for each page anew, so a later page shows entries as they
+            # are then.
             stat = mfusepy.c_stat()
-            for entry in operations.readdir(None, fip.contents.fh, offset):
+            wanted = bool(flags & READDIR_PLUS)
+            for entry in operations.readdir(None, fip.contents.fh, offset, plus=wanted):
                 layout.write(ctypes.byref(stat), entry.stat)
-                plus = FILL_DIR_PLUS if entry.complete and flags & READDIR_PLUS else 0
+                plus = FILL_DIR_PLUS if entry.complete else 0
                 if filler(buffer, _raw(entry.name), stat, entry.next, plus):
                     break
             return 0
@@ -324,25 +357,33 @@ def _serve_fuse3(library: str, operations: Any, mountpoint: str, kwargs: dict[st
                 return str(self.operations.path_of(fip.contents))
             return _name(path)
 
+    return Fuse3
+
+
+def _serve_fuse3(library: str, operations: Any, mountpoint: str, kwargs: dict[str, Any]) -> None:
+    import mfusepy
+
     def configure(connection: Any, _config: Any) -> None:
         connection.max_background = MAX_BACKGROUND
-        # Has to be said twice: as mount option and here.
+        # libfuse wants it twice: as a mount option and here.
         connection.max_read = MAX_READ
-        # Attributes always come along. Left to guess, the kernel asks for them only while it sees
+        # Always send attributes. Otherwise the kernel guesses: it asks for them only while it sees
         # them used, and `find` and `du` read a directory to its end before they use any.
         connection.want &= ~CAP_READDIRPLUS_AUTO
         operations.init("/")
 
-    # Threads stay until the end. The names of both settings are those of libfuse 3.12 and later;
-    # before it there is no most, and threads beyond max_idle_threads (10) would go.
+    operations.caller = lambda: mfusepy.fuse_get_context()[2]
+    # Threads stay until the end. Both settings have the names of libfuse 3.12 and later. Earlier
+    # versions have no maximum, and end threads beyond max_idle_threads (10).
     kwargs["max_idle_threads"] = MAX_THREADS
     if hasattr(ctypes.CDLL(library), "fuse_loop_cfg_create"):
         kwargs["max_threads"] = MAX_THREADS
-    Fuse3(_Configured(operations, configure), mountpoint, raw_fi=True, **kwargs)
+    serve = _fuse3(operations)
+    serve(_Configured(operations, configure), mountpoint, raw_fi=True, **kwargs)
 
 
 class _Configured:
-    """The operations, with mfusepy's start-up hook for libfuse 3's settings."""
+    """The operations with mfusepy's start-up hook, for libfuse 3's settings."""
 
     def __init__(self, operations: Any, configure: Callable[[Any, Any], None]) -> None:
         self._operations = operations

@@ -1,10 +1,10 @@
-"""What libfuse calls: paths, numbers, dicts and bytes in and out; errors become errnos here only.
+"""The callbacks of libfuse: paths, numbers, dicts and bytes; errors become errnos only here.
 
-Owns: the translation between the kernel's view and `core.filesystem`. Holds no policy of its own
-beyond how entries look as `stat` results.
+Owns the translation between the kernel's view and `core.filesystem`. Has no policy of its own,
+except how entries look as `stat` results.
 
-Every exception leaves as an OSError with a positive errno: the bindings return garbage for
-anything else. What nobody foresaw is EIO, with its traceback in the log.
+Every exception leaves as an OSError with a positive errno: the bindings return garbage for anything
+else. An unexpected exception becomes EIO, with its traceback in the log.
 
 Threading: libfuse's threads, any number at once.
 """
@@ -15,7 +15,6 @@ import errno
 import functools
 import itertools
 import logging
-import os
 import stat
 import threading
 import time
@@ -24,33 +23,39 @@ from dataclasses import dataclass, field
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from ftpfs import errors
-from ftpfs.core.filesystem import NAME_MAX, Filesystem
-from ftpfs.core.inode import inode
-from ftpfs.core.tree import ROOT
-from ftpfs.ftp.listing import Entry, Kind
+from ftpfs.core.filesystem import Filesystem
+from ftpfs.core.names.inode import inode
+from ftpfs.core.names.listings import ROOT
+from ftpfs.fuse.kernel import KernelView, Shape
+from ftpfs.model.entry import Entry, Kind
+from ftpfs.model.names import NAME_MAX
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# linux/stat.h; libfuse passes them with zero seconds, so as nanoseconds since 1970 they are one
-# second and a bit: a time that no file has to the nanosecond.
+# linux/stat.h. libfuse passes them with zero seconds, so as nanoseconds since 1970 they are a time
+# of about one second: no file has that time to the nanosecond.
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
 
-# The one extended attribute: "clean", "dirty", "uploading" or "failed".
+# The only extended attribute: "clean", "dirty", "uploading" or "failed".
 STATE_ATTRIBUTE = "user.ftpfs.state"
 
-# libfuse renames a file that is deleted while open to this, and deletes that later.
+# libfuse renames a file that is deleted while open to this name, and deletes it later.
 LIBFUSE_HIDDEN = ".fuse_hidden"
 
-# What a server that does not tell has free: more than anybody copies, and a number that file
-# managers take for a disk (0 makes them refuse, 2^63 makes some of them overflow).
-PLENTY = 8 << 40
-STATFS_BLOCK = 4096
-# st_blksize: programs that go by it read a block at a time.
-PREFERRED_SIZE = 128 << 10
+# Free space (bytes) of a server that does not report it: more than a program copies, and a number
+# that file managers take for a disk (0 makes them refuse, 2^63 makes some of them overflow).
+PLENTY_BYTES = 8 << 40
+STATFS_BLOCK_BYTES = 4096
+# st_blksize: programs that respect it read a block at a time.
+PREFERRED_BYTES = 128 << 10
+
+# After a StaleName, the kernel looks the name up and opens it once more, within this time
+# (seconds).
+RETRIED_WITHIN_SECONDS = 1.0
 
 _TYPE_BITS = {
     Kind.FILE: stat.S_IFREG,
@@ -60,8 +65,12 @@ _TYPE_BITS = {
 }
 
 
+# The kernel takes no larger file, whatever size a server reports.
+_MOST_BYTES = (1 << 63) - 1
+
+
 class Stat(NamedTuple):
-    """What stat(2) tells of a name, by its fields' names in C. Times are in whole seconds."""
+    """The result of stat(2), with the names of the fields in C. Times are in whole seconds."""
 
     st_mode: int
     st_ino: int
@@ -77,60 +86,81 @@ class Stat(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """One entry of a directory on its way to the kernel."""
+    """One entry of a directory for the kernel."""
 
     name: str
     stat: Stat
-    complete: bool  # False: nothing but type and inode number is known for sure
-    next: int  # the offset behind it
+    complete: bool  # False: only type and inode number are certain
+    next: int  # the offset of the next entry
 
 
 @dataclass(frozen=True)
 class Look:
-    """How entries look to this machine."""
+    """How entries look on this machine."""
 
     uid: int
     gid: int
-    umask: int  # taken from the modes of entries whose server tells none
+    umask: int  # applied to the modes of entries whose server reports none
     ignore_attribute_errors: bool
 
 
-# No attribute of that name: answers, not troubles.
+# The attribute does not exist: an ordinary answer, not logged as a fault.
 _ORDINARY = (errno.ENODATA, errno.EOPNOTSUPP)
+# Other ordinary answers: facts about a name, and what FTP cannot do.
+_ANSWERS = (
+    errors.NotFound,
+    errors.StaleName,
+    errors.Exists,
+    errors.NotADirectory,
+    errors.IsADirectory,
+    errors.NotEmpty,
+    errors.LinkLoop,
+    errors.NotPermitted,
+    errors.ReadOnly,
+    errors.NameTooLong,
+    errors.BadHandle,
+)
 
 
 def _answered(
     method: Callable[Concatenate[Operations, P], R],
 ) -> Callable[Concatenate[Operations, P], R]:
-    """Let nothing out of an operation but an OSError with an errno, and log what a person can act
-    on once."""
+    """Let only an OSError leave an operation, and log once what a person can act on."""
+    may_follow_a_hiding = method.__name__ == "rename"
 
     @functools.wraps(method)
     def operation(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
+            if not may_follow_a_hiding:
+                self._fs.begin_request()
             return method(self, *args, **kwargs)
-        except errors.NetworkError as error:
-            log.warning("%s: %s", method.__name__, error)
+        except _ANSWERS as error:
+            log.debug("%s %s: %s", method.__name__, args[0], error)
             raise OSError(error.errno, str(error)) from error
         except errors.FtpfsError as error:
-            log.debug("%s: %s", method.__name__, error)
+            name = errno.errorcode.get(error.errno, "?")
+            log.warning("%s %s: %s (%s)", method.__name__, args[0] or "an open file", error, name)
             raise OSError(error.errno, str(error)) from error
         except OSError as error:
             if error.errno not in _ORDINARY:
-                log.warning("%s: %s", method.__name__, error)
+                log.warning("%s %s: %s", method.__name__, args[0] or "an open file", error)
             raise OSError(errors.errno_of(error), str(error)) from error
         except Exception as error:
-            log.exception("%s failed in a way nobody foresaw", method.__name__)
+            log.exception("%s failed: unexpected error", method.__name__)
             raise OSError(errno.EIO, str(error)) from error
 
     return operation
 
 
 class Operations:
-    """One mount's file system, as fusepy and mfusepy call it (with raw_fi, use_ns)."""
+    """One mount's file system in the form that fusepy and mfusepy call (with raw_fi, use_ns).
+
+    - `mounted`: the kernel has accepted the mount.
+    - `caller`: returns the calling process (or thread), 0 if unknown; the binding sets it.
+    """
 
     use_ns = True
-    # libfuse 2 reads these: no paths are made for operations that have a handle.
+    # Read by libfuse 2: it computes no paths for operations that have a handle.
     flag_nullpath_ok = 1
     flag_nopath = 1
     flag_utime_omit_ok = 1
@@ -139,39 +169,48 @@ class Operations:
         self,
         filesystem: Filesystem,
         look: Look,
+        kernel: KernelView,
         *,
         started: Callable[[], None],
         stopped: Callable[[], None],
     ) -> None:
-        self.mounted = False  # the kernel has accepted us
+        self.mounted = False
+        self.caller: Callable[[], int] = lambda: 0
         self._fs = filesystem
         self._look = look
+        self._kernel = kernel
         self._started = started
         self._stopped = stopped
         self._began = int(time.time())
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._directories: dict[int, _OpenDirectory] = {}  # by handle; guarded by _lock
+        # Guarded by _lock:
+        self._directories: dict[int, _OpenDirectory] = {}  # by handle
+        # Opens that got StaleName, by path and thread; the time.monotonic() of each.
+        self._stale: dict[tuple[str, int], float] = {}
 
-    # Life.
+    # Start and end.
 
     def init(self, _path: str) -> None:
-        """Mounted; threads may be started from here on (never before the fork)."""
+        """Called when mounted; threads may be started from now on (never before the fork)."""
         self.mounted = True
         self._started()
 
     def destroy(self, _path: str) -> None:
-        """Unmounted: nobody can be told anything any more."""
+        """Called when unmounted: the kernel takes no more answers."""
         self._stopped()
 
-    # Looking.
+    # Lookups and directories.
 
     @_answered
     def getattr(self, path: str | None, info: Any = None) -> Stat:
         if path is None:
-            path = self._fs.path_of(info.fh)
-            return self._stat(path, self._fs.handle_attributes(info.fh))
-        return self._stat(path, self._fs.attributes(path))
+            path, entry = self._fs.path_of(info.fh), self._fs.handle_attributes(info.fh)
+        else:
+            entry = self._fs.attributes(path)
+        told = self._stat(path, entry)
+        self._told(path, entry, told)
+        return told
 
     @_answered
     def readlink(self, path: str) -> str:
@@ -185,19 +224,25 @@ class Operations:
         return number
 
     @_answered
-    def readdir(self, _path: str | None, handle: int, offset: int) -> Iterator[Listed]:
-        """The entries from the one numbered `offset` on, each as it is now.
+    def readdir(
+        self, _path: str | None, handle: int, offset: int, *, plus: bool = False
+    ) -> Iterator[Listed]:
+        """The entries from offset `offset` on, each with its current attributes.
 
-        Which there are is decided when `offset` is 0: they are listed before the first goes out, so
-        that an error is an error and not a short directory.
+        `plus`: the kernel also takes the attributes.
+
+        Offset 0 fixes which entries there are: the whole directory is listed before the first entry
+        leaves, so that a failure is an error and not a short directory.
         """
         with self._lock:
             directory = self._directories[handle]
         if not offset:
             directory.listed = self._fs.children(directory.path)
-        return self._entries(directory.path, directory.listed, offset)
+        return self._entries(directory.path, directory.listed, offset, plus=plus)
 
-    def _entries(self, path: str, listed: list[Entry], offset: int) -> Iterator[Listed]:
+    def _entries(
+        self, path: str, listed: list[Entry], offset: int, *, plus: bool
+    ) -> Iterator[Listed]:
         if offset < 1:
             yield Listed(".", self._stat(path, ROOT), False, 1)
         if offset < 2:
@@ -208,7 +253,9 @@ class Operations:
             entry, complete = look(listed[number])
             if entry is not None:  # else it was removed meanwhile
                 stat = self._stat(prefix + entry.name, entry)
-                yield Listed(entry.name, stat, complete, number + 3)
+                yield Listed(entry.name, stat, complete and plus, number + 3)
+                if complete and plus:  # not reached if the page was full before this entry
+                    self._told(prefix + entry.name, entry, stat)
 
     @_answered
     def releasedir(self, _path: str | None, handle: int) -> int:
@@ -219,10 +266,10 @@ class Operations:
     @_answered
     def statfs(self, _path: str) -> dict[str, int]:
         space = self._fs.space()
-        blocks = (space.free if space else PLENTY) // STATFS_BLOCK
+        blocks = (space.free if space else PLENTY_BYTES) // STATFS_BLOCK_BYTES
         return {
-            "f_bsize": STATFS_BLOCK,
-            "f_frsize": STATFS_BLOCK,
+            "f_bsize": STATFS_BLOCK_BYTES,
+            "f_frsize": STATFS_BLOCK_BYTES,
             "f_blocks": blocks,
             "f_bfree": blocks,
             "f_bavail": blocks,
@@ -236,25 +283,26 @@ class Operations:
 
     @_answered
     def open(self, path: str, info: Any) -> int:
-        info.fh = self._fs.open(path, info.flags)
-        # Then the kernel asks us for every read, whatever size it has in mind.
-        info.direct_io = self._fs.is_unsized(path)
+        believed = self._kernel.believes(path)
+        try:
+            info.fh = self._fs.open(path, info.flags, self.caller())
+        except errors.NotFound as error:
+            raise self._gone(path, error) from error
+        self._correct(path, info.fh, believed)
+        # With direct_io, the kernel passes on every read, whatever size it believes.
+        info.direct_io = self._fs.is_unsized(info.fh)
         return 0
 
     @_answered
     def create(self, path: str, mode: int, info: Any) -> int:
-        info.fh = self._fs.create(path, mode, info.flags)
+        info.fh = self._fs.create(path, mode, info.flags, self.caller())
         return 0
 
     @_answered
     def mknod(self, path: str, mode: int, _device: int) -> int:
         if not stat.S_ISREG(mode):
             raise errors.NotPermitted("FTP knows neither devices nor FIFOs nor sockets")
-        handle = self._fs.create(path, mode, os.O_WRONLY)
-        try:
-            self._fs.flush(handle)
-        finally:
-            self._fs.release(handle)
+        self._fs.make(path, mode)
         return 0
 
     @_answered
@@ -275,7 +323,9 @@ class Operations:
 
     @_answered
     def flush(self, _path: str | None, info: Any) -> int:
-        self._fs.flush(info.fh)
+        self._fs.flush(info.fh, self.caller())
+        if self._fs.followed(info.fh) is None:
+            self._kernel.knows_better(self._fs.path_of(info.fh))
         return 0
 
     @_answered
@@ -292,7 +342,7 @@ class Operations:
     def fsyncdir(self, _path: str | None, _datasync: int, handle: int) -> int:
         with self._lock:
             directory = self._directories[handle]
-        self._fs.fsync_folder(directory.path)  # names are changed on the server at once
+        self._fs.fsync_folder(directory.path)  # the server has renames and deletions already
         return 0
 
     # Names.
@@ -309,15 +359,22 @@ class Operations:
 
     @_answered
     def unlink(self, path: str) -> int:
-        self._fs.unlink(path)
+        try:
+            self._fs.unlink(path)
+        except errors.NotFound:
+            # libfuse deletes a hidden name at the last close, and libfuse 3.17 does so twice. The
+            # second error would reach the program that closes the file or unlinks its name.
+            if not _is_libfuses(path):
+                raise
         return 0
 
     @_answered
     def rename(self, old: str, new: str, flags: int = 0) -> int:
-        if new.rpartition("/")[2].startswith(LIBFUSE_HIDDEN):
+        if _is_libfuses(new):
             self._fs.hide(old, new)
         else:
             self._fs.rename(old, new, flags)
+        self._kernel.renamed(old, new)
         return 0
 
     @_answered
@@ -352,9 +409,10 @@ class Operations:
 
     @_answered
     def getxattr(self, path: str, name: str, _position: int = 0) -> bytes:
-        """How far a file, or everything in a folder, is on its way to the server.
+        """The upload state of a file, or of everything in a folder.
 
-        EOPNOTSUPP for the rest, and not "no such attribute": `ls` then stops asking for ACLs.
+        EOPNOTSUPP for all names outside "user.", and not "no such attribute": `ls` then stops
+        asking for ACLs.
         """
         if name != STATE_ATTRIBUTE:
             if name.startswith("user."):
@@ -366,15 +424,50 @@ class Operations:
     def listxattr(self, _path: str) -> list[str]:
         return [STATE_ATTRIBUTE]
 
-    # Inside.
+    # Internal.
 
     def path_of(self, info: Any) -> str:
-        """The path of an open file, where libfuse has only the handle."""
+        """The path of an open file, if libfuse passes only the handle."""
         return self._fs.path_of(info.fh)
 
+    def _gone(self, path: str, error: errors.NotFound) -> errors.FtpfsError:
+        """The error for an open of a missing name: StaleName at first, then NotFound.
+
+        At StaleName, the kernel looks the name up once more, and if the open may create a file, it
+        creates it. At a second StaleName, the kernel would pass the error to the program, which
+        does not know it.
+        """
+        who, now = (path, self.caller()), time.monotonic()
+        with self._lock:
+            self._stale = {
+                each: when
+                for each, when in self._stale.items()
+                if now - when < RETRIED_WITHIN_SECONDS
+            }
+            if self._stale.pop(who, None) is not None:
+                return error
+            self._stale[who] = now
+        return errors.StaleName(f"{error} any more")
+
+    def _told(self, path: str, entry: Entry, told: Stat) -> None:
+        if entry.kind is Kind.FILE:
+            self._kernel.told(path, told.st_size, told.st_mtimespec)
+
+    def _correct(self, path: str, handle: int, believed: Shape | None) -> None:
+        """Correct the kernel if it believes a size and time that another client has changed."""
+        entry = self._fs.followed(handle)
+        believed = self._kernel.believes(path) or believed
+        if entry is not None and believed is not None:
+            now = self._stat(path, entry)
+            if believed != (now.st_size, now.st_mtimespec):
+                self._kernel.correct(path, (now.st_size, now.st_mtimespec))
+
     def _attempt(self, change: Callable[[], None]) -> int:
-        """Change an attribute. What the server has no command for counts as done, if so configured:
-        `cp -p` and `rsync -a` would report failure for a copy that is whole."""
+        """Change an attribute.
+
+        With `ignore_attribute_errors`, a change that the server has no command for counts as done:
+        otherwise `cp -p` and `rsync -a` would report failure for a complete copy.
+        """
         try:
             change()
         except errors.NotSupported as error:
@@ -384,19 +477,20 @@ class Operations:
         return 0
 
     def _stat(self, path: str, entry: Entry) -> Stat:
-        look, kind, mode, size = self._look, entry.kind, entry.mode, entry.size or 0
+        look, kind, mode = self._look, entry.kind, entry.mode
+        size = min(max(entry.size or 0, 0), _MOST_BYTES)
         if mode is None:
             mode = (0o777 if kind is Kind.DIRECTORY else 0o666) & ~look.umask
         when = self._began if entry.mtime is None else entry.mtime
         return Stat(
-            _TYPE_BITS[kind] | mode,
+            _TYPE_BITS[kind] | (mode & 0o7777),
             inode(path),
-            1,  # also for directories: tools that count on links (find) then look by themselves
+            1,  # also for directories: tools that count links (find) then look by themselves
             look.uid,
             look.gid,
             size,
             -(-size // 512),
-            PREFERRED_SIZE,
+            PREFERRED_BYTES,
             when,
             when,
             when,
@@ -406,7 +500,11 @@ class Operations:
 @dataclass
 class _OpenDirectory:
     path: str
-    listed: list[Entry] = field(default_factory=list)  # as its reading began
+    listed: list[Entry] = field(default_factory=list)  # the entries when its reading began
+
+
+def _is_libfuses(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(LIBFUSE_HIDDEN)
 
 
 def _refuse_chown() -> None:

@@ -1,4 +1,4 @@
-"""The command line: `python -m scripts.benchmark`, as root; scripts/bench sets up and calls it."""
+"""The command line: `python -m scripts.benchmark`, as root; scripts/bench prepares and calls it."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ REPO = Path(__file__).resolve().parents[2]
 
 _ROUNDS = 3
 _TIMEOUT, _QUICK_TIMEOUT = 600.0, 10.0  # seconds for one case
-_TIMEOUT_RTTS = 400  # the quick one is at least that many round trips
+_TIMEOUT_RTTS = 400  # the quick timeout is at least this many round trips
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """One run. 0: the tables are there, failed cases and all; 2: it was asked for wrongly."""
+    """One run. Returns 0 with tables, including failed cases; 2 for invalid arguments."""
     options = _parser().parse_args(arguments)
     try:
         if os.geteuid() != 0:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
-    """Leave by an exception, so that everything is taken down."""
+    """Exit by an exception, so that everything is taken down."""
     raise SystemExit(128 + number)
 
 
@@ -97,7 +97,7 @@ def _parameters(options: argparse.Namespace) -> Parameters:
         only=tuple(options.only.split(",") if options.only else (case.name for case in CASES)),
         rounds=rounds,
         timeout=options.timeout or (_quick_timeout(link) if options.quick else _TIMEOUT),
-        # Who asks for more rounds has the time for them.
+        # A user who asks for more rounds has the time for them.
         budget=QUICK_BUDGET if options.quick and rounds == 1 else None,
         sizes=choose_sizes(link, options.quick),
         quick=options.quick,
@@ -130,7 +130,7 @@ def _run(parameters: Parameters) -> report.Run:
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         # Four times the big file (the master, the server's, the buffer, a written one), and small
-        # things.
+        # files.
         memory = servers.memory_folder(parameters.sizes.big * MIB * 4 + (256 << 20))
         folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="ftpfs-bench-", dir=memory))
@@ -155,13 +155,13 @@ def _say(line: str) -> None:
 
 
 def _name(run: report.Run) -> str:
-    """What the run is called: `loopback-quick`, `100-100`."""
+    """The name of the run: `loopback-quick`, `100-100`."""
     link = run.parameters.link.text.replace(",", "-")
     return f"{link}-quick" if run.parameters.quick else link
 
 
 def _command(options: argparse.Namespace) -> str:
-    """The command line without what says where the report goes."""
+    """The command line without the options that say where the report goes."""
     words = ["scripts/bench"]
     for name, value in vars(options).items():
         if name not in ("out", "into") and value not in (None, False):

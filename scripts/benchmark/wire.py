@@ -1,9 +1,8 @@
-"""What reached the server, whichever server it is: commands and connections, seen on the wire.
+"""What reached the server, of any kind: commands and connections, seen on the wire.
 
 A packet socket with a filter in the kernel takes the segments to the control port that open a
-connection or carry data; they are read when somebody asks. So nothing stands between client and
-server, and no log has to be switched on that would slow the server down. (Only vsftpd and
-proftpd have one that would do.)
+connection or carry data; they are read on request. Nothing stands between client and server, and
+the server needs no log, which would slow it down. (Only vsftpd and proftpd have a usable one.)
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ _PACKET_OUTGOING = 4  # on loopback each packet shows twice: once leaving, once 
 _SKF_PKTTYPE = 0xFFFFF004  # SKF_AD_OFF + SKF_AD_PKTTYPE, linux/filter.h
 _SYN = 0x02
 
-_BUFFER = 64 << 20  # bytes; the kernel counts a packet at about 1 KiB, whatever is in it
+_BUFFER = 64 << 20  # bytes; the kernel counts about 1 KiB per packet, whatever its size
 _DATA_VERBS = ("PASV", "EPSV", "PORT", "EPRT")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the server has been sent so far."""
+    """What the server has received so far."""
 
     verbs: collections.Counter[str] = field(default_factory=collections.Counter)
     controls: int = 0  # control connections opened
@@ -40,7 +39,7 @@ class Seen:
 
     @property
     def data(self) -> int:
-        """Data connections that were asked for."""
+        """Data connections requested."""
         return sum(self.verbs[verb] for verb in _DATA_VERBS)
 
     def __sub__(self, other: Seen) -> Seen:
@@ -48,7 +47,7 @@ class Seen:
 
 
 class Tap:
-    """Listens to what goes to `port` by the interface `device`. For one thread. Root only."""
+    """Listens to packets to `port` on the interface `device`. For one thread. Root only."""
 
     def __init__(self, device: str, port: int) -> None:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
@@ -66,7 +65,7 @@ class Tap:
         self._socket.close()
 
     def seen(self) -> Seen | None:
-        """The count up to now; None once packets were missed, because it would be wrong."""
+        """The count so far; None after packets were missed, because it would be wrong."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._take(self._socket.recv(1 << 16, socket.MSG_DONTWAIT))
@@ -82,9 +81,9 @@ class Tap:
     def _take(self, packet: bytes) -> None:
         tcp = packet[(packet[0] & 0x0F) * 4 : int.from_bytes(packet[2:4], "big")]
         sequence = int.from_bytes(tcp[4:8], "big")
-        key = packet[12:16] + tcp[:2]  # who sends it
+        key = packet[12:16] + tcp[:2]  # the sender
         if tcp[13] & _SYN:
-            # A lost SYN is sent again, and is the same connection.
+            # A repeated SYN belongs to the same connection.
             flow = self._flows.get(key)
             if flow is None or flow.first != sequence:
                 self._flows[key] = _Flow(sequence)
@@ -94,7 +93,7 @@ class Tap:
 
 
 class _Flow:
-    """One control connection's bytes to the server, put together again."""
+    """One control connection's bytes to the server, reassembled."""
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -102,10 +101,10 @@ class _Flow:
         self._rest = b""
 
     def verbs(self, sequence: int, data: bytes) -> list[str]:
-        """The verbs of the commands that end with these bytes; what came before is passed over."""
+        """The verbs of the commands that end with these bytes; earlier bytes are skipped."""
         again = (self._next - sequence) % (1 << 32)
         if again < 1 << 31:
-            data, sequence = data[again:], self._next  # that much is sent a second time
+            data, sequence = data[again:], self._next  # these bytes were sent twice
         if not data:
             return []
         self._next = (sequence + len(data)) % (1 << 32)
@@ -113,9 +112,9 @@ class _Flow:
         return [line.split(b" ", 1)[0].decode("ascii", "replace").upper() for line in lines]
 
 
-# Classic BPF, linux/bpf_common.h: what an instruction does.
+# Classic BPF, linux/bpf_common.h: instruction codes.
 _LOAD_BYTE, _LOAD_HALF = 0x30, 0x28
-_LOAD_BYTE_X, _LOAD_HALF_X = 0x50, 0x48  # that far behind x
+_LOAD_BYTE_X, _LOAD_HALF_X = 0x50, 0x48  # at this distance behind x
 _X_HEADER, _X_A = 0xB1, 0x07  # x = length of the IP header; x = a
 _AND, _SHIFT_RIGHT, _ADD_X = 0x54, 0x74, 0x0C
 _IF_EQUAL, _IF_BITS, _IF_ABOVE_X = 0x15, 0x45, 0x2D
@@ -123,7 +122,7 @@ _RETURN = 0x06
 
 
 def _filter(port: int) -> bytes:
-    """Takes IPv4 packets on their way out that open a connection to `port` or carry data to it."""
+    """A filter for outgoing IPv4 packets that open a connection to `port` or carry data to it."""
     last = 19
     steps: list[tuple[int, int]] = [
         (_LOAD_BYTE, _SKF_PKTTYPE),
@@ -138,7 +137,7 @@ def _filter(port: int) -> bytes:
         (_IF_EQUAL, port),
         (_LOAD_BYTE_X, 13),
         (_IF_BITS, _SYN),
-        # Bytes behind both headers, which an acknowledgement has not.
+        # Bytes behind both headers: a pure acknowledgement has none.
         (_LOAD_BYTE_X, 12),
         (_AND, 0xF0),
         (_SHIFT_RIGHT, 2),
@@ -153,7 +152,7 @@ def _filter(port: int) -> bytes:
     for index, (code, value) in enumerate(steps):
         yes = no = 0
         if code in (_IF_BITS, _IF_ABOVE_X):
-            yes = last - index  # to the end, which takes it
+            yes = last - index  # to the end, which accepts
         if code in (_IF_EQUAL, _IF_ABOVE_X):
             no = last - index - 1
         program += struct.pack("HBBI", code, yes, no, value)

@@ -1,7 +1,7 @@
 """The cases: what is done, with which files, and how it is verified.
 
-Each is what a user does, by the program that he would do it with where there is one. Everything
-is cold at the start of a case (a new mount, caches dropped) unless its row says otherwise.
+Each case is what a user does, by the user's usual program if there is one. Everything is cold at
+the start of a case (a new mount, caches dropped) unless its row says otherwise.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from scripts.benchmark.trial import Trial
 
 Unit = Literal["MB/s", "files/s", "entries/s", "reads/s", "names/s", "ms", "s"]
 READERS = 4
-_PARALLEL = "8"  # transfers curl has under way at once; ftpfs opens no more connections than that
+_PARALLEL = "8"  # parallel transfers of curl; ftpfs opens no more connections than that
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. MB/s and the like are amount by time; ms and s time by amount."""
+    """One line of the table. MB/s and similar are amount by time; ms and s are time by amount."""
 
     name: str
     unit: Unit
     title: str
-    settles: bool = False  # a write: there is a second time, until the server holds all of it
+    settles: bool = False  # a write: has a second time, until the server has all of it
 
 
 @dataclass(frozen=True)
 class Case:
-    """A piece of work in one folder of a fresh mount.
+    """A piece of work in one folder of a new mount.
 
-    `stock` is the data in the folder (None: it is empty); with `changes` the case gets a
-    copy of its own. `straight` does the same work without a mount, where that makes sense.
+    `stock` is the data in the folder (None: it is empty); with `changes` the case gets its own
+    copy. `straight` does the same work without a mount, if that makes sense.
     """
 
     name: str
@@ -95,7 +95,7 @@ def _read_straight(trial: Trial) -> None:
 
 
 def _readers(trial: Trial) -> None:
-    """Each reads its quarter of the file."""
+    """Each reader reads its quarter of the file."""
     size = trial.sizes.big * MIB
     errors: list[Exception] = []
 
@@ -133,11 +133,11 @@ def _write_straight(trial: Trial) -> None:
 
 
 def _patch(trial: Trial) -> None:
-    """A MiB in the middle, then one byte at the end, as two openings of the file."""
+    """Write a MiB in the middle, then one byte at the end, each after its own open."""
     wanted = trial.scratch / "wanted"
     wanted.mkdir()
     patch = random.Random(trial.bench.parameters.seed).randbytes(MIB)
-    middle = trial.sizes.patched * MIB // 2 + 12345  # on no block's edge
+    middle = trial.sizes.patched * MIB // 2 + 12345  # not at a block's edge
 
     def change(path: Path) -> None:
         with path.open("r+b", buffering=0) as file:
@@ -170,7 +170,7 @@ def _random(trial: Trial) -> None:
 
 
 def _probe(trial: Trial, row: str, names: list[str], offset: int) -> None:
-    """One byte each of files that nobody has touched; `offset` from the end where negative."""
+    """Read one byte of each of several untouched files; a negative `offset` counts from the end."""
     found = {}
     with trial.timed(row, len(names)):
         for name in names:
@@ -230,7 +230,7 @@ def _in_straight(trial: Trial) -> None:
     source = trial.master("small")
     names = sorted(os.listdir(source))
     with trial.timed("in", len(names)) as clock:
-        # The folder first: eight connections at once would each try to make it.
+        # The folder first: otherwise each of eight connections would try to make it.
         first, *rest = (_curl_put(trial, source / name, f"in/{name}") for name in names)
         _curl(trial, [[*first, f'quote = "MKD /{trial.folder}/in"']])
         _curl(trial, rest, parallel=True)
@@ -238,7 +238,7 @@ def _in_straight(trial: Trial) -> None:
 
 
 def _made(trial: Trial, name: str) -> Path:
-    """A folder that the case made, on the server's disk, once it is the only thing there."""
+    """A folder that the case made, on the server's disk, once nothing else is there."""
     if os.listdir(trial.disk) != [name]:
         raise Wrong(f"{name}: not the only thing on the server")
     return trial.disk / name
@@ -274,7 +274,7 @@ def _tar(trial: Trial) -> None:
     archive = trial.scratch / "source.tar"
     trial.run(["tar", "-cf", archive, "-C", source.parent, source.name])
     with trial.timed("tar", trial.sizes.source) as clock:
-        # As somebody who is not root: the owner stays out of it.
+        # As a user other than root does: owners are not restored.
         trial.run(["tar", "-xf", archive, "--no-same-owner", "-C", trial.here])
         trial.settle(clock, lambda: compare_trees(source, _made(trial, source.name)))
 
@@ -284,7 +284,7 @@ _GIT_INDEX = frozenset({".git/index"})
 
 
 def _git(trial: Trial) -> None:
-    # The owner of the files is not who runs this, which git would take for an attack.
+    # Another user owns the files, which git would take for an attack.
     command = ["git", "-c", "safe.directory=*", "-C", str(trial.here), "status", "--porcelain"]
     with trial.timed("git", 1):
         said = trial.run(command, env=git_environment())
@@ -297,7 +297,7 @@ def _git(trial: Trial) -> None:
         if (trial.disk / ".git/index").read_bytes() != index:
             raise Wrong(".git/index: not the one that the mount shows")
 
-    trial.wait_for(check)  # before the mount is taken away
+    trial.wait_for(check)  # before the mount is gone
 
 
 def _rsync(trial: Trial) -> None:
@@ -305,12 +305,12 @@ def _rsync(trial: Trial) -> None:
     entries = sum(len(folders) + len(files) for _, folders, files in os.walk(source))
     with trial.timed("rsync", entries) as clock:
         trial.run(["rsync", "-a", f"{source}/", f"{trial.here}/"])
-        # Whoever shows other times than the server's makes rsync send all of it again.
+        # If a peer shows other times than the server's, rsync sends everything again.
         trial.settle(clock, lambda: compare_trees(source, trial.disk))
 
 
 def _names(trial: Trial) -> None:
-    """Nothing but names: folders made, files moved into one of them, all of it removed."""
+    """Only names: make folders, move files into one of them, remove everything."""
     files = sorted(os.listdir(trial.disk))
     moved = files[: trial.sizes.names]
     made = [f"folder{number:04}/inside" for number in range(trial.sizes.names)]
@@ -356,7 +356,7 @@ def _curl_put(trial: Trial, source: Path, name: str) -> list[str]:
 def _curl(
     trial: Trial, blocks: list[list[str]], *, parallel: bool = False, stdout: int | None = None
 ) -> str:
-    """One curl for all these transfers, told what to do on standard input."""
+    """One curl for all these transfers, with instructions on standard input."""
     server = trial.bench.server
     common = [f'user = "{server.user}:{server.password}"', 'ftp-method = "nocwd"']
     config = "\nnext\n".join("\n".join([*common, *block]) for block in blocks)

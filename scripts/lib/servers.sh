@@ -1,7 +1,7 @@
-# Puts the real FTP servers for the tests in place; sourced by scripts/test after setup.sh.
+# Unpacks the real FTP servers for the tests; sourced by scripts/test after setup.sh.
 #
 # Their packages conflict with one another, so each is unpacked into a folder of its own and runs
-# from there; nothing of them is installed. Only the libraries they need are.
+# from there. Only the libraries that they need are installed.
 # shellcheck shell=bash
 
 SERVERS=${FTPFS_TEST_SERVERS:-$CACHE/servers}
@@ -18,8 +18,8 @@ packages_of() {
   esac
 }
 
-# libraries_of FILE...: the libraries that these packages depend on, whatever this release calls
-# them; "a | b" becomes "a|b", as install_packages wants it.
+# libraries_of FILE...: the libraries that these packages depend on, by their names in this release;
+# "a | b" becomes "a|b", the form that install_packages takes.
 libraries_of() {
   local file
   for file in "$@"; do
@@ -31,7 +31,7 @@ libraries_of() {
 unpack_server() {
   local name=$1 work package
   work=$(mktemp -d)
-  # apt fetches as the user _apt, who must be able to write here.
+  # apt downloads as the user _apt, which must be able to write here.
   chmod 755 "$work"
   [ "$(id -u)" != 0 ] || ! id _apt >/dev/null 2>&1 || chown _apt "$work"
   for package in $(packages_of "$name"); do
@@ -50,14 +50,14 @@ unpack_server() {
     dpkg-deb -x "$package" "$SERVERS/$name.new"
   done
   printf '%s\n' "${libraries[*]}" >"$SERVERS/$name.new/.libraries"
-  # Last, so that a folder with the right name is a complete one.
+  # Last, so that a folder with this name is always complete.
   mv "$SERVERS/$name.new" "$SERVERS/$name"
   rm -rf "$work"
 }
 
-# The account has no shell and is expired, which keeps it out of everything that asks PAM whether
-# an account is good; the service file for vsftpd does not ask. Password and hash are those of
-# tests/support/servers.py, and serve on loopback only.
+# The account has no shell and is expired, so every service that asks PAM about the account refuses
+# it; the service file for vsftpd does not ask. Password and hash are those of
+# tests/support/servers.py, and are used on loopback only.
 make_test_user() {
   local stamp="$SERVERS/.user"
   if id "$TEST_USER" >/dev/null 2>&1 && [ -e "$PAM_FILE" ] && [ -r "$stamp" ] &&
@@ -75,7 +75,7 @@ make_test_user() {
   printf '%s\n' "$TEST_HASH" >"$stamp"
 }
 
-# The tests' certificates are for that name, and what debootstrap makes has no /etc/hosts.
+# The tests' certificates are for this name, and a system made by debootstrap has no /etc/hosts.
 require_localhost() {
   getent hosts localhost >/dev/null ||
     printf '127.0.0.1 localhost\n' | as_root tee -a /etc/hosts >/dev/null
@@ -91,7 +91,7 @@ install_servers() {
       say "Unpacking $name for the tests ..."
       unpack_server "$name"
     elif [ -r "$SERVERS/$name/.libraries" ]; then
-      # A cache that came from another machine: the libraries may not have come along.
+      # The cache may come from another machine, and the libraries may be missing here.
       read -ra libraries <"$SERVERS/$name/.libraries" || true
       install_packages "${libraries[@]}"
     fi

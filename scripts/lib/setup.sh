@@ -1,15 +1,15 @@
-# Makes a Debian or Ubuntu machine ready for ftpfs; sourced by scripts/demo and scripts/test.
+# Prepares a Debian or Ubuntu machine for ftpfs; sourced by scripts/demo, scripts/test and others.
 #
-# Quick when there is nothing to do: apt is asked only about packages that dpkg does not know as
-# installed, pip only when pyproject.toml has changed since the last time.
+# Quick when nothing is missing: apt runs only for packages that dpkg does not list as installed,
+# pip only after pyproject.toml has changed.
 # shellcheck shell=bash
-# shellcheck disable=SC2034  # used by those who source this
+# shellcheck disable=SC2034  # used by the scripts that source this
 
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 CACHE="$REPO/.cache"
 VENV="$REPO/.venv"
 
-# Each word is a package, or alternatives with "|" where releases name it differently.
+# Each word is a package, or alternatives with "|" if releases name it differently.
 RUN_PACKAGES="libfuse2t64|libfuse2 fuse3"
 TEST_PACKAGES="libfuse3-3|libfuse3-4 rsync git vim-tiny|vim sqlite3 openssl iproute2 systemd man-db procps zsh fish"
 
@@ -20,7 +20,7 @@ die() {
   exit 1
 }
 
-# quietly WHAT COMMAND...: run it, and show what it printed only if it fails.
+# quietly WHAT COMMAND...: run the command, and show its output only if it fails.
 quietly() {
   local what=$1 log
   shift
@@ -34,7 +34,7 @@ quietly() {
   fi
 }
 
-# as_root COMMAND...: as root, through sudo where that is needed.
+# as_root COMMAND...: run the command as root, through sudo if needed.
 as_root() {
   if [ "$(id -u)" = 0 ]; then
     "$@"
@@ -45,10 +45,10 @@ as_root() {
   fi
 }
 
-# missing_packages WORD...: print the words none of whose alternatives is installed.
+# missing_packages WORD...: print each word of which no alternative is installed.
 missing_packages() {
   local word alternative found known
-  # One question for all: each costs 10 ms. A removed package still has a record, hence the status.
+  # One query for all: each costs 10 ms. A removed package still has a record, hence the status.
   # shellcheck disable=SC2016,SC2048,SC2086  # dpkg's own variables; a list
   known=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' ${*//|/ } 2>/dev/null || true)
   for word in "$@"; do
@@ -71,7 +71,7 @@ apt_refresh() {
 
 # available PACKAGE: whether apt could install it now.
 available() {
-  # Not through a pipe to `grep -q`: that hangs up early, and with pipefail the pipe then "fails".
+  # Not through a pipe to `grep -q`: grep closes it early, and with pipefail the pipe then "fails".
   local policy
   policy=$(apt-cache policy "$1" 2>/dev/null)
   [[ $policy == *"Candidate: "[!\(]* ]]
@@ -83,7 +83,7 @@ need_apt() {
   fi
 }
 
-# install_packages WORD...: see to it that one alternative of each word is installed.
+# install_packages WORD...: install one alternative of each word, if none is installed.
 install_packages() {
   local words word alternative choice
   local -a chosen=()
@@ -91,7 +91,7 @@ install_packages() {
   mapfile -t words < <(missing_packages "$@")
   [ "${#words[@]}" -gt 0 ] || return 0
   need_apt "${words[@]}"
-  # Asks for a password, if it must, before the progress lines.
+  # If sudo asks for a password, let it do so before the progress lines.
   as_root true
   for word in "${words[@]}"; do
     choice=
@@ -124,11 +124,11 @@ apt_install() {
 require_fuse_device() {
   [ -e /dev/fuse ] ||
     die "there is no /dev/fuse: load it with \"modprobe fuse\", or start the container with --device /dev/fuse --cap-add SYS_ADMIN"
-  # fusermount looks there for what it may unmount; the smallest Debian images have none.
+  # fusermount reads it to see what it may unmount; the smallest Debian images lack it.
   [ -e /etc/mtab ] || as_root ln -s ../proc/self/mounts /etc/mtab
 }
 
-# find_python: the first Python that is new enough, or an error.
+# find_python: print the first Python that is new enough, or end with an error.
 find_python() {
   local candidate
   for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
@@ -140,17 +140,17 @@ find_python() {
   die "no Python 3.10 or newer: install it (apt-get install python3), or name one in PYTHON=..."
 }
 
-# make_venv EXTRA: .venv with ftpfs in it, "" for use and "dev" for work on it.
+# make_venv EXTRA: make .venv with ftpfs in it; EXTRA is "" for use, "dev" for development.
 make_venv() {
   local extra=$1 stamp="$VENV/.ftpfs-setup" now have=
   now=$(sha256sum <"$REPO/pyproject.toml")
   [ ! -r "$stamp" ] || have=$(<"$stamp")
-  # What has the tools for development has all that the demo needs.
+  # A .venv for development also has everything that the demo needs.
   if [ -x "$VENV/bin/ftpfs" ] && "$VENV/bin/python" -c '' 2>/dev/null; then
     case $have in
       "$now $extra" | "$now dev") return ;;
     esac
-    # Changed requirements must not take the tools away from somebody who had them.
+    # After a change of requirements, a .venv for development must keep its tools.
     case $have in
       *" dev") extra=dev ;;
     esac
@@ -163,7 +163,7 @@ make_venv() {
       install_packages "$version-venv|python3-venv"
     fi
     say "Making .venv ..."
-    # Clears what a removed interpreter left behind.
+    # Clears the remains of a removed interpreter.
     quietly "python -m venv" "$python" -m venv --clear "$VENV"
   fi
   say "Installing ftpfs into .venv ..."

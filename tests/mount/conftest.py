@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ftpfs.daemon import control_socket
 from tests.conftest import RemoteDir
 from tests.support.relay import Relay
 from tests.support.servers import FtpServer
@@ -26,18 +27,26 @@ class Mounted:
     """A folder of a server, mounted."""
 
     path: Path  # here
-    disk_now: Path  # on the server's own disk, whatever it has by now
+    disk_now: Path  # on the server's own disk, possibly not up to date yet
     log: Path
     server: FtpServer
+    state: Path  # XDG_STATE_HOME of its daemon
 
     @property
     def disk(self) -> Path:
-        """The same, when the mount says that everything that was closed is there (or failed)."""
+        """The same folder on the server's disk, once all that was closed is there (or failed)."""
         wait_until_sent(self.path)
         return self.disk_now
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
+
+    def forget(self) -> None:
+        """Send what `ftpfs forget` sends, without the second that a new process takes."""
+        daemons = control_socket.daemons(str(self.path), self.state / "ftpfs" / "control")
+        assert daemons
+        for daemon in daemons:
+            list(control_socket.ask(daemon, "forget", path="/"))
 
     def unmount(self) -> None:
         unmount(self.path)
@@ -65,11 +74,14 @@ def unmount(path: Path) -> None:
 
 
 def ftpfs(
-    *arguments: str, env: dict[str, str] | None = None, timeout: float = 60
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    timeout: float = 60,
+    under: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
+    """Run the command line in a process of its own, `under` another command if told."""
     return subprocess.run(
-        [sys.executable, "-m", "ftpfs", *arguments],
+        [*under, sys.executable, "-m", "ftpfs", *arguments],
         env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -107,6 +119,7 @@ def mount_server(tmp_path: Path, far: bool) -> Iterator[MountServer]:
         port: int | None = None,
         binding: str = "auto",
         options: str = "",
+        under: tuple[str, ...] = (),
     ) -> Mounted:
         here = tmp_path / f"mnt{len(mounted)}"
         here.mkdir()
@@ -121,24 +134,31 @@ def mount_server(tmp_path: Path, far: bool) -> Iterator[MountServer]:
             "-o",
             f"{words},{options}" if options else words,
             env={"FTPFS_PASSWORD": server.password, "XDG_STATE_HOME": str(state)},
+            under=under,
         )
         assert done.returncode == 0, done.stderr + (log.read_text() if log.exists() else "")
         mounted.append(here)
-        return Mounted(here, disk, log, server)
+        return Mounted(here, disk, log, server, state)
 
     yield mount
     for here in mounted:
-        with contextlib.suppress(AssertionError):
+        # Unmount without a Python process: `ftpfs umount` has tests of its own.
+        for command in (["umount"], ["umount", "-l"]):
             if os.path.ismount(here):
-                unmount(here)
-        if os.path.ismount(here):
-            subprocess.run(["umount", "-l", str(here)], check=False)
+                subprocess.run([*command, str(here)], check=False, capture_output=True)
     _wait_for_daemons(tmp_path)
+    for log in tmp_path.glob("mount*.log"):
+        assert "lock order: " not in log.read_text(errors="replace")
 
 
 def _wait_for_daemons(tmp_path: Path) -> None:
-    """No process of ours is left: a daemon that does not end has leaked a thread or a wait."""
+    """Check that no process of a mount is left: one that does not end leaks a thread or a wait."""
     until_gone(lambda: _daemons(str(tmp_path)))
+
+
+def daemons_of(mounted: Mounted) -> list[int]:
+    """The processes that serve this mount, also after it was unmounted."""
+    return _daemons(str(mounted.path))
 
 
 def _daemons(word: str) -> list[int]:
@@ -157,8 +177,7 @@ MountDir = Callable[..., Mounted]
 
 @pytest.fixture
 def mount_dir(remote_dir: RemoteDir, mount_server: MountServer) -> MountDir:
-    """`mount_dir(through=relay, binding=..., options=...)`: the fresh folder of each server, as
-    often as wanted."""
+    """`mount_dir(through=relay, binding=..., options=...)`: mount each server's fresh folder."""
 
     def mount(*, through: Relay | None = None, **words: str) -> Mounted:
         port = through.port if through else None

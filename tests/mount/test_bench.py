@@ -1,9 +1,4 @@
-"""The benchmark instrument: what it must never get wrong.
-
-One wrong byte must fail a case, and not make it fast; a hanging peer must be a failed peer; and
-the arithmetic of the tables is right. The peers here are plain copies of the server's folder, good
-and spoilt, so that nothing but the instrument is tested; and one test does a case for real.
-"""
+"""The benchmark: the mistakes that it must never make."""
 
 from __future__ import annotations
 
@@ -56,7 +51,10 @@ SHARED = {case.stock for case in CASES if not case.changes}
 
 
 class CopyMount(Mount):
-    """A plain folder for a mount: copies, or the server's own folder where the case writes."""
+    """A plain folder in place of a mount.
+
+    It copies to the server's folder, or is that folder if the case writes.
+    """
 
     def __init__(self, place: Place) -> None:
         self.here = place.here
@@ -92,7 +90,7 @@ def spoil_one_byte(folder: Path) -> None:
 
 
 class CopyPeer(Peer):
-    """Perfect; or else `spoil` does something to the folder of the case."""
+    """A peer without faults, unless `spoil` damages the folder of the case."""
 
     name = "copy"
 
@@ -106,7 +104,7 @@ class CopyPeer(Peer):
 
 
 class SpoilingLater(CopyPeer):
-    """Writes through, and then spoils what it has written when it is unmounted."""
+    """Writes correctly, and damages what it has written when it is unmounted."""
 
     def mount(self, place: Place, wait: float) -> Mount:
         class Spoilt(CopyMount):
@@ -121,7 +119,7 @@ def changed(**values: Any) -> Parameters:
 
 
 def errors(figures: Iterable[Figure]) -> list[str]:
-    """Why each of them failed, which all have to."""
+    """The errors of all results. Each result has to have one."""
     assert all(figure.seconds is None for figure in figures)  # failed, not fast
     return [figure.error or "none" for figure in figures]
 
@@ -151,7 +149,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_good_peer_passes_every_case(bench: Bench, case: Case) -> None:
+def test_good_peer_passes_every_case(bench: Bench, case: Case) -> None:
     figures = run_trial(bench, case, CopyPeer())
     assert [figure.error for figure in figures] == [None] * len(case.rows)
     assert [figure.row for figure in figures] == [row.name for row in case.rows]
@@ -168,14 +166,14 @@ def test_one_wrong_byte_fails_the_case(bench: Bench, name: str) -> None:
     assert all("is wrong" in error for error in errors(figures))
 
 
-def test_a_wrong_last_byte_fails_only_its_own_row(bench: Bench) -> None:
+def test_wrong_last_byte_fails_only_its_own_row(bench: Bench) -> None:
     first, last = run_trial(bench, BY_NAME["probes"], CopyPeer(spoil_one_byte))
     assert first.error is None
     assert errors([last]) == ["probe-003.bin: its byte -1 is wrong"]
 
 
 @pytest.mark.parametrize("name", ["write", "in", "patch", "tar", "git", "rsync"])
-def test_one_byte_that_goes_wrong_after_settling_fails_the_case(bench: Bench, name: str) -> None:
+def test_byte_that_changes_after_settling_fails_the_case(bench: Bench, name: str) -> None:
     figures = run_trial(bench, BY_NAME[name], SpoilingLater())
     assert all("is wrong" in error for error in errors(figures))
 
@@ -189,12 +187,12 @@ def test_one_wrong_byte_of_a_random_read_fails(bench: Bench) -> None:
     assert "the 4 KiB from byte" in error
 
 
-def test_a_file_missing_from_a_listing_fails(bench: Bench) -> None:
+def test_file_missing_from_a_listing_fails_the_case(bench: Bench) -> None:
     forgetful = CopyPeer(lambda folder: min(folder.iterdir()).unlink())
     assert errors(run_trial(bench, BY_NAME["wide"], forgetful)) == ["./entry-000000: not listed"]
 
 
-def test_what_never_settles_is_a_timeout_that_says_what_is_missing(bench: Bench) -> None:
+def test_case_that_never_settles_times_out_and_names_what_is_missing(bench: Bench) -> None:
     def disconnect(folder: Path) -> None:
         folder.unlink()
         folder.mkdir()
@@ -204,7 +202,7 @@ def test_what_never_settles_is_a_timeout_that_says_what_is_missing(bench: Bench)
     assert errors(figures) == ["timeout: not done after 0.3 s; big.bin: missing"]
 
 
-def test_a_hanging_program_is_ended_at_the_deadline(bench: Bench) -> None:
+def test_hanging_program_is_ended_at_the_deadline(bench: Bench) -> None:
     def sleep(trial: Trial) -> None:
         trial.run(["sleep", "60"])
 
@@ -217,7 +215,7 @@ def test_a_hanging_program_is_ended_at_the_deadline(bench: Bench) -> None:
     assert time.monotonic() - started < 10
 
 
-def test_peers_take_turns_and_the_next_one_begins_each_round(bench: Bench) -> None:
+def test_peers_take_turns_and_another_begins_each_round(bench: Bench) -> None:
     order: list[str] = []
 
     class Named(CopyPeer):
@@ -234,7 +232,7 @@ def test_peers_take_turns_and_the_next_one_begins_each_round(bench: Bench) -> No
     assert order == ["a", "b", "b", "a", "a", "b"]
 
 
-def test_past_the_budget_nothing_is_begun(bench: Bench) -> None:
+def test_no_case_begins_after_the_time_budget(bench: Bench) -> None:
     bench.parameters = changed(budget=1e-9)
     results = run_all(bench, [BY_NAME["read"]], [CopyPeer()], lambda _: None)
     assert {result.figure.error for result in results} == {"not run: 1e-09 s were up"}
@@ -254,18 +252,18 @@ def test_past_the_budget_nothing_is_begun(bench: Bench) -> None:
         ("100,100", Link(100, 100)),
     ],
 )
-def test_a_link_is_read_and_written(text: str, link: Link) -> None:
+def test_link_description_is_parsed_and_printed(text: str, link: Link) -> None:
     assert parse_link(text) == link
     assert link.text == text
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "20,", "20,0", "20,1,2", "fast", "20 ms"])
-def test_what_is_no_link_is_refused(text: str) -> None:
+def test_malformed_link_description_is_refused(text: str) -> None:
     with pytest.raises(BadParameter, match="no such link"):
         parse_link(text)
 
 
-def test_a_lane_delays_paces_and_keeps_the_order() -> None:
+def test_lane_delays_and_paces_packets_and_keeps_their_order() -> None:
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     out, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with here, there, out, end:
@@ -300,21 +298,21 @@ RESULTS = [
 ]
 
 
-def test_medians_and_ranges() -> None:
+def test_table_shows_medians_and_ranges() -> None:
     table = Table(RESULTS)
     returned, settled = table.lines
     assert table.cell(returned, "ftpfs-fusepy").text == "50 (25..100)"
     assert table.cell(settled, "ftpfs-fusepy").text == "25 (12.5..50)"
 
 
-def test_one_failed_round_fails_the_cell_and_says_why() -> None:
+def test_failed_round_fails_the_cell_and_says_why() -> None:
     table = Table(RESULTS)
     cell = table.cell(table.lines[0], "rclone-full")
     assert (cell.text, cell.error) == ("failed", "no (1 of 3 rounds)")
     assert "- [1] no (1 of 3 rounds)" in report.times(table)
 
 
-def test_the_ratio_is_to_the_best_mount_that_works_and_not_to_the_ceiling() -> None:
+def test_ratio_is_to_the_best_working_mount_and_not_to_the_ceiling() -> None:
     table = Table(RESULTS)
     line = table.lines[0]
     assert table.best(line) == ("rclone-off", 25)
@@ -322,7 +320,7 @@ def test_the_ratio_is_to_the_best_mount_that_works_and_not_to_the_ceiling() -> N
 
 
 @pytest.mark.parametrize(("unit", "value"), [("ms", 20), ("s", 0.02), ("files/s", 50)])
-def test_twice_as_fast_is_two_in_every_unit(unit: str, value: float) -> None:
+def test_ratio_is_two_when_twice_as_fast_in_every_unit(unit: str, value: float) -> None:
     line = Line(Row("x", unit, "x"))  # type: ignore[arg-type]
     fast, slow = Figure("x", 100, seconds=2.0), Figure("x", 100, seconds=4.0)
     one, other = line.value(fast), line.value(slow)
@@ -336,24 +334,24 @@ RUN = Run(
 )
 
 
-def test_a_run_survives_its_json() -> None:
+def test_run_is_the_same_after_its_json_is_read() -> None:
     assert Run.from_json(RUN.to_json()) == RUN
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"parameters": {}}'])
-def test_other_json_is_refused(text: str) -> None:
+def test_json_that_is_no_run_is_refused(text: str) -> None:
     with pytest.raises(BadParameter):
         Run.from_json(text)
 
 
-def test_the_chart_is_xml_and_shows_who_failed() -> None:
+def test_chart_is_xml_and_shows_failed_peers() -> None:
     drawn = ElementTree.fromstring(chart.draw(RUN))
     said = "".join(drawn.itertext())
     assert "one big file, written: settled" in said
     assert "failed:" in said
 
 
-def test_a_section_of_a_page_is_replaced_and_the_rest_is_kept() -> None:
+def test_section_of_a_page_is_replaced_and_the_rest_is_kept() -> None:
     page = report.replace_section("# Title\n", "one", "first")
     page = report.replace_section(page, "two", "second")
     page = report.replace_section(page, "one", "third")
@@ -371,7 +369,7 @@ def needs_root() -> None:
         pytest.skip("drops page caches, which takes root")
 
 
-def test_the_tap_counts_what_the_server_gets(start_server: StartServer) -> None:
+def test_tap_counts_commands_that_reach_the_server(start_server: StartServer) -> None:
     needs_root()
     server = start_server("pyftpdlib")
     with Tap("lo", server.port) as tap:
@@ -399,7 +397,9 @@ def test_the_tap_counts_what_the_server_gets(start_server: StartServer) -> None:
 
 
 @pytest.mark.parametrize("link", ["loopback", "5"])
-def test_a_run_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str], link: str) -> None:
+def test_benchmark_runs_for_real(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], link: str
+) -> None:
     needs_root()
     words = ["--quick", "--only", "probes", "--peers", "ftpfs-fusepy", "--link", link]
     assert main([*words, "--out", str(tmp_path / "run")]) == 0
@@ -417,10 +417,10 @@ def test_a_run_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str], link
 
 
 @pytest.mark.parametrize("case", ["read", "readers", "out"])
-def test_a_peer_that_hangs_is_killed_and_unmounted(
+def test_hanging_peer_is_killed_and_unmounted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    """The daemon is stopped, so that nothing answers: reading waits until it is killed."""
+    """The daemon is stopped, so that no read is answered until it is killed."""
     needs_root()
     held: list[Mount] = []
     mount_it = Peer.mount
@@ -441,7 +441,7 @@ def test_a_peer_that_hangs_is_killed_and_unmounted(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupted_run_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     needs_root()
     words = ["--link", "5", "--peers", "ftpfs-fusepy", "--only", "wide"]
     command = [sys.executable, "-m", "scripts.benchmark", *words, "--out", str(tmp_path / "run")]
@@ -457,7 +457,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, number: signal
 
 
 def mounted_by(pid: int) -> list[str]:
-    """Where children of this process have mounted something, by their command lines."""
+    """Where child processes of this one have mounted something, by their command lines."""
     table = Path("/proc/self/mounts").read_text()
     points = [line.split()[1] for line in table.splitlines() if " fuse.ftpfs " in line]
     lines = []

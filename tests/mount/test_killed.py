@@ -28,16 +28,12 @@ from tests.support.waiting import until_gone
 
 pytestmark = pytest.mark.mount
 
-KILLS = int(os.environ.get("FTPFS_KILLS", "20"))
+KILLS = int(os.environ.get("FTPFS_KILLS", "8"))
 SIZES = [0, 1, 4096, 100_000, 1_500_000]
 
 
 class Work:
-    """Operations on files, and what is known of each name: contents that it may have.
-
-    Before an operation the name may have, besides what it had, what the operation makes of it;
-    after it, that alone. None: no file.
-    """
+    """Operations on files, and the contents that each name may have by now."""
 
     def __init__(self, here: Path, seed: int) -> None:
         self.here = here
@@ -49,7 +45,7 @@ class Work:
         return [name for name, may in self.names.items() if may[0] is not None]
 
     def run(self) -> None:
-        """Until the daemon dies under it."""
+        """Work until the daemon dies."""
         with contextlib.suppress(OSError):
             while True:
                 self.step()
@@ -61,7 +57,7 @@ class Work:
         if choice < 0.4 or not known:
             name = f"f{self.random.randrange(30)}"
             data = self.random.randbytes(self.random.choice(SIZES))
-            # Truncated on the way: what is not closed may be gone, as on any disk.
+            # Opening truncates the file: what is not closed may be lost, as on any disk.
             self.will(name, data, torn=bool(self.names.get(name, [None])[0]))
             (self.here / name).write_bytes(data)
         elif choice < 0.6:
@@ -94,7 +90,7 @@ class Work:
         self.names[name] = [self.names[name][1]]
 
     def check(self, folder: Path) -> None:
-        """Each name has what it may have; that is what it has from now on."""
+        """Check that each name has a possible content. From now on only this one is possible."""
         found = {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith(".")}
         assert not [name for name in found if "conflict" in name]
         assert found.keys() <= self.names.keys()
@@ -111,8 +107,10 @@ class Work:
 
 
 def kill(mounted: Mounted, worker: threading.Thread | None = None) -> None:
-    """SIGKILL. What `worker` does fails from then on; only then is the mountpoint a plain folder
-    again, in which it would go on working."""
+    """Kill the daemon by SIGKILL, and wait until `worker` has noticed.
+
+    Only then is the mountpoint unmounted: the worker would go on in the plain folder below.
+    """
     (daemon,) = _daemons(str(mounted.path))
     os.kill(daemon, signal.SIGKILL)
     until_gone(lambda: _daemons(str(mounted.path)))
@@ -123,7 +121,7 @@ def kill(mounted: Mounted, worker: threading.Thread | None = None) -> None:
 
 
 @pytest.mark.long
-def test_killed_at_random_moments_nothing_that_was_closed_is_lost(
+def test_closed_files_survive_kills_at_random_moments(
     remote_dir: RemoteDir, mount_dir: MountDir
 ) -> None:
     moments = random.Random(11)
@@ -143,7 +141,7 @@ def test_killed_at_random_moments_nothing_that_was_closed_is_lost(
     assert work.done > KILLS
 
 
-def test_the_first_long_file_of_a_folder_is_closed_while_it_is_sent_and_outlives_a_kill(
+def test_first_long_file_of_a_folder_is_closed_while_it_is_sent_and_survives_a_kill(
     remote_dir: RemoteDir, relay: Relay, mount_dir: MountDir
 ) -> None:
     def mount() -> Mounted:
@@ -164,7 +162,7 @@ def test_the_first_long_file_of_a_folder_is_closed_while_it_is_sent_and_outlives
     assert (remote_dir.disk / "long").read_bytes() == data
 
 
-def test_the_next_mount_deletes_the_temporary_files_of_the_killed_one_and_no_others(
+def test_next_mount_deletes_temporary_files_of_the_killed_one_and_no_others(
     remote_dir: RemoteDir, mount_dir: MountDir
 ) -> None:
     another = remote_dir.disk / f".ftpfs-0123abcd-{int(time.time()):08x}-01.tmp"
@@ -173,7 +171,7 @@ def test_the_next_mount_deletes_the_temporary_files_of_the_killed_one_and_no_oth
     mounted = mount_dir()
     (mounted.path / "first").write_bytes(b"1")
     with open(mounted.path / "big", "wb") as file:
-        # Streamed: it is on its way under a temporary name while it is written.
+        # The file is sent under a temporary name while it is written.
         deadline = time.monotonic() + 20
         while len(list(remote_dir.disk.glob(".ftpfs-*.tmp"))) < 2:
             assert time.monotonic() < deadline

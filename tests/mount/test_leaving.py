@@ -1,4 +1,4 @@
-"""Leaving a mount with uploads under way: what is waited for, what goes on, what stays where."""
+"""Unmounting and ending while uploads are under way: what waits, what goes on, what is kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ftpfs import manage
+from ftpfs.commands import mounts
 from tests.conftest import RemoteDir
 from tests.mount.conftest import MountServer, ftpfs
 from tests.support import servers
@@ -30,13 +30,13 @@ pytestmark = pytest.mark.mount
 
 SIZE = 1_000_000
 SLOW = 1_000_000  # bytes a second, for each connection
-# It is still being sent when the next command has started, on a busy machine, too.
+# It is still being sent when the next command has started, even on a busy machine.
 LARGE = 10 * SIZE
 
 
 @pytest.fixture(params=["vsftpd"], scope="session")
 def server_kind(request: pytest.FixtureRequest) -> Kind:
-    """One server: this is about our end."""
+    """One server: these tests are about the client side."""
     kind: Kind = request.param
     return kind
 
@@ -56,7 +56,7 @@ class Leaving:
     def queue(self, count: int, size: int = SIZE) -> None:
         """Write so many files; all but the first are closed long before the server has them."""
         if not self.files:
-            self.write("first", b"x")  # by which the folder is known to take files
+            self.write("first", b"x")  # shows that the folder accepts files
         self.relay.data_rate = SLOW
         for number in range(count):
             self.write(f"f{number}", random.Random(number).randbytes(size))
@@ -104,7 +104,7 @@ def mount(
     """`mount(options)`: a mount through the relay."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
-    def made(options: str = "") -> Leaving:
+    def made(options: str = "", **words: Any) -> Leaving:
         server = remote_dir.server
         mounted = mount_server(
             server,
@@ -113,6 +113,7 @@ def mount(
             port=relay.port,
             binding=fuse_binding,
             options=options,
+            **words,
         )
         source = f"ftp://{server.user}@{server.host}:{relay.port}/{remote_dir.path}"
         return Leaving(mounted.path, remote_dir.disk, relay, source, server.password)
@@ -126,7 +127,7 @@ def leaving(mount: Mount) -> Leaving:
     return mount()
 
 
-def test_more_files_can_wait_than_a_process_may_usually_have_open(mount: Mount) -> None:
+def test_more_files_wait_than_a_process_may_usually_open(mount: Mount) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
     try:
@@ -140,6 +141,25 @@ def test_more_files_can_wait_than_a_process_may_usually_have_open(mount: Mount) 
     assert leaving.status()["uploads"]["files"] > 128
     leaving.relay.data_rate = None
     assert ftpfs("umount", str(leaving.path)).returncode == 0
+    assert leaving.arrived()
+
+
+def test_more_files_than_descriptors_wait_for_a_stuck_server_and_arrive(
+    mount: Mount,
+) -> None:
+    leaving = mount(under=("prlimit", "--nofile=256:256"))
+    leaving.queue(0)
+    leaving.relay.stall_data("up", after=0, times=None)
+    for number in range(1000):
+        leaving.write(f"f{number}", b"content of %d" % number)
+    assert leaving.status()["uploads"]["files"] > 950
+    assert len(os.listdir(f"/proc/{leaving.pid}/fd")) < 200
+    for number in range(0, 1000, 100):
+        assert (leaving.path / f"f{number}").read_bytes() == b"content of %d" % number
+    leaving.relay.clear()
+    leaving.relay.data_rate = None
+    leaving.write("last", b"content")
+    assert ftpfs("umount", str(leaving.path), timeout=150).returncode == 0
     assert leaving.arrived()
 
 
@@ -181,7 +201,7 @@ def read_all(terminal: int) -> str:
     return b"".join(pieces).decode()
 
 
-def test_ctrl_c_leaves_the_rest_to_the_background(leaving: Leaving) -> None:
+def test_ctrl_c_leaves_uploads_to_the_background(leaving: Leaving) -> None:
     leaving.queue(6, LARGE)
     with subprocess.Popen(
         [sys.executable, "-m", "ftpfs", "umount", str(leaving.path)],
@@ -204,7 +224,7 @@ def test_ctrl_c_leaves_the_rest_to_the_background(leaving: Leaving) -> None:
     assert leaving.spooled() == []
 
 
-def test_while_one_still_uploads_the_same_can_be_mounted_again(leaving: Leaving) -> None:
+def test_server_is_mounted_again_while_the_old_daemon_still_uploads(leaving: Leaving) -> None:
     leaving.queue(6, LARGE)
     assert ftpfs("umount", "--lazy", str(leaving.path)).returncode == 0
     again = leaving.mount_again()
@@ -218,7 +238,7 @@ def test_while_one_still_uploads_the_same_can_be_mounted_again(leaving: Leaving)
     assert leaving.arrived()
 
 
-def test_umount_now_leaves_the_rest_to_the_next_mount_or_recover(leaving: Leaving) -> None:
+def test_umount_now_leaves_uploads_to_the_next_mount_or_recover(leaving: Leaving) -> None:
     leaving.queue(6, LARGE)
     done = ftpfs("umount", "--now", str(leaving.path))
     assert done.returncode == 1
@@ -232,19 +252,19 @@ def test_umount_now_leaves_the_rest_to_the_next_mount_or_recover(leaving: Leavin
     assert leaving.spooled() == []
 
 
-def test_umount_does_not_wait_for_ever_for_a_server_that_is_away(
+def test_umount_stops_waiting_when_the_server_is_away(
     mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leaving = mount("connect_timeout=1,reply_timeout=1,data_timeout=1")
     leaving.queue(3)
     leaving.relay.vanish()
-    monkeypatch.setattr(manage, "STUCK", 3.0)
+    monkeypatch.setattr(mounts, "STUCK_SECONDS", 3.0)
 
     @contextlib.contextmanager
-    def unseen() -> Iterator[manage.Progress]:
+    def unseen() -> Iterator[mounts.Progress]:
         yield lambda _uploads: None
 
-    (line,) = manage.umount(str(leaving.path), unseen, now=False)
+    (line,) = mounts.umount(str(leaving.path), unseen, now=False)
     assert "not on the server yet: 3 files" in line
     assert "daemon goes on trying" in line
     assert not os.path.ismount(leaving.path)
@@ -254,13 +274,13 @@ def test_umount_does_not_wait_for_ever_for_a_server_that_is_away(
     assert leaving.arrived()
 
 
-def test_a_daemon_whose_server_never_comes_back_leaves_the_rest_to_the_next_mount(
+def test_daemon_leaves_uploads_to_the_next_mount_when_its_server_stays_away(
     mount: Mount, tmp_path: Path
 ) -> None:
     leaving = mount("connect_timeout=1,reply_timeout=1,data_timeout=1,leave_after=2")
     leaving.queue(3)
     leaving.relay.vanish()
-    time.sleep(4)  # it counts from the unmount
+    time.sleep(4)  # counted from the unmount
     assert leaving.status()["uploads"]["files"] == 3
     subprocess.run(["umount", str(leaving.path)], check=True)
     assert leaving.has_ended(30)
@@ -273,8 +293,8 @@ def test_a_daemon_whose_server_never_comes_back_leaves_the_rest_to_the_next_moun
     assert leaving.arrived()
 
 
-def test_a_slow_server_is_waited_for(mount: Mount) -> None:
-    # What fits into sockets on the way counts as sent: 4 MB and more.
+def test_upload_waits_for_a_slow_server(mount: Mount) -> None:
+    # What fits into socket buffers counts as sent: 4 MB and more.
     leaving = mount("leave_after=8")
     leaving.write("first", b"x")
     leaving.relay.data_rate = SLOW
@@ -288,7 +308,7 @@ def test_a_slow_server_is_waited_for(mount: Mount) -> None:
 # Other ways to go.
 
 
-def test_a_plain_umount_lets_the_daemon_finish(leaving: Leaving) -> None:
+def test_daemon_finishes_uploads_after_a_plain_umount(leaving: Leaving) -> None:
     leaving.queue(6, LARGE)
     subprocess.run(["umount", str(leaving.path)], check=True)
     assert not leaving.arrived()
@@ -298,7 +318,7 @@ def test_a_plain_umount_lets_the_daemon_finish(leaving: Leaving) -> None:
     assert leaving.spooled() == []
 
 
-def test_sigterm_uploads_what_it_can_in_the_grace_time(mount: Mount) -> None:
+def test_daemon_uploads_during_the_grace_time_after_sigterm(mount: Mount) -> None:
     leaving = mount("grace=30")
     leaving.queue(4)
     os.kill(leaving.pid, signal.SIGTERM)
@@ -307,7 +327,7 @@ def test_sigterm_uploads_what_it_can_in_the_grace_time(mount: Mount) -> None:
     assert leaving.arrived()
 
 
-def test_after_the_grace_time_the_rest_is_left_to_the_next_mount(mount: Mount) -> None:
+def test_uploads_are_left_to_the_next_mount_after_the_grace_time(mount: Mount) -> None:
     leaving = mount("grace=1")
     leaving.queue(4, LARGE)
     began = time.monotonic()
@@ -326,7 +346,7 @@ def test_after_the_grace_time_the_rest_is_left_to_the_next_mount(mount: Mount) -
     assert leaving.spooled() == []
 
 
-def test_a_daemon_in_the_background_ends_in_the_grace_time_too(mount: Mount) -> None:
+def test_daemon_in_the_background_ends_within_the_grace_time(mount: Mount) -> None:
     leaving = mount("grace=1")
     leaving.queue(4, LARGE)
     leaving.relay.data_rate = SLOW // 10
@@ -339,7 +359,7 @@ def test_a_daemon_in_the_background_ends_in_the_grace_time_too(mount: Mount) -> 
     assert leaving.arrived()
 
 
-def test_a_second_signal_ends_the_waiting(mount: Mount) -> None:
+def test_second_signal_ends_the_waiting(mount: Mount) -> None:
     leaving = mount("grace=60")
     leaving.queue(4, LARGE)
     leaving.relay.data_rate = SLOW // 10
@@ -353,7 +373,7 @@ def test_a_second_signal_ends_the_waiting(mount: Mount) -> None:
     assert leaving.arrived()
 
 
-def test_no_upload_that_is_stuck_keeps_a_daemon_that_was_told_to_end(mount: Mount) -> None:
+def test_daemon_that_is_told_to_end_ends_though_an_upload_is_stuck(mount: Mount) -> None:
     leaving = mount("grace=1")
     leaving.queue(3, LARGE)
     leaving.relay.data_rate = SLOW // 100
@@ -365,7 +385,7 @@ def test_no_upload_that_is_stuck_keeps_a_daemon_that_was_told_to_end(mount: Moun
     assert leaving.spooled() == []
 
 
-def test_what_a_killed_daemon_left_is_recovered_without_a_mount(leaving: Leaving) -> None:
+def test_recover_uploads_what_a_killed_daemon_left(leaving: Leaving) -> None:
     leaving.queue(4, LARGE)
     os.kill(leaving.pid, signal.SIGKILL)
     assert leaving.has_ended()
@@ -376,7 +396,7 @@ def test_what_a_killed_daemon_left_is_recovered_without_a_mount(leaving: Leaving
     assert ftpfs("umount", str(leaving.path)).returncode == 0
 
 
-def test_a_read_only_mount_sends_nothing_of_what_was_left_and_says_so(
+def test_read_only_mount_sends_nothing_that_was_left_and_says_so(
     leaving: Leaving, tmp_path: Path
 ) -> None:
     leaving.queue(4, LARGE)
@@ -394,7 +414,7 @@ def test_a_read_only_mount_sends_nothing_of_what_was_left_and_says_so(
     assert len(os.listdir(leaving.path)) < len(leaving.files)
     assert not {"STOR", "APPE", "RNFR", "DELE"} & {c.verb for c in leaving.relay.commands[begun:]}
     assert len(leaving.spooled()) == waiting
-    # It is in nobody's way: what may send does, and then there is nothing to say any more.
+    # It blocks nobody: a mount that may write sends the file, and the report ends.
     assert leaving.recover().returncode == 0
     assert leaving.arrived()
     assert leaving.status()["note"] == ""
@@ -404,7 +424,7 @@ def test_a_read_only_mount_sends_nothing_of_what_was_left_and_says_so(
 # ftpfs sync.
 
 
-def test_sync_waits_for_everything(leaving: Leaving) -> None:
+def test_sync_waits_until_everything_is_sent(leaving: Leaving) -> None:
     leaving.queue(6)
     done = ftpfs("sync", str(leaving.path))
     assert (done.returncode, done.stderr) == (0, "")
@@ -414,7 +434,7 @@ def test_sync_waits_for_everything(leaving: Leaving) -> None:
     assert uploads["uploaded_bytes"] == sum(map(len, leaving.files.values()))
 
 
-def test_sync_of_a_folder_waits_for_nothing_else(leaving: Leaving) -> None:
+def test_sync_of_a_folder_does_not_wait_for_others(leaving: Leaving) -> None:
     for name in ("big", "small"):
         (leaving.path / name).mkdir()
         (leaving.path / name / "first").write_bytes(b"x")
@@ -427,7 +447,7 @@ def test_sync_of_a_folder_waits_for_nothing_else(leaving: Leaving) -> None:
     leaving.relay.data_rate = None
 
 
-def test_a_failure_is_a_line_of_sync_a_red_one_of_status_and_an_exit_code(
+def test_failed_upload_is_reported_by_sync_status_and_the_exit_code(
     leaving: Leaving,
 ) -> None:
     leaving.write("first", b"x")
@@ -454,7 +474,7 @@ def test_a_failure_is_a_line_of_sync_a_red_one_of_status_and_an_exit_code(
 
 
 @pytest.mark.parametrize("command", ["sync", "umount"])
-def test_what_was_refused_is_tried_again_by_sync_and_umount(leaving: Leaving, command: str) -> None:
+def test_sync_and_umount_retry_refused_uploads(leaving: Leaving, command: str) -> None:
     leaving.write("first", b"x")
     rule = leaving.relay.refuse("STOR", "552 quota exceeded")
     leaving.write("late", b"x" * 1000)

@@ -1,4 +1,4 @@
-"""Mounting and leaving: what a person is told when it fails, and that nothing is left behind."""
+"""Mounting and unmounting: messages of failures, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MountAttempt = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def demo_server(open_folder: Path) -> Iterator[FtpServer]:
-    """One pyftpdlib server: these tests are about us, not about servers."""
+    """One pyftpdlib server: these tests are about the client side."""
     from tests.support import servers
 
     folder = open_folder / "mounting"
@@ -59,7 +59,7 @@ def attempt(tmp_path: Path) -> MountAttempt:
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """It failed, with one line that holds all of `words` and no password."""
+    """Assert that it failed with one line that contains all of `words` and no password."""
     assert done.returncode == 1
     assert done.stdout == ""
     lines = done.stderr.splitlines()
@@ -73,18 +73,18 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 # Why it failed.
 
 
-def test_an_unknown_host_is_named(attempt: MountAttempt) -> None:
+def test_unknown_host_is_named(attempt: MountAttempt) -> None:
     refused(attempt("no-such-host.invalid"), "no-such-host.invalid")
 
 
-def test_a_refused_connection_says_so(attempt: MountAttempt) -> None:
+def test_refused_connection_is_reported(attempt: MountAttempt) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     refused(attempt(f"127.0.0.1:{port}"), f"127.0.0.1:{port}", "refused")
 
 
-def test_a_host_that_never_answers_ends_with_the_deadline(attempt: MountAttempt) -> None:
+def test_mounting_fails_at_the_deadline_when_the_host_never_answers(attempt: MountAttempt) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -93,11 +93,11 @@ def test_a_host_that_never_answers_ends_with_the_deadline(attempt: MountAttempt)
             f"127.0.0.1:{silent.getsockname()[1]}", "-o", "connect_timeout=1,reply_timeout=1"
         )
         assert time.monotonic() - began < 20  # of 10 and 30 seconds without the options
-    refused(done, "deadline")
+    refused(done, "waiting for the greeting of 127.0.0.1:", "no answer after 1 s", "reply_timeout")
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_who_is_interrupted_while_mounting_does_not_mount_later(
+def test_interrupted_mount_command_does_not_mount_later(
     tmp_path: Path, stop: signal.Signals
 ) -> None:
     here = tmp_path / "here"
@@ -115,10 +115,10 @@ def test_who_is_interrupted_while_mounting_does_not_mount_later(
                 process.send_signal(stop)
                 assert process.wait(10) == 128 + stop
                 daemon.settimeout(10)
-                assert daemon.recv(1) == b""  # nobody waits for the greeting any more
+                assert daemon.recv(1) == b""  # the command does not wait for the greeting any more
 
 
-def test_a_wrong_password_says_so_and_shows_no_password(
+def test_wrong_password_is_reported_without_showing_it(
     attempt: MountAttempt, demo_server: FtpServer
 ) -> None:
     done = attempt(f"{demo_server.user}@127.0.0.1:{demo_server.port}", password="very-secret-word")
@@ -126,14 +126,14 @@ def test_a_wrong_password_says_so_and_shows_no_password(
     assert "very-secret-word" not in done.stderr
 
 
-def test_a_folder_that_is_not_on_the_server_is_named(
+def test_missing_folder_of_the_server_is_named(
     attempt: MountAttempt, demo_server: FtpServer
 ) -> None:
     source = f"ftp://{demo_server.user}@127.0.0.1:{demo_server.port}/not/there"
     refused(attempt(source, password=demo_server.password), "/not/there", "no such folder")
 
 
-def test_a_server_without_tls_is_not_used_in_clear(
+def test_server_without_tls_is_not_used_in_clear(
     attempt: MountAttempt, demo_server: FtpServer
 ) -> None:
     before = len(demo_server.log_text())
@@ -142,7 +142,7 @@ def test_a_server_without_tls_is_not_used_in_clear(
     assert "logged in" not in demo_server.log_text()[before:]
 
 
-def test_a_mount_point_that_is_missing_full_or_no_folder_is_refused(
+def test_mountpoint_that_is_missing_full_or_no_folder_is_refused(
     attempt: MountAttempt, demo_server: FtpServer, tmp_path: Path
 ) -> None:
     source = f"{demo_server.user}@127.0.0.1:{demo_server.port}"
@@ -153,7 +153,9 @@ def test_a_mount_point_that_is_missing_full_or_no_folder_is_refused(
     refused(attempt(source, mountpoint=tmp_path / "full" / "file"), "not a directory")
 
 
-def test_mounting_twice_is_refused(mount_server: MountServer, demo_server: FtpServer) -> None:
+def test_second_mount_at_the_same_place_is_refused(
+    mount_server: MountServer, demo_server: FtpServer
+) -> None:
     mounted = mount_server(demo_server, demo_server.root)
     done = ftpfs(
         "mount",
@@ -164,10 +166,10 @@ def test_mounting_twice_is_refused(mount_server: MountServer, demo_server: FtpSe
     refused(done, "mounted there already")
 
 
-def test_a_missing_fuse_device_is_named_with_the_cure(
+def test_missing_fuse_device_is_named_with_the_cure(
     attempt: MountAttempt, demo_server: FtpServer, tmp_path: Path
 ) -> None:
-    # A mount namespace of its own in which /dev/fuse is not there.
+    # A separate mount namespace without /dev/fuse.
     here = tmp_path / "here"
     here.mkdir()
     script = (
@@ -184,11 +186,11 @@ def test_a_missing_fuse_device_is_named_with_the_cure(
     refused(done, "/dev/fuse", "modprobe fuse")
 
 
-def test_umount_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_umount_of_another_file_system_is_refused(tmp_path: Path) -> None:
     refused(ftpfs("umount", str(tmp_path)), "nothing of ftpfs")
 
 
-def test_umount_of_a_busy_mount_says_how_to_find_the_user(
+def test_umount_of_a_busy_mount_says_how_to_find_the_program(
     mount_server: MountServer, demo_server: FtpServer
 ) -> None:
     (demo_server.root / "file").write_text("x")
@@ -202,7 +204,7 @@ def test_umount_of_a_busy_mount_says_how_to_find_the_user(
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_foreground_mount_logs_to_stderr_and_ends_cleanly_on_a_signal(
+def test_foreground_mount_logs_to_stderr_and_ends_cleanly_on_a_signal(
     demo_server: FtpServer, tmp_path: Path, fuse_binding: str, stop: signal.Signals
 ) -> None:
     here = tmp_path / "here"
@@ -247,16 +249,18 @@ def test_nothing_is_left_behind_after_unmounting(mounted: Mounted, tmp_path: Pat
 
 @dataclass(frozen=True)
 class Unprivileged:
-    """The test servers' own user: no privileges, no HOME; a folder of his, and the way to run."""
+    """The test servers' user: no privileges, no HOME; a folder of its own, and `run`."""
 
     folder: Path
-    user: str  # a command that runs another one as him
+    user: str  # a command that runs another one as this user
     program: str  # ftpfs, as he can run it
     environment: dict[str, str]
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Run a shell script as root, in a mount namespace where the device is open to all, as udev
-        makes it: here it need not be."""
+        """Run a shell script as that user, in a mount namespace where all may open /dev/fuse.
+
+        udev opens the device to all users; in a container it may be closed.
+        """
         outer = f"""
             mknod {self.folder}/fuse c 10 229; chmod 666 {self.folder}/fuse
             mount --bind {self.folder}/fuse /dev/fuse
@@ -296,7 +300,7 @@ def unprivileged(demo_server: FtpServer) -> Iterator[Unprivileged]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_user_without_root_mounts_with_fusermount(
+def test_user_without_root_mounts_with_fusermount(
     demo_server: FtpServer, unprivileged: Unprivileged, fuse_binding: str
 ) -> None:
     folder, user, program = unprivileged.folder, unprivileged.user, unprivileged.program
@@ -315,7 +319,7 @@ def test_a_user_without_root_mounts_with_fusermount(
 def test_two_users_mount_the_same_server_side_by_side(
     demo_server: FtpServer, unprivileged: Unprivileged
 ) -> None:
-    """Each sees, asks and unmounts his own, and neither the other's."""
+    """Each user sees, asks and unmounts only their own mount."""
     folder, user, program = unprivileged.folder, unprivileged.user, unprivileged.program
     source = f"{demo_server.user}@127.0.0.1:{demo_server.port}"
     done = unprivileged.run(f"""
@@ -348,7 +352,7 @@ def test_two_users_mount_the_same_server_side_by_side(
 
 
 def _system_python(environment: dict[str, str]) -> str:
-    """A command line for ftpfs that any user may run, with what is installed here."""
+    """A command line for ftpfs that any user may run, with the libraries installed here."""
     import click
 
     import ftpfs
@@ -371,10 +375,10 @@ def test_several_mounts_side_by_side_do_not_mix(remote_dir: RemoteDir, mount_dir
     assert (mounts[1].path / "f1").read_text() == "1"
 
 
-# The demonstration, and another server's manners.
+# The demo, and an idle server.
 
 
-def test_the_demo_runs_and_leaves_nothing(tmp_path: Path) -> None:
+def test_demo_runs_and_leaves_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ftpfs", "demo"],
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -390,17 +394,43 @@ def test_the_demo_runs_and_leaves_nothing(tmp_path: Path) -> None:
     assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
 
 
-def test_an_idle_server_that_hung_up_is_connected_again(
+def test_mount_reconnects_after_an_idle_server_hung_up(
     start_server: StartServer, mount_server: MountServer
 ) -> None:
     from tests.support.servers import Options
 
     server = start_server("vsftpd", options=Options(idle_timeout=1))
     (server.root / "f").write_text("content")
-    mounted = mount_server(server, server.root, options="list_ttl=0,attr_timeout=0")
+    mounted = mount_server(server, server.root)
     assert os.listdir(mounted.path) == ["f"]
     time.sleep(2.5)
     assert (mounted.path / "f").read_text() == "content"
     time.sleep(2.5)
     (mounted.path / "g").write_text("new")
     assert (server.root / "g").read_text() == "new"
+
+
+def test_symbolic_link_in_the_place_of_the_spool_is_refused(
+    remote_dir: RemoteDir, mount_server: MountServer, tmp_path: Path
+) -> None:
+    shared, target = tmp_path / "shared", tmp_path / "target"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    target.mkdir()
+    target.chmod(0o755)
+
+    def mount() -> Mounted:
+        server = remote_dir.server
+        return mount_server(
+            server, remote_dir.disk, path=remote_dir.path, options=f"spool_dir={shared}"
+        )
+
+    mounted = mount()
+    (name,) = os.listdir(shared)
+    mounted.unmount()
+    until(lambda: not os.listdir(shared))
+    (shared / name).symlink_to(target)
+    with pytest.raises(AssertionError, match="symbolic link"):
+        mount()
+    assert os.listdir(target) == []
+    assert target.stat().st_mode & 0o777 == 0o755

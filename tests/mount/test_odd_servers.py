@@ -1,4 +1,4 @@
-"""What a mount makes of odd servers; how the connection copes: tests/unit/test_odd_servers.py."""
+"""Mounts of odd servers. How a connection copes with them: tests/unit/ftp/test_odd_servers.py."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import StartServer
 from tests.mount.conftest import Mounted, MountServer, ftpfs
-from tests.support import odd_server, servers
+from tests.support import listings, odd_server, servers
+from tests.support.listings import Dialect, File
 from tests.support.odd_server import OddServer, Script
-from tests.unit.test_foreign import mvs, vms
+from tests.unit.ftp.test_foreign import mvs, vms
 
 pytestmark = pytest.mark.mount
 
@@ -32,12 +34,12 @@ def mount_odd(mount_server: MountServer, fuse_binding: str) -> MountOdd:
 
 
 def settled(here: Path) -> None:
-    """What was written is on the server."""
+    """Wait until everything that was written is on the server."""
     done = ftpfs("sync", str(here), env={"XDG_STATE_HOME": str(here.parent / "state")})
     assert done.returncode == 0, done.stderr
 
 
-def test_links_that_loop_end_somewhere(mounted: Mounted) -> None:
+def test_find_ends_in_a_tree_with_looping_links(mounted: Mounted) -> None:
     (mounted.disk / "sub").mkdir()
     (mounted.disk / "sub" / "file").write_text("content")
     os.symlink(".", mounted.disk / "self")
@@ -65,7 +67,7 @@ def test_links_that_loop_end_somewhere(mounted: Mounted) -> None:
     mounted.unmount()
 
 
-def test_a_server_that_takes_one_connection_serves_a_mount(
+def test_mount_works_with_a_server_that_takes_one_connection(
     tmp_path: Path, mount_odd: MountOdd
 ) -> None:
     root = tmp_path / "root"
@@ -87,7 +89,7 @@ def test_a_server_that_takes_one_connection_serves_a_mount(
         assert (root / "copy").read_bytes() == b"x" * 300_000
 
 
-def test_names_in_another_encoding_are_readable_here_and_right_there(
+def test_names_in_another_encoding_are_translated_in_both_directions(
     tmp_path: Path, mount_odd: MountOdd
 ) -> None:
     root = tmp_path / "root"
@@ -104,7 +106,7 @@ def test_names_in_another_encoding_are_readable_here_and_right_there(
         assert "größer".encode("latin-1") in os.listdir(os.fsencode(root))
 
 
-def test_a_server_with_nothing_but_rfc_959_carries_everyday_work(
+def test_everyday_work_succeeds_on_a_server_with_nothing_but_rfc_959(
     tmp_path: Path, mount_odd: MountOdd
 ) -> None:
     root = tmp_path / "root"
@@ -136,7 +138,7 @@ def test_a_server_with_nothing_but_rfc_959_carries_everyday_work(
             assert file.read(1000) == big[1_500_000:1_501_000]
 
 
-def test_verify_content_finds_what_arrives_with_another_bit_and_keeps_what_never_arrives(
+def test_verify_content_finds_flipped_bits_and_keeps_files_that_never_arrive(
     tmp_path: Path, mount_odd: MountOdd
 ) -> None:
     root = tmp_path / "root"
@@ -165,14 +167,14 @@ def test_verify_content_finds_what_arrives_with_another_bit_and_keeps_what_never
         assert (here / "file").read_bytes() == b"never arrives so"
         spoiling.clear()
         with pytest.raises(OSError, match="Input/output"), open(here / "file", "ab"):
-            pass  # once, to whoever comes next
+            pass  # once, for the next upload
         with open(here / "file", "ab") as file:
             file.write(b", but now")
         settled(here)
         assert (root / "file").read_bytes() == b"never arrives so, but now"
 
 
-def test_verify_content_on_a_real_server_that_tells_checksums(
+def test_verify_content_works_on_a_real_server_with_checksums(
     tmp_path: Path, mount_server: MountServer, fuse_binding: str, start_server: StartServer
 ) -> None:
     digests = servers.Options(extra=("LoadModule mod_digest.c", "DigestEngine on"))
@@ -200,7 +202,7 @@ def test_verify_content_on_a_real_server_that_tells_checksums(
 
 
 @pytest.mark.parametrize("system", [vms, mvs])
-def test_a_server_without_slashes_carries_everyday_work(
+def test_everyday_work_succeeds_on_a_server_without_slashes(
     tmp_path: Path, mount_odd: MountOdd, system: Callable[[Path], Script]
 ) -> None:
     root = tmp_path / "root"
@@ -225,3 +227,97 @@ def test_a_server_without_slashes_carries_everyday_work(
         assert (root / "A" / name).read_bytes() == b"content\nmore\n"
         assert (root / "A" / new).read_bytes() == b"new"
         assert sorted(os.listdir(root / "A")) == [name, new]
+
+
+DISKS = {
+    "two seconds": Script(keeps_time=lambda now: now // 2 * 2),
+    "minutes": Script(keeps_time=lambda now: now // 60 * 60),
+    "up to two seconds": Script(keeps_time=lambda now: -(-now // 2) * 2),
+    "ignored": Script(ignores_times=True),
+    "renames": Script(dates_renames=True),
+    "LIST and minutes": Script(
+        keeps_time=lambda now: now // 60 * 60, unknown={"MLSD", "MLST", "MFMT"}
+    ),
+}
+
+
+@pytest.mark.parametrize("disk", DISKS)
+def test_repeated_edits_make_no_conflict_copies_when_the_server_keeps_coarse_times(
+    tmp_path: Path, mount_odd: MountOdd, disk: str
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    with odd_server.start(root, DISKS[disk]) as odd:
+        here = mount_odd(odd)
+        done = subprocess.run(
+            "for i in 1 2 3 4 5; do echo line $i >> log; printf 'draft %s\n' $i > draft;"
+            " sqlite3 a.db 'create table if not exists t(x); insert into t values(1);' || exit 1;"
+            " sleep 1.1; done; touch -d 2001-02-03T04:05:07Z log; echo line 6 >> log",
+            shell=True,
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert not done.stderr
+        settled(here)
+        assert sorted(os.listdir(root)) == ["a.db", "draft", "log"]
+        assert (root / "log").read_text() == "".join(f"line {i}\n" for i in range(1, 7))
+        assert (root / "draft").read_text() == "draft 5\n"
+        count = ["sqlite3", str(root / "a.db"), "select count(*) from t"]
+        assert subprocess.check_output(count, text=True) == "5\n"
+
+
+def written_as(dialect: Dialect) -> Callable[[Path], bytes]:
+    """The lines that LIST prints for a folder on the server's disk, in that dialect."""
+
+    def write(folder: Path) -> bytes:
+        files = []
+        for path in sorted(folder.iterdir()):
+            seen = path.stat()
+            when = datetime.fromtimestamp(seen.st_mtime // 60 * 60, tz=timezone.utc)
+            files.append(File(path.name, path.is_dir(), seen.st_size, when))
+        return b"".join(line + b"\r\n" for line in listings.listing(dialect, files))
+
+    return write
+
+
+@pytest.mark.parametrize("kind", ["unix, thousands", "unix, Japanese", "mvs", "os-9", "vxworks"])
+def test_everyday_work_succeeds_on_a_server_with_another_dialect(
+    tmp_path: Path, mount_odd: MountOdd, kind: str
+) -> None:
+    root = tmp_path / "root"
+    (root / "FOLDER").mkdir(parents=True)
+    content = os.urandom(1_234_567)
+    (root / "FILE").write_bytes(content)
+    (root / "FOLDER" / "INSIDE").write_bytes(b"inside")
+    script = Script(
+        unknown={"MLSD", "MLST", "MDTM", "MFMT"}, listing=written_as(listings.DIALECTS[kind])
+    )
+    with odd_server.start(root, script) as odd:
+        here = mount_odd(odd)
+        assert sorted(os.listdir(here)) == ["FILE", "FOLDER"]
+        assert (here / "FOLDER").is_dir()
+        assert (here / "FILE").read_bytes() == content
+        assert (here / "FILE").stat().st_size == len(content)
+        assert abs((here / "FILE").stat().st_mtime - (root / "FILE").stat().st_mtime) <= 86400
+        (here / "FOLDER" / "NEW").write_bytes(b"new" * 1000)
+        (here / "FILE").rename(here / "FOLDER" / "MOVED")
+        settled(here)
+        assert (root / "FOLDER" / "MOVED").read_bytes() == content
+        assert (root / "FOLDER" / "NEW").read_bytes() == b"new" * 1000
+
+
+def test_mlsd_is_used_when_the_server_has_no_mlst(tmp_path: Path, mount_odd: MountOdd) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "file").write_bytes(b"content")
+    os.utime(root / "file", (1_000_000_007, 1_000_000_007))
+    script = Script(
+        unknown={"MLST", "LIST", "MDTM"}, replies={"FEAT": "211-Features\n MLSD\n SIZE\n211 End"}
+    )
+    with odd_server.start(root, script) as odd:
+        here = mount_odd(odd)
+        assert (here / "file").stat().st_mtime == 1_000_000_007
+        assert (here / "file").read_bytes() == b"content"

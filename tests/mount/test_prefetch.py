@@ -1,6 +1,6 @@
-"""Small files fetched ahead over a long link: that they are, and that every byte is right.
+"""Small files are prefetched over a long link, and every byte is right.
 
-With the benchmark's own link, which compares what was copied with the server's disk.
+The test uses the benchmark's link, which compares the copies with the server's disk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ pytestmark = pytest.mark.mount
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a long link takes root")
-def test_a_folder_copied_over_a_long_link_is_fetched_ahead_and_right(tmp_path: Path) -> None:
+def test_small_files_are_prefetched_when_a_folder_is_copied_over_a_long_link(
+    tmp_path: Path,
+) -> None:
     peers = ",".join(f"ftpfs-{binding}" for binding in BINDINGS)
     words = ["--rounds", "1", "--only", "out", "--link", "10", "--peers", peers]
     assert main([*words, "--out", str(tmp_path / "run")]) == 0

@@ -1,4 +1,4 @@
-"""No password where somebody could read it: every place is searched, with a mount alive."""
+"""A password is nowhere readable: every place is searched while a mount runs."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def server(open_folder: Path) -> Iterator[FtpServer]:
 
 
 def holds(password: str, *places: bytes | str) -> list[int]:
-    """The places that show the password."""
+    """The places in which the password can be read."""
     texts = [p if isinstance(p, bytes) else p.encode("utf-8", "surrogateescape") for p in places]
     return [number for number, text in enumerate(texts) if password.encode() in text]
 
 
 def shown_by_proc(pid: int) -> bytes:
-    """All that root may read of a process as text."""
+    """Everything in /proc about a process that root can read as text."""
     shown = b""
     for name in ("cmdline", "environ", "comm", "status", "mountinfo", "maps"):
         shown += (Path("/proc") / str(pid) / name).read_bytes()
@@ -48,7 +48,7 @@ def _said(done: subprocess.CompletedProcess[str]) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-def test_a_live_mount_shows_the_password_nowhere(
+def test_live_mount_shows_the_password_nowhere(
     server: FtpServer, mount_server: MountServer, fuse_binding: str, tmp_path: Path
 ) -> None:
     mounted = mount_server(server, server.root, binding=fuse_binding)  # the log level is debug
@@ -68,7 +68,7 @@ def test_a_live_mount_shows_the_password_nowhere(
         *(path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file()),
     ]
     assert not holds(server.password, *places)
-    # The search can find: a process that did not hide it.
+    # Check the search itself on a process that does not hide the password.
     with subprocess.Popen(["sleep", "9"], env={"FTPFS_PASSWORD": server.password}) as plain:
         try:
             # The kernel shows the environment a moment after exec has succeeded.
@@ -77,7 +77,7 @@ def test_a_live_mount_shows_the_password_nowhere(
             plain.kill()
 
 
-def test_a_password_in_the_address_is_blanked_while_mounted(
+def test_password_in_the_address_is_blanked_while_mounted(
     server: FtpServer, tmp_path: Path
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -109,7 +109,7 @@ def test_a_password_in_the_address_is_blanked_while_mounted(
     ],
 )
 @pytest.mark.parametrize("password", ["Odd-secret.9", "gëheim-9"])
-def test_a_login_that_fails_repeats_no_password_even_if_the_server_does(
+def test_failed_login_does_not_show_the_password_even_if_the_server_does(
     reply: str, password: str, tmp_path: Path
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -177,7 +177,7 @@ def as_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[st
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_the_same_user_cannot_look_into_the_daemon_nor_make_it_dump_core(
+def test_another_process_of_the_user_cannot_read_the_daemon_nor_make_it_dump_core(
     server: FtpServer, as_nobody: Callable[[str], str]
 ) -> None:
     said = as_nobody(f"""
@@ -196,7 +196,7 @@ def test_the_same_user_cannot_look_into_the_daemon_nor_make_it_dump_core(
 def test_programs_started_from_the_daemon_get_no_password(
     server: FtpServer, tmp_path: Path
 ) -> None:
-    """fusermount and umount are other people's programs."""
+    """fusermount and umount must not get it: they are other people's code."""
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "umount").write_text(f'#!/bin/sh\nenv > {tmp_path}/seen\nexec /bin/umount "$@"\n')

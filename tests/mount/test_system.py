@@ -1,4 +1,4 @@
-"""Living in a system: fstab and mount(8), systemd's readiness, a crash before, named servers."""
+"""Integration with the system: fstab, mount(8), systemd, recovery from a crash, named servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.waiting import until, until_gone
 
 pytestmark = pytest.mark.mount
 
-# What lines of fstab carry for others than us.
+# Words in fstab that are meant for other programs.
 FOREIGN = "defaults,_netdev,nofail,noauto,user,x-systemd.automount,comment=a,x-gvfs-show,relatime"
 SCRIPTS = sysconfig.get_path("scripts")
 
@@ -82,7 +82,7 @@ def boot(server: FtpServer, tmp_path: Path) -> Callable[[str, str], str]:
 
 
 @pytest.mark.parametrize("kind", ["ftpfs", "fuse.ftpfs"])
-def test_a_line_of_fstab_mounts_with_nothing_in_the_environment(
+def test_line_of_fstab_mounts_with_an_empty_environment(
     boot: Callable[[str, str], str], server: FtpServer, kind: str
 ) -> None:
     said = boot(
@@ -98,18 +98,18 @@ def test_a_line_of_fstab_mounts_with_nothing_in_the_environment(
     assert "echo ran" in said
     assert f"{server.user}@127.0.0.1" in said
     assert " fuse.ftpfs " in said
-    # mount(8)'s `user` brings them.
+    # mount(8) adds them for `user`.
     assert "nosuid,nodev,noexec" in said
     assert (server.root / "written").read_text() == "new\n"
 
 
-def test_mount_a_takes_it_along(boot: Callable[[str, str], str]) -> None:
+def test_mount_a_mounts_the_line_of_fstab(boot: Callable[[str, str], str]) -> None:
     line = "{source} {here} ftpfs _netdev,{words} 0 0\n"
     said = boot(line, "/bin/mount -a -t ftpfs; /bin/cat {here}/script; /bin/umount {here}")
     assert "echo ran" in said
 
 
-def test_the_kernel_hears_of_exec_dev_and_suid(boot: Callable[[str, str], str]) -> None:
+def test_kernel_gets_exec_dev_and_suid(boot: Callable[[str, str], str]) -> None:
     # mount(8) keeps `suid` and `dev` to itself: only `ftpfs mount` can ask for them.
     script = f"""
         /bin/mount -t ftpfs {{source}} {{here}} -o {{words}}
@@ -132,7 +132,7 @@ def test_the_kernel_hears_of_exec_dev_and_suid(boot: Callable[[str, str], str]) 
     assert "nodev" not in open_
 
 
-def test_without_a_helper_mount_fuse_finds_ftpfs_and_adds_no_suid(
+def test_mount_fuse_finds_ftpfs_without_a_helper_and_adds_no_suid(
     boot: Callable[[str, str], str],
 ) -> None:
     script = f"""
@@ -146,7 +146,7 @@ def test_without_a_helper_mount_fuse_finds_ftpfs_and_adds_no_suid(
     assert "nosuid,nodev" in boot("", script)
 
 
-def test_a_mount_that_fails_says_why_and_exits_as_mount_expects(
+def test_failed_mount_says_why_and_exits_as_mount_expects(
     boot: Callable[[str, str], str],
 ) -> None:
     script = """
@@ -164,7 +164,7 @@ def test_a_mount_that_fails_says_why_and_exits_as_mount_expects(
 # systemd.
 
 
-def test_systemd_hears_when_the_mount_answers_and_when_it_stops(
+def test_systemd_is_notified_when_the_mount_answers_and_when_it_stops(
     server: FtpServer, tmp_path: Path, fuse_binding: str
 ) -> None:
     here = tmp_path / "here"
@@ -208,14 +208,14 @@ def error_of(path: Path) -> int | None:
     return None
 
 
-def test_a_mount_whose_daemon_was_killed_is_replaced(
+def test_mount_whose_daemon_was_killed_is_replaced(
     server: FtpServer, mount_server: MountServer, tmp_path: Path, fuse_binding: str
 ) -> None:
     mounted = mount_server(server, server.root, binding=fuse_binding)
     (pid,) = _daemons(str(mounted.path))
     os.kill(pid, signal.SIGKILL)
     until(lambda: not servers.running(pid))
-    # The first to come may get ECONNABORTED.
+    # The first call may get ECONNABORTED.
     until(lambda: error_of(mounted.path) == errno.ENOTCONN)
     done = ftpfs(
         "mount",
@@ -232,9 +232,7 @@ def test_a_mount_whose_daemon_was_killed_is_replaced(
 # Named servers.
 
 
-def test_a_named_server_is_mounted_and_listed_by_its_name(
-    server: FtpServer, tmp_path: Path
-) -> None:
+def test_named_server_is_mounted_and_listed_by_its_name(server: FtpServer, tmp_path: Path) -> None:
     (server.root / "sub").mkdir(exist_ok=True)
     (server.root / "sub" / "inner").write_text("x")
     (tmp_path / "password").write_text(server.password)

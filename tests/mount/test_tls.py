@@ -1,4 +1,4 @@
-"""FTPS on real mounts: explicit and implicit, verified, and never a word in clear where it fails.
+"""FTPS on real mounts: explicit and implicit TLS, verification, and nothing in clear on failure.
 
 vsftpd runs with require_ssl_reuse=YES and proftpd with its default TLS options: both refuse a data
 connection that does not resume the control connection's TLS session.
@@ -39,18 +39,16 @@ SCHEMES: dict[Tls, str] = {"explicit": "ftpes", "implicit": "ftps"}
 def secured(
     request: pytest.FixtureRequest, start_server: StartServer, mount_server: MountServer
 ) -> Mounted:
-    """Each server that speaks TLS, demanding it, mounted."""
+    """A mount of each server that supports TLS. The server requires TLS."""
     kind, tls = request.param
     server = start_server(kind, tls=tls, require_tls=True)
-    return mount_server(
-        server, server.root, scheme=SCHEMES[tls], options=f"tls_ca={server.ca},list_ttl=1"
-    )
+    return mount_server(server, server.root, scheme=SCHEMES[tls], options=f"tls_ca={server.ca}")
 
 
 # What works.
 
 
-def test_a_tree_goes_in_and_out_byte_for_byte(secured: Mounted, tmp_path: Path) -> None:
+def test_tree_is_copied_in_and_out_byte_for_byte_over_tls(secured: Mounted, tmp_path: Path) -> None:
     source = make_tree(tmp_path / "source")
     run(f"cp -a {source}/. {secured.path}/", tmp_path)
     assert snapshot(secured.disk) == snapshot(source)
@@ -62,7 +60,7 @@ def test_a_tree_goes_in_and_out_byte_for_byte(secured: Mounted, tmp_path: Path) 
     assert not (secured.disk / "dir0").exists()
 
 
-def test_many_files_are_written_at_once(secured: Mounted) -> None:
+def test_many_files_are_written_at_once_over_tls(secured: Mounted) -> None:
     rng = random.Random(3)
     contents = {f"file{n}": rng.randbytes(3_000_000 + n) for n in range(6)}
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
@@ -70,7 +68,7 @@ def test_many_files_are_written_at_once(secured: Mounted) -> None:
     assert {n: (secured.disk / n).read_bytes() for n in contents} == contents
 
 
-def test_many_files_are_read_at_once(secured: Mounted) -> None:
+def test_many_files_are_read_at_once_over_tls(secured: Mounted) -> None:
     rng = random.Random(4)
     contents = {f"file{n}": rng.randbytes(3_000_000 + n) for n in range(6)}
     for name, data in contents.items():
@@ -85,7 +83,7 @@ def test_many_files_are_read_at_once(secured: Mounted) -> None:
 
 
 class Tap:
-    """Passes everything on to a server, and keeps what the client says."""
+    """Forwards everything to a server and records what the client sends."""
 
     def __init__(self, server: FtpServer) -> None:
         self._server = (server.host, server.port)
@@ -132,7 +130,10 @@ def tap() -> Iterator[Callable[[FtpServer], Tap]]:
 
 
 def refused(tapped: Tap, scheme: str, mountpoint: Path, options: str = "") -> str:
-    """Mounting fails with one line on stderr; that line. No password and no name went in clear."""
+    """Check that mounting fails with one line on stderr, and return that line.
+
+    No password and no name was sent in clear.
+    """
     mountpoint.mkdir()
     done = ftpfs(
         "mount",
@@ -161,7 +162,7 @@ def refused(tapped: Tap, scheme: str, mountpoint: Path, options: str = "") -> st
         ("unknown authority", "certificate"),
     ],
 )
-def test_a_bad_certificate_is_refused_by_name_of_its_fault(
+def test_bad_certificate_is_refused_and_its_fault_named(
     start_server: StartServer,
     certificates: Certificates,
     tap: Callable[[FtpServer], Tap],
@@ -180,7 +181,7 @@ def test_a_bad_certificate_is_refused_by_name_of_its_fault(
 
 
 @pytest.mark.parametrize("kind", ["vsftpd", "proftpd", "pyftpdlib"])
-def test_a_server_without_tls_is_not_talked_to_in_clear(
+def test_server_without_tls_gets_no_login_in_clear(
     start_server: StartServer, tap: Callable[[FtpServer], Tap], tmp_path: Path, kind: Kind
 ) -> None:
     """(Every pure-ftpd has TLS compiled in and asks for a certificate only at AUTH.)"""
@@ -191,14 +192,14 @@ def test_a_server_without_tls_is_not_talked_to_in_clear(
 
 
 @pytest.mark.parametrize("kind", servers.KINDS)
-def test_a_server_that_demands_tls_says_so(
+def test_error_says_that_the_server_demands_tls(
     start_server: StartServer, tap: Callable[[FtpServer], Tap], tmp_path: Path, kind: Kind
 ) -> None:
     server = start_server(kind, tls="explicit", require_tls=True)
     assert "demands TLS" in refused(tap(server), "ftp", tmp_path / "mnt")
 
 
-def test_without_verification_where_that_was_asked_for(
+def test_bad_certificate_is_accepted_with_tls_insecure(
     start_server: StartServer, certificates: Certificates, mount_server: MountServer
 ) -> None:
     server = start_server("pyftpdlib", tls="explicit", certificate=certificates.self_signed)
@@ -206,3 +207,20 @@ def test_without_verification_where_that_was_asked_for(
     mounted = mount_server(server, server.root, scheme="ftpes", options="tls_insecure")
     assert (mounted.path / "file").read_bytes() == b"content"
     assert "NOT verified" in mounted.log_text()
+
+
+def test_pinned_certificate_keeps_a_mount_from_going_in_clear(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    server = start_server("pyftpdlib")
+    here = tmp_path / "mnt"
+    here.mkdir()
+    address = f"ftp://{server.user}@{server.host}:{server.port}/"
+    for option in (f"tls_fingerprint={'ab' * 32}", f"tls_ca={tmp_path}/missing.pem"):
+        done = ftpfs(
+            "mount", address, str(here), "-o", option, env={"FTPFS_PASSWORD": server.password}
+        )
+        assert done.returncode != 0
+        assert "TLS" in done.stderr or "tls_ca" in done.stderr
+        assert not os.path.ismount(here)
+    assert "logged in" not in server.log_text()

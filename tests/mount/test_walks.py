@@ -1,6 +1,6 @@
-"""Directories being read, one after another: told as they are now, and listed ahead on a long link.
+"""Walks through directories: listings are current, and are made ahead over a long link.
 
-The long link is the benchmark's own, which compares what was listed with the server's disk.
+The tests use the benchmark's link, which compares the listings with the server's disk.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ pytestmark = pytest.mark.mount
 MANY = 1500
 
 
-def test_what_is_changed_while_its_directory_is_being_read_is_told_as_it_is(
+def test_file_changed_during_readdir_has_its_new_attributes(
     mounted: Mounted,
 ) -> None:
-    """A reply to readdir may carry attributes; they must not be those of its beginning."""
+    """A reply to readdir may carry attributes. They must not be from the start of the walk."""
     folder = mounted.disk / "folder"
     folder.mkdir()
     for number in range(MANY):
@@ -43,7 +43,7 @@ def test_what_is_changed_while_its_directory_is_being_read_is_told_as_it_is(
     *_, gone, grown = os.listdir(here)
     with os.scandir(here) as entries:
         for number, entry in enumerate(entries):
-            with contextlib.suppress(FileNotFoundError):  # the one deleted may still be named
+            with contextlib.suppress(FileNotFoundError):  # the deleted file may still be listed
                 entry.stat(follow_symlinks=False)
             if not number:
                 with (here / grown).open("ab") as file:
@@ -54,7 +54,7 @@ def test_what_is_changed_while_its_directory_is_being_read_is_told_as_it_is(
     assert gone not in os.listdir(here)
 
 
-def test_a_listing_shows_each_name_once(mounted: Mounted) -> None:
+def test_listing_shows_each_name_once(mounted: Mounted) -> None:
     names = {f"file{number:04}" for number in range(MANY)}
     for name in names:
         (mounted.disk / name).write_bytes(b"")
@@ -82,9 +82,7 @@ def folders(root: Path, endpoint: Endpoint, count: int) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a long link takes root")
 @pytest.mark.parametrize("case", ["walk", "rsync"])
-def test_a_tree_that_is_walked_over_a_long_link_is_listed_ahead_and_once(
-    tmp_path: Path, case: str
-) -> None:
+def test_walk_over_a_long_link_lists_directories_ahead_and_once(tmp_path: Path, case: str) -> None:
     peers = ",".join(f"ftpfs-{binding}" for binding in BINDINGS)
     words = ["--rounds", "1", "--only", case, "--link", "10", "--peers", peers]
     assert main([*words, "--out", str(tmp_path / "run")]) == 0
@@ -99,7 +97,7 @@ def test_a_tree_that_is_walked_over_a_long_link_is_listed_ahead_and_once(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a long link takes root")
-def test_who_reads_a_file_during_a_walk_waits_no_longer_for_it(
+def test_reader_of_a_file_does_not_wait_for_a_walk(
     mount_server: MountServer, open_dir: Path
 ) -> None:
     with running("vsftpd", Link(rtt=30), open_dir) as far:

@@ -23,14 +23,10 @@ from tests.support.relay import Relay, When
 from tests.support.servers import Kind
 from tests.support.waiting import until, until_gone
 
-pytestmark = pytest.mark.mount
+pytestmark = [pytest.mark.mount, pytest.mark.far]
 
 NETWORK = frozenset({errno.EIO, errno.ETIMEDOUT})
-OPTIONS = (
-    "connect_timeout=1,reply_timeout=2,data_timeout=2,finish_timeout=1.5"
-    ",list_ttl=0.1,open_ttl=0,attr_timeout=0"
-)
-EXPIRED = 0.15  # seconds after which no listing is believed any more
+DEADLINES = "connect_timeout=1,reply_timeout=2,data_timeout=2,finish_timeout=1.5"
 MEG = 1 << 20
 
 
@@ -43,7 +39,7 @@ def server_kind(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture
 def mounted(relay: Relay, mount_dir: MountDir) -> Mounted:
-    return mount_dir(through=relay, options=OPTIONS)
+    return mount_dir(through=relay, options=DEADLINES)
 
 
 def blob(size: int, seed: int = 1) -> bytes:
@@ -63,7 +59,7 @@ def write(path: Path, data: bytes, *, flags: int = os.O_TRUNC, offset: int = 0) 
 def insist(
     work: Callable[[], object], within: float = 30, expected: frozenset[int] = NETWORK
 ) -> int:
-    """Do it until it works; how often it failed, each time with an `expected` error."""
+    """Repeat until it works. Return how often it failed with an `expected` error."""
     deadline = time.monotonic() + within
     failures = 0
     while True:
@@ -79,7 +75,7 @@ def insist(
 
 
 def on_disk(folder: Path) -> dict[str, bytes]:
-    """What others see: everything but names that listings hide."""
+    """Everything on the server's disk except hidden names."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -88,7 +84,7 @@ def on_disk(folder: Path) -> dict[str, bytes]:
 
 
 def eventually_clean(folder: Path) -> None:
-    """No temporary file stays."""
+    """Wait until no temporary file is left."""
     until_gone(lambda: [path.name for path in folder.rglob(".ftpfs-*")])
 
 
@@ -132,7 +128,7 @@ WORKS = [Make, Replace, Patch, Append]
 
 
 @pytest.mark.parametrize("kind", WORKS)
-def test_a_connection_killed_at_every_command_of_an_upload(
+def test_upload_survives_a_connection_killed_at_every_command(
     remote_dir: RemoteDir, mounted: Mounted, relay: Relay, kind: type[Make]
 ) -> None:
     number = failures = 0
@@ -140,8 +136,8 @@ def test_a_connection_killed_at_every_command_of_an_upload(
         name = f"file{number}"
         if kind.old is not None:
             remote_dir.write(name, kind.old)
-        time.sleep(EXPIRED)
-        # Before the server hears of it, or in place of what it answers last.
+        mounted.forget()
+        # Cut before the command reaches the server, or in place of its last answer.
         when: When = "final" if number % 2 else "before"
         rule = relay.cut_control(skip=number, when=when)
         failures += insist(kind(mounted.path / name).do)
@@ -157,7 +153,7 @@ def test_a_connection_killed_at_every_command_of_an_upload(
 
 
 @pytest.mark.parametrize("kind", WORKS)
-def test_a_connection_killed_at_random_bytes_of_an_upload(
+def test_upload_survives_a_connection_killed_at_random_bytes(
     remote_dir: RemoteDir, mounted: Mounted, relay: Relay, kind: type[Make]
 ) -> None:
     dice = random.Random(kind.__name__)
@@ -166,7 +162,7 @@ def test_a_connection_killed_at_random_bytes_of_an_upload(
         name = f"file{number}"
         if kind.old is not None:
             remote_dir.write(name, kind.old)
-        time.sleep(EXPIRED)
+        mounted.forget()
         rule = relay.cut_data(
             "up",
             after=dice.choice([0, dice.randrange(1000), dice.randrange(len(kind.new))]),
@@ -182,12 +178,10 @@ def test_a_connection_killed_at_random_bytes_of_an_upload(
     eventually_clean(mounted.disk)
 
 
-# Servers that stop, are full, refuse, lie.
+# Servers that stop, fill up, refuse or lie.
 
 
-def test_what_was_written_goes_where_a_rename_has_put_the_file_whose_answer_never_came(
-    mounted: Mounted, relay: Relay
-) -> None:
+def test_upload_follows_a_rename_whose_answer_never_came(mounted: Mounted, relay: Relay) -> None:
     insist(lambda: write(mounted.path / "old", blob(MEG)))
     with open(mounted.path / "old", "ab") as file:
         file.write(b"written before, ")
@@ -209,7 +203,7 @@ def test_what_was_written_goes_where_a_rename_has_put_the_file_whose_answer_neve
 
 @pytest.mark.long
 @pytest.mark.parametrize(("kind", "away"), [("vsftpd", 30), ("proftpd", 5)])
-def test_a_server_that_is_killed_and_started_again(
+def test_files_arrive_when_the_server_is_killed_and_restarted(
     kind: Kind,
     away: float,
     start_server: StartServer,
@@ -218,7 +212,7 @@ def test_a_server_that_is_killed_and_started_again(
 ) -> None:
     server = start_server(kind)
     relay = start_relay(server)
-    mounted = mount_server(server, server.root, port=relay.port, options=OPTIONS)
+    mounted = mount_server(server, server.root, port=relay.port, options=DEADLINES)
     contents = {"big": blob(30 * MEG), **{f"small{n}": blob(5000 + n, n) for n in range(20)}}
     (server.root / "small1").write_bytes(b"what was there")
     os.chown(server.root / "small1", server.uid, server.gid)
@@ -256,16 +250,16 @@ def small_disk(open_folder: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_full_disk_of_the_server_is_enospc_and_nothing_is_torn(
+def test_full_disk_of_the_server_is_enospc_and_nothing_is_torn(
     server_kind: Kind, start_server: StartServer, mount_server: MountServer, small_disk: Path
 ) -> None:
     server = start_server(server_kind, root=small_disk)
-    mounted = mount_server(server, server.root, options=OPTIONS)
+    mounted = mount_server(server, server.root, options=DEADLINES)
     before = {"filler": blob(13 * MEG), "old": blob(MEG, 2), "small": b"what was there"}
     for name, data in before.items():
         (small_disk / name).write_bytes(data)
         os.chown(small_disk / name, server.uid, server.gid)
-    time.sleep(EXPIRED)
+    mounted.forget()
     for name in ("new", "old"):
         with pytest.raises(OSError) as caught:
             write(mounted.path / name, blob(4 * MEG))
@@ -273,7 +267,7 @@ def test_a_full_disk_of_the_server_is_enospc_and_nothing_is_torn(
         assert on_disk(small_disk) == before
     (small_disk / "filler").unlink()
     for name in ("new", "old"):
-        # What was refused may be on its way once more, and in the way.
+        # A refused upload may be tried again meanwhile and take the space.
         path = mounted.path / name
         insist(lambda: write(path, blob(3 * MEG)), expected=frozenset({errno.ENOSPC}))  # noqa: B023
     after = {"new": blob(3 * MEG), "old": blob(3 * MEG), "small": b"what was there"}
@@ -281,7 +275,7 @@ def test_a_full_disk_of_the_server_is_enospc_and_nothing_is_torn(
     eventually_clean(small_disk)
 
 
-def test_refusals_in_the_middle_of_a_tree_stop_nothing_else(
+def test_refusals_in_the_middle_of_a_tree_stop_no_other_file(
     remote_dir: RemoteDir, mounted: Mounted, tmp_path: Path
 ) -> None:
     source = tmp_path / "tree"
@@ -296,7 +290,7 @@ def test_refusals_in_the_middle_of_a_tree_stop_nothing_else(
     remote_dir.write("closed/there", b"what was there")
     remote_dir.write("a/file1", b"what was there")
     (remote_dir.disk / "closed").chmod(0o555)
-    (remote_dir.disk / "a/file1").chmod(0o444)  # a rename needs no leave of the file
+    (remote_dir.disk / "a/file1").chmod(0o444)  # a rename needs no permission on the file
     refused = []
     for path in sorted(source.rglob("*")):
         if path.is_dir():
@@ -309,7 +303,7 @@ def test_refusals_in_the_middle_of_a_tree_stop_nothing_else(
     (remote_dir.disk / "closed").chmod(0o755)
     blocked = [each for each in refused if each[0] != "closed"]
     assert refused.count(("closed", errno.EACCES)) == 5
-    if blocked:  # the application may not open what has no write bit
+    if blocked:  # a program may not open a file without a write bit
         assert blocked == [("a", errno.EACCES)]
         expected["a/file1"] = b"what was there"
     assert on_disk(mounted.disk) == {**expected, "closed/there": b"what was there"}
@@ -319,14 +313,14 @@ def test_refusals_in_the_middle_of_a_tree_stop_nothing_else(
 @pytest.mark.parametrize(
     "fault", ["226 missing", "226 late", "226 for less", "rename that does nothing"]
 )
-def test_a_server_that_does_not_tell_the_truth(
+def test_nothing_is_lost_on_a_server_that_lies(
     remote_dir: RemoteDir, mounted: Mounted, relay: Relay, fault: str
 ) -> None:
     failures = 0
     for kind in WORKS:
         if kind.old is not None:
             remote_dir.write("file", kind.old)
-        time.sleep(EXPIRED)
+        mounted.forget()
         for verb in ("STOR", "APPE"):
             if fault == "226 missing":
                 relay.drop_reply(verb)
@@ -343,15 +337,15 @@ def test_a_server_that_does_not_tell_the_truth(
         relay.clear()
         (mounted.disk / "file").unlink()
     print(f"{fault}: {failures} errors seen, {len(WORKS)} files compared")
-    time.sleep(EXPIRED)
+    mounted.forget()
     write(mounted.path / "another", b"x")
     eventually_clean(mounted.disk)
 
 
-def test_two_mounts_that_write_different_files_at_once(
+def test_two_mounts_write_different_files_at_once(
     remote_dir: RemoteDir, mount_dir: MountDir
 ) -> None:
-    mounts = [mount_dir(options=OPTIONS) for _ in range(2)]
+    mounts = [mount_dir(options=DEADLINES) for _ in range(2)]
     expected = {}
     for which in range(2):
         for number in range(30):
@@ -360,7 +354,7 @@ def test_two_mounts_that_write_different_files_at_once(
     def copy(which: int) -> None:
         for name, data in expected.items():
             if name.startswith(f"m{which}-"):
-                os.listdir(mounts[which].path)  # cleans up: but not the other's uploads
+                os.listdir(mounts[which].path)  # cleans up, but does not touch the other's uploads
                 write(mounts[which].path / name, data)
 
     threads = [threading.Thread(target=copy, args=[which]) for which in range(2)]
@@ -370,21 +364,22 @@ def test_two_mounts_that_write_different_files_at_once(
         thread.join(60)
     assert on_disk(remote_dir.disk) == expected
     eventually_clean(remote_dir.disk)
-    time.sleep(EXPIRED)
     for mount in mounts:
+        mount.forget()
         assert {name: (mount.path / name).read_bytes() for name in expected} == expected
 
 
 def test_two_mounts_that_write_the_same_file_keep_both_contents(
     remote_dir: RemoteDir, mount_dir: MountDir
 ) -> None:
-    mounts = [mount_dir(options=OPTIONS) for _ in range(2)]
+    mounts = [mount_dir(options=DEADLINES) for _ in range(2)]
     # Two are as long as the other's, and written in the same second.
     theirs = [blob(size, size) for size in (3000, 3001, 20, 3002)] + [blob(20)]
     for number in range(len(theirs)):
         name = f"file{number}"
         remote_dir.write(name, b"what was there")
-        time.sleep(EXPIRED)
+        for mount in mounts:
+            mount.forget()
         with open(mounts[0].path / name, "r+b", buffering=0) as held:
             held.write(b"from the first mount")
             write(mounts[1].path / name, theirs[number])
@@ -393,7 +388,7 @@ def test_two_mounts_that_write_the_same_file_keep_both_contents(
             except OSError as error:
                 assert error.errno == errno.EIO  # noqa: PT017 (or nothing: both are kept)
     for mount in mounts:
-        mount.unmount()  # whatever waits is uploaded
+        mount.unmount()  # everything that waits is uploaded
     contents = list(on_disk(remote_dir.disk).values())
     for each in theirs:
         assert each in contents

@@ -1,1 +1,1 @@
-"""What the tests stand on: real FTP servers, certificates, and a relay that breaks things."""
+"""What the tests build on: real FTP servers, certificates, and a relay that breaks things."""

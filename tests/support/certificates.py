@@ -1,7 +1,7 @@
-"""Certificates for the test servers: an authority, a good certificate and two bad ones.
+"""Certificates for the test servers: an authority, a good certificate and several bad ones.
 
-Owns the making of PEM files; knows nothing of servers. The keys are thrown away with the folder,
-and the test user may read them.
+Owns making the PEM files; knows nothing of servers. The keys are deleted with the folder, and the
+test user may read them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Certificates:
     server: Path  # for localhost, 127.0.0.1 and ::1, signed by `ca`
     wrong_host: Path  # for elsewhere.test, signed by `ca`
     expired: Path  # for localhost, signed by `ca`, out of date
-    self_signed: Path  # for localhost, signed by nobody else
+    self_signed: Path  # for localhost, signed by itself
     client: Path  # a client's, signed by `ca`
     client_locked: Path  # the same with its key under a passphrase
 
 
 def make(folder: Path) -> Certificates:
-    """Make a new set below `folder`. Takes about a second: once a session is enough."""
+    """Make a new set below `folder`. Takes about a second: once per session is enough."""
     folder.mkdir(parents=True, exist_ok=True)
     ca_key, ca = _authority()
     (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
@@ -50,7 +50,7 @@ def make(folder: Path) -> Certificates:
 
 
 def _key() -> rsa.RSAPrivateKey:
-    # RSA: vsftpd's `rsa_cert_file` and old TLS libraries take nothing else.
+    # RSA: vsftpd's `rsa_cert_file` and old TLS libraries accept nothing else.
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
@@ -116,7 +116,7 @@ def _issue(
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     )
     if ca is not None:
-        # Python 3.13 verifies with VERIFY_X509_STRICT, which wants this link to the authority.
+        # Python 3.13 verifies with VERIFY_X509_STRICT, which demands this link to the authority.
         identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         builder = builder.add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier),

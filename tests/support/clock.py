@@ -1,10 +1,10 @@
-"""Time that stands still until the test moves it."""
+"""A clock that stands still until the test moves it."""
 
 from __future__ import annotations
 
 
 class Clock:
-    """Seconds; give it where a `time.monotonic` is asked for, and set `now`."""
+    """Seconds; use it in place of `time.monotonic`, and set `now`."""
 
     def __init__(self, now: float = 100.0) -> None:
         self.now = now

@@ -1,7 +1,7 @@
-"""An FTP server without a disk: `/d1000` lists a thousand files. For sizes that would take minutes
-to put on a disk.
+"""An FTP server without a disk: `/d1000` lists a thousand files.
 
-It knows LIST and MDTM and no MLSD, which is the costlier way. Threading: a thread a connection.
+For sizes that would take minutes to create on a disk. It knows LIST and MDTM and no MLSD, which
+costs more. Threading: one thread per connection.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def listing(count: int) -> bytes:
 
 @contextlib.contextmanager
 def running() -> Iterator[int]:
-    """The port that it listens on, on loopback."""
+    """The port on loopback."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def accept() -> None:

@@ -1,9 +1,8 @@
-"""A server in memory: the core's Remote protocol over a dict, with faults to order (and a disk for
-the spool that is full when a test wants it).
+"""A server in memory: the core's Remote protocol over a dict, with faults on demand.
 
-Counts its calls, refuses what a Unix server refuses, and keeps times in whole seconds, as FTP does.
-Faults are ordered by method name and call number; a call can be held until a test lets it go on,
-which forces races instead of hoping for them.
+Also simulates a full spool disk. Counts its calls, refuses what a Unix server refuses, and keeps
+times in whole seconds, as FTP does. Tests order faults by method name and call number; a call can
+be held until a test releases it, which forces races instead of hoping for them.
 
 Threading: any. `lock` guards the tree; nothing waits under it.
 """
@@ -12,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import posixpath
 import threading
@@ -23,22 +23,21 @@ from typing import TypeVar
 import pytest
 
 from ftpfs import errors
-from ftpfs.core.remote import Content, ListPath
-from ftpfs.ftp.lister import HIDDEN_PREFIX
-from ftpfs.ftp.listing import Entry, FolderAttributes, Kind
+from ftpfs.model.entry import Entry, FolderAttributes, Kind
+from ftpfs.model.names import HIDDEN_PREFIX
+from ftpfs.model.remote import Content, ListPath
 
 T = TypeVar("T")
 
-# Reads come in pieces of no round size, as they do from a socket.
+# Downloads come in pieces of no round size, as from a socket.
 PIECE = 50_021
-# An upload is known to be taken after so much.
+# After this many bytes, an upload counts as accepted.
 TAKEN = 1 << 20
 
 
 @contextlib.contextmanager
 def disk_full_after(monkeypatch: pytest.MonkeyPatch, room: int) -> Iterator[None]:
-    """The spool's disk takes so many bytes more, the way a kernel fills one: a short write first,
-    then ENOSPC."""
+    """Fill the spool's disk after `room` bytes, as a kernel does: a short write, then ENOSPC."""
     real = os.pwrite
     left = room
 
@@ -66,7 +65,7 @@ class Node:
 
 @dataclass
 class Gate:
-    """A place where calls wait: `reached` when one came, on its way again after `open`."""
+    """A place where calls wait: `reached` is set when a call arrives; `open` releases it."""
 
     reached: threading.Event = field(default_factory=threading.Event)
     _go: threading.Event = field(default_factory=threading.Event)
@@ -109,6 +108,9 @@ class MemoryDownload:
         self._delivered += len(piece)
         return piece
 
+    def goes_on(self) -> bool:
+        return self._position < len(self._content)
+
     def finish(self) -> None:
         self.read(1)
 
@@ -124,7 +126,7 @@ class Space:
 
 
 class MemoryRemote:
-    """See `core.remote.Remote`. Change `nodes` through the methods `outside_*`."""
+    """See `model.remote.Remote`. Change `nodes` through the methods `outside_*`."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -137,22 +139,25 @@ class MemoryRemote:
         self.confirms = True  # that a file is the expected one
         self.warmed = 0  # sessions asked for ahead
         self.tells_singles = False  # by `peek`, as servers with MLST do
-        self.sets_modes: bool | None = True  # on folders; None: nobody has tried
+        self.sets_modes: bool | None = True  # on folders; None: not tried yet
         self.sets_times: bool | None = True
         self.fixed: set[str] = set()  # folders whose attributes it refuses to change
         self.set: list[FolderAttributes] = []  # on folders, in that order
         self.rest = True  # it can start in the middle of a file
         self.unlistable: set[str] = set()
+        self.closed: set[str] = set()  # folders in which no name may be changed
+        self.renames_replace: bool | None = True
+        self._asides = itertools.count()
         self.stall: Gate | None = None  # every piece of every download waits here
-        self.stall_uploads: Gate | None = None  # and of every `store` here
-        self.patches_nothing = False  # no server for REST and STOR
+        self.stall_uploads: Gate | None = None  # every piece of every `store` waits here
+        self.patches_nothing = False  # the server has no REST and STOR
         self._nodes: dict[str, Node] = {"/": Node(None, self.now, 0o755)}
         self._faults: dict[tuple[str, int], tuple[errors.FtpfsError, bool]] = {}
         self._gates: dict[tuple[str, int, bool], Gate] = {}
         self._cuts: list[int] = []
         self._shortened: dict[str, int] = {}
 
-    # What a test orders.
+    # Faults that a test orders.
 
     def fail(
         self, method: str, error: errors.FtpfsError, *, after: int = 0, too_late: bool = False
@@ -162,28 +167,28 @@ class MemoryRemote:
             self._faults[method, self.calls[method] + after + 1] = (error, too_late)
 
     def calm(self) -> None:
-        """Forget all faults that did not happen yet."""
+        """Forget all faults that have not happened yet."""
         with self.lock:
             self._faults.clear()
             self._cuts.clear()
 
     def hold(self, method: str, *, after: int = 0, answered: bool = False) -> Gate:
-        """Hold such a call before it is looked at; `answered`: when its answer is on the way."""
+        """Hold such a call before it begins; `answered`: after it was done, before its answer."""
         gate = Gate()
         with self.lock:
             self._gates[method, self.calls[method] + after + 1, answered] = gate
         return gate
 
     def cut_downloads(self, *after_bytes: int) -> None:
-        """The next downloads break off, each after so many bytes."""
+        """Break the next downloads, each after this many bytes."""
         with self.lock:
             self._cuts.extend(after_bytes)
 
     def shorten(self, path: str, size: int) -> None:
-        """Deliver no more than `size` bytes of a file, and say that this was all."""
+        """Deliver only `size` bytes of a file, and confirm them as complete."""
         self._shortened[path] = size
 
-    # What others do to the server.
+    # Changes by other clients.
 
     def outside_write(self, path: str, content: bytes, *, mtime: int | None = None) -> None:
         with self.lock:
@@ -210,7 +215,7 @@ class MemoryRemote:
             return replace(self._nodes[path])
 
     def files(self) -> dict[str, bytes]:
-        """All files with their contents, our own hidden ones too."""
+        """All files with their contents, including hidden ones."""
         with self.lock:
             return {p: n.content for p, n in self._nodes.items() if n.content is not None}
 
@@ -295,8 +300,10 @@ class MemoryRemote:
         return self._call("open_read", work)
 
     def store(self, path: str, content: Content, *, base: Entry | None) -> Entry:
-        """In pieces, as they become ready; nothing is seen of it before all is there. What is long
-        is accepted before: `hold("accept")` and `fail("accept", ...)`."""
+        """Store in pieces, as they become ready; nothing is visible before all is there.
+
+        A long content is accepted earlier: `hold("accept")` and `fail("accept", ...)`.
+        """
         data = bytearray()
         told = base is not None
         while (end := content.ready(len(data))) > len(data):
@@ -327,6 +334,13 @@ class MemoryRemote:
 
         return self._call("store", work)
 
+    def takes_files(self, path: str) -> bool:
+        def work() -> bool:
+            self._get_directory(posixpath.dirname(path))
+            return True
+
+        return self._call("takes_files", work)
+
     def patch(
         self,
         path: str,
@@ -335,7 +349,7 @@ class MemoryRemote:
         *,
         base: Entry,
     ) -> Entry:
-        """Range by range: `fail("patch piece", ...)` leaves a mixture."""
+        """Patch range by range: `fail("patch piece", ...)` leaves a mixture."""
 
         def begin() -> None:
             if self.patches_nothing or not 0 < ranges[0][0] <= (base.size or 0):
@@ -361,6 +375,29 @@ class MemoryRemote:
             self._call("patch piece", send)
         mtime, mode = content.attributes()
 
+        with self.lock:
+            node = self._get(path)
+            node.mtime = self.now if mtime is None else mtime
+            node.mode = node.mode if mode is None else mode
+            return self._entry(path, node)
+
+    def append(self, path: str, content: Content, start: int, end: int, *, base: Entry) -> Entry:
+        piece = bytearray()
+        while start + len(piece) < end:
+            ready = min(content.ready(start + len(piece)), end)
+            piece += self._pull(content, start + len(piece), ready)
+
+        def work() -> None:
+            node = self._nodes.get(path)
+            if node is None or node.content is None or self.patches_nothing:
+                raise errors.NotSupported(path)
+            if len(node.content) < (base.size or 0):
+                raise errors.Conflict(path)
+            node.content += bytes(piece)
+            node.mtime = self.now
+
+        self._call("append", work)
+        mtime, mode = content.attributes()
         with self.lock:
             node = self._get(path)
             node.mtime = self.now if mtime is None else mtime
@@ -401,20 +438,33 @@ class MemoryRemote:
         self._call("rmdir", work)
 
     def check_name(self, path: str) -> None:
-        """Every name will do."""
+        """Every name is accepted."""
 
     def remove(self, path: str) -> None:
         def work() -> None:
             if self._get(path).content is None:
                 raise errors.IsADirectory(path)
+            if posixpath.dirname(path) in self.closed:
+                raise errors.PermissionDenied(path)
             del self._nodes[path]
 
         self._call("remove", work)
 
-    def rename(self, old: str, new: str, *, replace: bool) -> None:
+    def aside(self, path: str) -> str:
+        folder, name = posixpath.split(path)
+        return posixpath.join(folder, f"{HIDDEN_PREFIX}{next(self._asides)}.old-{name}")
+
+    def replaces(self) -> bool | None:
+        return self.renames_replace
+
+    def rename(
+        self, old: str, new: str, *, replace: bool, aside: str = "", keep: bool = False
+    ) -> None:
         def work() -> None:
             moving = self._get(old)
             self._get_directory(posixpath.dirname(new))
+            if posixpath.dirname(old) in self.closed or posixpath.dirname(new) in self.closed:
+                raise errors.PermissionDenied(old)
             target = self._nodes.get(new)
             if target is not None and target.content is not None and not replace:
                 raise errors.Exists(f"{new}: in the way, and nobody said so")
@@ -425,10 +475,20 @@ class MemoryRemote:
                     raise errors.NotEmpty(new)
             if new.startswith(old + "/"):
                 raise errors.InvalidArgument(new)
+            if keep and target is not None:
+                self._nodes[aside] = target
             for path in [p for p in self._nodes if p == old or p.startswith(old + "/")]:
                 self._nodes[new + path[len(old) :]] = self._nodes.pop(path)
 
         self._call("rename", work)
+
+    def check_removable(self, path: str, aside: str) -> None:
+        def work() -> None:
+            self._get(path)
+            if posixpath.dirname(path) in self.closed:
+                raise errors.PermissionDenied(path)
+
+        self._call("check_removable", work)
 
     def chmod(self, path: str, mode: int) -> None:
         def work() -> None:
@@ -436,11 +496,18 @@ class MemoryRemote:
 
         self._call("chmod", work)
 
-    def set_mtime(self, path: str, seconds: int, *, directory: bool = False) -> None:
-        def work() -> None:
+    def set_mtime(self, path: str, seconds: int, *, directory: bool = False) -> int:
+        def work() -> int:
             self._get(path).mtime = seconds
+            return seconds
 
-        self._call("set_mtime", work)
+        return self._call("set_mtime", work)
+
+    def doubts_size(self, entry: Entry) -> bool:
+        return False
+
+    def is_same_time(self, first: int, second: int) -> bool:
+        return first == second
 
     def sets_on_folders(self) -> tuple[bool | None, bool | None]:
         return self.sets_modes, self.sets_times
@@ -460,7 +527,7 @@ class MemoryRemote:
         self.set.append(wanted)
         return True
 
-    # Inside.
+    # Internal.
 
     def _call(self, method: str, work: Callable[[], T]) -> T:
         with self.lock:

@@ -1,15 +1,17 @@
 """A server that misbehaves as told: pyftpdlib in a thread, with a script of oddities.
 
-Owns: the oddities, and a record of what was asked. Knows nothing of ftpfs.
+Owns: the oddities, and a record of the received commands. Knows nothing of ftpfs.
 
     with odd_server.start(root, Script(unknown={"EPSV"})) as server: ...
 
-In a thread of the test, so that a script may hold functions; clients are other processes, or other
-threads that leave the GIL alone while they wait.
+It runs in a thread of the test, so that a script may hold functions. Clients are other processes,
+or threads that release the GIL while they wait.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -34,32 +36,32 @@ _TAKE_PATHS = {"CWD", "MKD", "RMD", "RETR", "STOR", "APPE", "DELE", "RNFR", "RNT
 class Script:
     """How the server is odd. The defaults make it an ordinary one."""
 
-    # Commands it does not know: 502, and not in FEAT.
+    # Unknown commands: 502, and not in FEAT.
     unknown: frozenset[str] | set[str] = frozenset()
     # Whole replies (lines without their ends) by verb, or by verb and argument; the command is not
-    # carried out. "" says nothing at all.
+    # carried out. "" sends no reply.
     replies: Mapping[str, str] = field(default_factory=dict)
     # Lines sent right before and right after the reply to a verb.
     before: Mapping[str, str] = field(default_factory=dict)
     after: Mapping[str, str] = field(default_factory=dict)
-    # Commands that tell something about a file, with the reply to each; FEAT names them.
+    # Commands that report a fact about a file, with the reply to each; FEAT names them.
     tells: Mapping[str, Callable[[Path], str]] = field(default_factory=dict)
-    # What becomes of a file on the disk right after it arrived.
+    # A change of a file on the disk right after it arrived.
     received: Callable[[Path], None] = lambda _path: None
-    # Codes changed on their way out: {"226": "250"}.
+    # Codes changed in outgoing replies: {"226": "250"}.
     recode: Mapping[str, str] = field(default_factory=dict)
     # Replies of these codes are sent twice.
     twice: frozenset[str] | set[str] = frozenset()
     # Every reply has several lines, with its own code in the middle of some.
     wordy: bool = False
-    # What LIST sends for a folder on the server's disk.
+    # The data of LIST for a folder on the server's disk.
     listing: Callable[[Path], bytes] | None = None
-    # What MLSD sends for it.
+    # The data of MLSD for it.
     machine_listing: Callable[[Path], bytes] | None = None
     banner: str = "odd server ready"
-    # How names come and go on the wire.
+    # The encoding of names on the wire.
     encoding: str = "utf-8"
-    # "FILE" and "file" are one.
+    # "FILE" and "file" are the same name.
     ignores_case: bool = False
     # Seconds after which an idle control connection gets 421.
     idle_timeout: float = 3600
@@ -68,10 +70,17 @@ class Script:
     pasv_address: str = ""
     # The ports in replies to EPSV and PASV lead nowhere.
     dead_passive: bool = False
-    # What a path in a command means on this server, as a path below its root; None: it is refused.
+    # The meaning of a path in a command, as a path below the root; None: refused.
     reads_path: Callable[[str], str | None] | None = None
-    # The reply to an RNTO onto a file that is there.
+    # The reply to an RNTO onto an existing file.
     refuses_to_replace: str = ""
+    # The time that the disk stores for a file's time, when it is set or read: FAT keeps even
+    # seconds.
+    keeps_time: Callable[[int], int] | None = None
+    # The server confirms that it sets a time, and does not (Android's storage).
+    ignores_times: bool = False
+    # A rename gives a file the time of the rename (servers in front of object stores).
+    dates_renames: bool = False
     host: str = "127.0.0.1"
 
 
@@ -81,13 +90,13 @@ class OddServer(Stoppable):
     def __init__(self, root: Path, script: Script) -> None:
         self.root = root
         self.script = script
-        self.commands: list[str] = []  # all that were received, over all connections
+        self.commands: list[str] = []  # all received commands, over all connections
         self.user, self.password = USER, PASSWORD
         family = socket.AF_INET6 if ":" in script.host else socket.AF_INET
         listener = socket.create_server((script.host, 0), family=family, backlog=64)
         self.host, self.port = listener.getsockname()[:2]
         self._server = FTPServer(listener, _handler(self), ioloop=IOLoop())
-        # Per address: the other limit counts data connections, too.
+        # Per address: the other limit also counts data connections.
         self._server.max_cons_per_ip = script.max_clients
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="odd-server", daemon=True)
@@ -122,6 +131,40 @@ class _CaseBlind(AbstractedFS):  # type: ignore[misc]
         return str(path)
 
 
+def _filesystem(script: Script) -> Any:
+    base = _CaseBlind if script.ignores_case else AbstractedFS
+
+    class Disk(base):  # type: ignore[misc,valid-type]
+        def utime(self, path: str, timeval: float) -> None:
+            if not script.ignores_times:
+                super().utime(path, timeval)
+
+        def rename(self, src: str, dst: str) -> None:
+            super().rename(src, dst)
+            if script.dates_renames:
+                os.utime(dst)
+
+        def _rounded(self, path: str) -> None:
+            with contextlib.suppress(OSError):
+                now = int(os.lstat(path).st_mtime)
+                if script.keeps_time and (kept := script.keeps_time(now)) != now:
+                    os.utime(path, (kept, kept), follow_symlinks=False)
+
+        def stat(self, path: str) -> os.stat_result:
+            self._rounded(path)
+            return super().stat(path)  # type: ignore[no-any-return]
+
+        def lstat(self, path: str) -> os.stat_result:
+            self._rounded(path)
+            return super().lstat(path)  # type: ignore[no-any-return]
+
+        def getmtime(self, path: str) -> float:
+            self._rounded(path)
+            return super().getmtime(path)  # type: ignore[no-any-return]
+
+    return Disk
+
+
 def _handler(server: OddServer) -> Any:
     script = server.script
     known = {k: v for k, v in FTPHandler.proto_cmds.items() if k not in script.unknown}
@@ -132,7 +175,7 @@ def _handler(server: OddServer) -> Any:
         banner = script.banner
         auth_failed_timeout = 0
         timeout = script.idle_timeout
-        abstracted_fs = _CaseBlind if script.ignores_case else AbstractedFS
+        abstracted_fs = _filesystem(script)
         masquerade_address = script.pasv_address or None
         proto_cmds = known
 

@@ -1,4 +1,4 @@
-"""A SOCKS5 and HTTP CONNECT proxy in threads of the test; it remembers who was asked for."""
+"""A SOCKS5 and HTTP CONNECT proxy in threads of the test; it records the requested addresses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import struct
 import threading
 from collections.abc import Iterator
 
-# A name for this machine that nobody but the proxy knows.
+# A name for this machine that only the proxy knows.
 SECRET_HOST = "only-the-proxy-knows.invalid"
 
 
@@ -17,14 +17,15 @@ class Proxy:
     """One listener; the first byte tells which of the two protocols a client speaks."""
 
     def __init__(self, *, refuse: bool = False, password: str = "") -> None:
-        """`password`: of "user", without which nothing is let through."""
+        """`password`: of the user "user"; without it, the proxy refuses everything."""
         self._password = password
         self.asked: list[tuple[str, int]] = []
-        # Under TLS, what comes from a port other than the one asked for first: data connections.
-        # None: no records are looked at. Read when the record comes: a connection may be older.
+        # Under TLS: whether to cut data connections (to a port other than the first) before their
+        # close_notify. None: pass records unread. Checked at each record, as a connection may be
+        # older than the setting.
         self.cuts_before_close_notify: bool | None = None
-        self.passes_records = 1 << 30  # and of those before it no more than so many
-        # What the server says first comes in one packet with the proxy's own reply.
+        self.passes_records = 1 << 30  # maximum records before the close_notify
+        # The server's greeting comes in one packet with the proxy's own reply.
         self.greets_at_once = False
         self._refuse = refuse
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -64,9 +65,10 @@ class Proxy:
                 back.join()
 
     def _copy_records(self, source: socket.socket, sink: socket.socket) -> None:
-        """RFC 8446, 5: a record is its type, a version, its length in two bytes, and so many.
+        """Copy TLS records (RFC 8446, 5): type, version, length in two bytes, and that many bytes.
 
-        TLS 1.3 hides the type: an alert is told by its length, two bytes and what encrypting adds.
+        TLS 1.3 hides the type: the length shows an alert, which is two bytes and the encryption's
+        overhead.
         """
         passed = 0
         with contextlib.suppress(OSError):
@@ -108,7 +110,7 @@ class Proxy:
             head += client.recv(1)
         basic = base64.b64encode(f"user:{self._password}".encode())
         if self._password and b"Basic " + basic + b"\r\n" not in head:
-            # It quotes what it was sent, as some do in their words for a person.
+            # It quotes the request, as some proxies do in their messages.
             client.sendall(b"HTTP/1.1 407 no " + head.replace(b"\r\n", b" ") + b"\r\n\r\n")
             raise OSError("wrong password")
         host, _, port = head.split(b" ")[1].decode().rpartition(":")

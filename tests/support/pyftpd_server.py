@@ -1,7 +1,7 @@
 """pyftpdlib as a daemon of its own: `python -m tests.support.pyftpd_server '{"port": ...}'`.
 
-A process rather than a thread, so that it can be stopped, paused and killed like the others, and
-does not share the GIL with the code it is used to measure.
+It is a process and not a thread, so that it can be stopped, paused and killed like the other
+servers, and does not share the GIL with the code under measurement.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ READ, WRITE = "elr", "adfmwMT"
 
 @dataclass(frozen=True)
 class Settings:
-    """The daemon's one argument, as JSON."""
+    """The daemon's only argument, as JSON."""
 
     port: int
     root: str
@@ -46,7 +46,7 @@ class Settings:
 
 
 class _Escaped(str):
-    """Text that encodes to the bytes it stands for, however strictly it is asked."""
+    """Text that encodes to the bytes it stands for, even under strict encoding."""
 
     __slots__ = ()
 
@@ -68,8 +68,8 @@ def _handler(settings: Settings) -> Any:
         permit_foreign_addresses = True
 
         def push(self, data: str) -> None:
-            # pyftpdlib encodes replies strictly, whatever `unicode_errors` says: one name that is
-            # no UTF-8 in a reply would end the session.
+            # pyftpdlib encodes replies strictly, in spite of `unicode_errors`: one name that is not
+            # UTF-8 in a reply would end the session.
             super().push(_Escaped(data))
 
         def handle(self) -> None:
@@ -113,16 +113,16 @@ def main() -> None:
     server.max_cons_per_ip = settings.max_per_ip
     os.umask(settings.umask)
     if settings.uid is not None and settings.gid is not None:
-        # Last, because the interpreter may live where this user may not look. What is imported
-        # lazily has to be in by now.
+        # Last, because this user may not be able to read the interpreter's files. Lazy imports must
+        # be done by now.
         time.strptime("0", "%S")
         "localhost".encode("idna")
 
         os.setgroups([])
         os.setgid(settings.gid)
         os.setuid(settings.uid)
-    # A CWD goes into the folder and back here: were this one closed to that user, the next test's
-    # would begin in a folder that is gone.
+    # A CWD enters the folder and returns here. If this folder were closed to that user, the next
+    # test's CWD would begin in a missing folder.
     os.chdir("/")
     server.serve_forever(handle_exit=False)
 

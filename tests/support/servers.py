@@ -1,13 +1,13 @@
 """The four real FTP servers, each as a daemon of its own on a free loopback port.
 
-Owns: their configuration, their processes, and what is known about what each cannot do
-(`CANNOT`). Knows nothing of ftpfs. `scripts/lib/servers.sh` puts the programs in place.
+Owns: their configuration, their processes, and the list of what each cannot do (`CANNOT`). Knows
+nothing of ftpfs. `scripts/lib/servers.sh` installs the programs.
 
     with servers.start("vsftpd", root, workdir) as server:
         ftp = ftplib.FTP(); ftp.connect(server.host, server.port)
 
-The daemons serve as the system user `ftpfstest`, which setup makes; that takes root. Only
-pyftpdlib does without (and then serves as whoever runs the tests).
+The daemons serve as the system user `ftpfstest`, which setup makes; that needs root. Only pyftpdlib
+does not need it (and then serves as the user who runs the tests).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ Tls = Literal["explicit", "implicit"]
 USER = "ftpfstest"
 # No secret: the account has no shell, is expired, and exists for daemons on loopback.
 PASSWORD = "ftpfs-Test.1"
-# SHA-512 with the fewest rounds there are: what setup would choose costs 45 ms at every login.
-# The same is in scripts/lib/servers.sh. (Python lost its own `crypt` in 3.13.)
+# SHA-512 with the fewest rounds possible: setup's default would cost 45 ms at every login. The same
+# hash is in scripts/lib/servers.sh. (Python lost its own `crypt` in 3.13.)
 HASH = (
     "$6$rounds=1000$ftpfstest$3rSAqP2.nA1G.JEQPX4ZUgIXwTzGa2P/p8L"
     "HzSbzK8zsrYy7fg08e2wpflnvEY1uwT5yhQ6.ApfukdS7F.B4E/"
@@ -47,14 +47,14 @@ HASH = (
 PAM_SERVICE = "ftpfs-test"
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-# Where servers listen: so many ports for each of so many processes.
+# Where servers listen: a number of ports for each of a number of processes.
 FIRST_PORT, PORTS, WORKERS = 12_000, 1000, 20
-_turns = itertools.count(random.randrange(PORTS))  # test runs at the same time begin elsewhere
+_turns = itertools.count(random.randrange(PORTS))  # simultaneous test runs begin at different ports
 START_DEADLINE = 15.0  # seconds; the slowest (proftpd with TLS) takes half a second
 
 
 class ServerUnavailable(Exception):
-    """This machine cannot run this kind of server; says what is missing."""
+    """This machine cannot run this kind of server; the message says what is missing."""
 
 
 class CannotDo(Exception):
@@ -63,11 +63,11 @@ class CannotDo(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """How the server behaves; the defaults stay out of a test's way."""
+    """How the server behaves; the defaults do not get in a test's way."""
 
     read_only: bool = False
     anonymous: bool = False
-    mlsd: bool = True  # False: MLSD and MLST are unknown to it
+    mlsd: bool = True  # False: the server does not know MLSD and MLST
     max_clients: int = 0  # 0: no limit
     max_per_ip: int = 0  # 0: no limit
     idle_timeout: int = 0  # seconds; 0: an hour
@@ -83,7 +83,7 @@ IDLE = 3600
 
 @dataclass
 class FtpServer(Stoppable):
-    """A running server. Leaving the `with` block, or `stop()`, ends it and all it started."""
+    """A running server. Leaving the `with` block, or `stop()`, ends it and all its processes."""
 
     kind: Kind
     port: int
@@ -105,16 +105,16 @@ class FtpServer(Stoppable):
         return self.process.pid
 
     def sessions(self) -> list[int]:
-        """Process ids of what the daemon has forked, one or two per connection.
+        """Process ids of the daemon's forks, one or two per connection.
 
-        Always empty for pyftpdlib, which serves everybody in one process.
+        Always empty for pyftpdlib, which serves all clients in one process.
         """
         return _family(self.pid)[1:]
 
     def kill_sessions(self) -> None:
         """Kill every session, as an administrator or the kernel's memory killer would.
 
-        The clients see their connections reset or closed; the daemon takes new ones.
+        The clients see their connections reset or closed; the daemon accepts new ones.
         """
         if self.kind == "pyftpdlib":
             raise CannotDo("pyftpdlib has no session processes")
@@ -124,7 +124,7 @@ class FtpServer(Stoppable):
     def pause(self) -> None:
         """Freeze the daemon and its sessions: sockets stay open, nothing answers.
 
-        The kernel still takes new connections until the backlog is full.
+        The kernel still accepts connections until the backlog is full.
         """
         # The daemon first, so that it cannot fork while its children are being looked up.
         _signal(self.pid, signal.SIGSTOP)
@@ -141,7 +141,7 @@ class FtpServer(Stoppable):
         return self.process.poll() is None
 
     def stop(self) -> None:
-        """Kill the daemon and its sessions and wait for the end of them. May be called twice."""
+        """Kill the daemon and its sessions and wait until they have ended. May be called twice."""
         if self.process.returncode is None:
             _signal(self.pid, signal.SIGSTOP)
             family = _family(self.pid)
@@ -161,7 +161,7 @@ class FtpServer(Stoppable):
 
 
 def can_tls(kind: Kind, tls: Tls) -> bool:
-    """Whether this kind of server speaks TLS in this way (as Debian 12 ships it)."""
+    """Whether this kind of server supports TLS in this way (as Debian 12 ships it)."""
     return (kind, tls) != ("pure-ftpd", "implicit")
 
 
@@ -198,11 +198,11 @@ def start(
     options: Options = DEFAULT,
     port: int | None = None,
 ) -> FtpServer:
-    """Start a server whose user sees `root` as "/", and wait until it takes connections.
+    """Start a server whose user sees `root` as "/", and wait until it accepts connections.
 
-    `root` is made, and given to the test user; every folder above it must be open to all.
-    `workdir` takes configuration and log. TLS needs `certificate`, a PEM file with key and chain
-    (see certificates.py); `ca` is only handed on. `require_ssl_reuse` is the default of vsftpd and
+    `root` is created, and given to the test user; every folder above it must be open to all users.
+    `workdir` gets configuration and log. TLS needs `certificate`, a PEM file with key and chain
+    (see certificates.py); `ca` is only passed on. `require_ssl_reuse` is the default of vsftpd and
     proftpd: a data connection must resume the TLS session of the control connection.
 
     Raises ServerUnavailable, CannotDo, or RuntimeError with the log when it does not come up.
@@ -236,7 +236,7 @@ def start(
         gid=gid,
     )
     argv, env = _PLANS[kind](plan)
-    # proftpd appends to its log, across a restart as well.
+    # proftpd appends to its log, also across a restart.
     with plan.output.open("ab") as output:
         process = subprocess.Popen(
             argv,
@@ -248,8 +248,8 @@ def start(
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TZ": options.tz, **env},
             start_new_session=True,
         )
-    # When the test run is killed without a chance to clean up, its pipe closes and this ends the
-    # daemon's process group.
+    # When the test run is killed without cleaning up, its pipe closes, and this ends the daemon's
+    # process group.
     watchdog = subprocess.Popen(
         ["/bin/sh", "-c", f"read -r _; kill -s KILL -- -{process.pid}"],
         stdin=subprocess.PIPE,
@@ -278,20 +278,23 @@ def start(
 
 
 def free_port() -> int:
-    """A loopback port that is free, and stays so until a server listens there: the kernel gives
-    ports below 32768 to nobody who asks for any, and each process of a test run has its own."""
+    """A loopback port that is free, and stays free until a server listens there.
+
+    The kernel assigns no port below 32768 by itself, and each process of a test run has its own
+    range.
+    """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     for _ in range(PORTS):
         port = FIRST_PORT + worker % WORKERS * PORTS + next(_turns) % PORTS
         with socket.socket() as probe, contextlib.suppress(OSError):
-            # As the servers will: what is left of an earlier one's connections is in nobody's way.
+            # As the servers do: remains of earlier connections do not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
             return port
     raise RuntimeError("no port is free")
 
 
-# Odd names by what is odd in them. A client's own trouble (CR, LF, NUL, "/") is not among them.
+# Odd names by their oddity. Problems of the client itself (CR, LF, NUL, "/") are not among them.
 NAMES: dict[str, bytes] = {
     "leading space": b" lead",
     "trailing space": b"trail ",
@@ -334,8 +337,8 @@ NAMES: dict[str, bytes] = {
     "255 bytes of utf-8": "\u00e9".encode() * 127 + b"x",
 }
 
-# What each cannot do at all, as measured with the versions of Debian 12 (test_servers.py keeps the
-# names honest). For a name: it cannot be stored under that name by STOR with an absolute path.
+# What each server cannot do at all, as measured with the versions of Debian 12 (test_servers.py
+# verifies the names). For a name: STOR with an absolute path cannot store it under that name.
 _UNDERSCORE = "control characters in a name become underscores"
 _TELNET = "reads IAC as Telnet; doubling byte 255 (IAC IAC) gets it through"
 CANNOT: dict[Kind, dict[str, str]] = {
@@ -371,7 +374,7 @@ CANNOT: dict[Kind, dict[str, str]] = {
 }
 
 
-# How each is told what to do.
+# How each server is configured.
 
 
 @dataclass(frozen=True)
@@ -394,7 +397,7 @@ class _Plan:
 
     @property
     def output(self) -> Path:
-        """What the program prints."""
+        """The file with the program's output."""
         return self.workdir / f"{self.kind}.out" if self.kind in _LOGGING else self.log
 
 
@@ -412,7 +415,7 @@ def _yes(value: object) -> str:
 
 def _vsftpd(plan: _Plan) -> _Start:
     options = plan.options
-    # An empty folder in which the unprivileged half of a session is locked up.
+    # An empty folder that confines the unprivileged half of a session.
     empty = plan.workdir / "empty"
     empty.mkdir(exist_ok=True)
     settings = {
@@ -423,8 +426,8 @@ def _vsftpd(plan: _Plan) -> _Start:
         "local_enable": "YES",
         "anonymous_enable": _yes(options.anonymous),
         "anon_root": plan.root,
-        # Not our user: it refuses an anonymous root that the anonymous user may write to. And one
-        # whose home exists (that of nobody does not): it goes there first.
+        # Not the test user: vsftpd refuses an anonymous root that the anonymous user may write to.
+        # And a user whose home exists (that of nobody does not): vsftpd goes there first.
         "ftp_username": "daemon",
         "no_anon_password": "NO",
         "write_enable": _yes(not options.read_only),
@@ -473,14 +476,18 @@ def _proftpd(plan: _Plan) -> _Start:
     idle = options.idle_timeout
     users = plan.workdir / "proftpd.passwd"
     users.write_text(f"{USER}:{HASH}:{plan.uid}:{plan.gid}::{plan.root}:/bin/sh\n")
-    users.chmod(0o600)  # it refuses a file that others may read
+    users.chmod(0o600)  # the server refuses a file that others may read
+    modules = programs() / "proftpd" / "usr" / "lib" / "proftpd"
+    # Debian 12 has these built in, Debian 13 as modules.
+    apart = [name for name in ("mod_xfer", "mod_ls") if (modules / f"{name}.so").exists()]
     lines = [
         'ServerName "ftpfs test server"',
         "ServerType standalone",
         "DefaultAddress 127.0.0.1",
         f"Port {plan.port}",
         "UseIPv6 off",
-        f"ModulePath {programs()}/proftpd/usr/lib/proftpd",
+        f"ModulePath {modules}",
+        *(f"LoadModule {name}.c" for name in apart),
         f"User {USER}",
         f"Group {USER}",
         f"PidFile {plan.workdir}/proftpd.pid",
@@ -488,9 +495,13 @@ def _proftpd(plan: _Plan) -> _Start:
         f"SystemLog {plan.log}",
         "TransferLog none",
         "WtmpLog off",
-        # What makes its login slow: names of the peer, a delay that hides which users exist.
+        # Settings that make its login slow: names of the peer, a delay that hides which users
+        # exist.
         "UseReverseDNS off",
-        "DelayEngine off",
+        # If it is a module of its own (Debian 13), it is not loaded.
+        "<IfModule mod_delay.c>",
+        "  DelayEngine off",
+        "</IfModule>",
         "AuthOrder mod_auth_file.c",
         "AuthPAM off",
         f"AuthUserFile {users}",
@@ -543,11 +554,11 @@ def _proftpd(plan: _Plan) -> _Start:
         if flags:
             lines.append("TLSOptions " + " ".join(flags))
     config = plan.workdir / "proftpd.conf"
-    # Of two equal directives proftpd takes the first: those of the test.
+    # Of two equal directives proftpd takes the first: the test's.
     loading = [line for line in lines if line.startswith(("ModulePath", "LoadModule"))]
     rest = [line for line in lines if line not in loading]
     config.write_text("\n".join([*loading, *options.extra, *rest]) + "\n")
-    # Every session closes all descriptors up to the limit: 90 ms of a login where that is 20,000.
+    # Every session closes all descriptors up to the limit: 90 ms of a login if that is 20,000.
     script = 'ulimit -n 1024; exec "$@"'
     argv = [str(_program("proftpd")), "--nodaemon", "--config", str(config)]
     return ["/bin/sh", "-c", script, "sh", *argv], {}
@@ -579,10 +590,10 @@ def _pure_ftpd(plan: _Plan) -> _Start:
         "--ipv4only",
         "--minuid=1",
         f"--umask={options.umask:03o}:{options.umask:03o}",
-        # As shipped it cuts listings off at 10,000 names.
+        # By default it cuts listings off at 10,000 names.
         "--limitrecursion=1000000:50",
         f"--maxclientsnumber={options.max_clients or 1000}",
-        # Minutes is all it has.
+        # It knows minutes only.
         f"--maxidletime={-(-(options.idle_timeout or IDLE) // 60)}",
         f"--pidfile={plan.workdir}/pure-ftpd.pid",
         "--syslogfacility=none",
@@ -634,7 +645,8 @@ def _wait_ready(server: FtpServer, plan: _Plan) -> None:
             raise RuntimeError(f"{plan.kind} ended at once:\n{_said(plan)}")
         try:
             with socket.create_connection((server.host, server.port), timeout=5) as probe:
-                # Implicit TLS greets only after the handshake: taking the connection must do.
+                # Implicit TLS greets only after the handshake: accepting the connection must be
+                # enough.
                 if server.tls == "implicit" or probe.recv(1):
                     return
         except OSError:
@@ -672,12 +684,12 @@ def _processes() -> Iterator[tuple[int, int]]:
                 stat = Path("/proc", name, "stat").read_text(errors="replace")
             except OSError:
                 continue  # it ended in between
-            # "pid (name) state ppid": the name may hold anything, brackets too.
+            # "pid (name) state ppid": the name may contain anything, including brackets.
             yield int(name), int(stat.rpartition(")")[2].split()[1])
 
 
 def _wait_gone(pids: list[int]) -> None:
-    """Wait for processes that are no children of ours: init reaps them."""
+    """Wait for processes that are not our children: init reaps them."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         if not any(running(pid) for pid in pids):
@@ -686,7 +698,7 @@ def _wait_gone(pids: list[int]) -> None:
 
 
 def running(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
+    """Whether the process exists and is no zombie."""
     try:
         stat = Path("/proc", str(pid), "stat").read_text(errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""What ends with the `with` block that it was started for."""
+"""Objects that stop at the end of their `with` block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Stoppable(ABC):
-    """Leaving the `with` block stops it."""
+    """The end of the `with` block stops it."""
 
     @abstractmethod
     def stop(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Waiting for what comes true by itself: soon, or on a busy machine a while later."""
+"""Waiting for conditions: they hold soon, or on a busy machine a while later."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PAUSE = 0.005
 
 
 def comes_true(condition: Callable[[], object], within: float = PATIENCE) -> bool:
-    """Whether that happens, within so many seconds."""
+    """Whether the condition holds within this many seconds."""
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:
@@ -20,7 +20,7 @@ def comes_true(condition: Callable[[], object], within: float = PATIENCE) -> boo
 
 
 def until(condition: Callable[[], object], within: float = PATIENCE) -> None:
-    """Wait for it; an AssertionError when it takes longer."""
+    """Wait for the condition; an AssertionError when it takes longer."""
     assert comes_true(condition, within), "it never came true"
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ftpfs.config import Network
 from ftpfs.ftp.remote import Remote
+from ftpfs.settings.config import Network
 from tests.conftest import RemoteDir
 from tests.support.relay import Relay
 

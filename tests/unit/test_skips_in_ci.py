@@ -42,7 +42,7 @@ def run(folder: Path, source: str, reason: str, ci: str, *options: str) -> tuple
         ("server cannot: fly", "true", pytest.ExitCode.OK),
     ],
 )
-def test_a_skip_needs_an_excuse(
+def test_skip_needs_a_reason(
     tmp_path: Path, processes: tuple[str, ...], reason: str, ci: str, code: int
 ) -> None:
     if processes:

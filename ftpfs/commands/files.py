@@ -1,0 +1,326 @@
+"""Single files and folders without FUSE: the work of `ftpfs ls`, `cat`, `get`, `put` and `cmd`.
+
+Owns local files, which never stay half-written under their names; line ends of text transfers; the
+format of a listing; the progress bar. FTP is `ftp.remote`'s, the same as for a mount. Paths are
+those of Remote; `locate` makes them from a URL.
+
+Threading: one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import posixpath
+import re
+import secrets
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import BinaryIO, TextIO
+
+from ftpfs import errors
+from ftpfs.errors import printable
+from ftpfs.ftp.remote import Remote
+from ftpfs.ftp.uploading.content import CHUNK_BYTES, FileContent
+from ftpfs.model.entry import Entry, Kind
+
+log = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 256 << 10  # the same as in Remote's uploads
+
+# Called with the total of bytes so far. A repeated upload starts again at 0.
+Progress = Callable[[int], None]
+
+
+def locate(url_path: str) -> tuple[str, str]:
+    """The root for Remote and the path below it, from the path of a URL.
+
+    The root is the login folder or the server's root. It is never the folder in the URL, because
+    that may turn out to be a file.
+    """
+    root = "/" if url_path.startswith("/") else ""
+    return root, "/" + url_path.strip("/")
+
+
+# Listing.
+
+
+@dataclass(frozen=True)
+class Look:
+    """The format of a listing."""
+
+    long: bool = False
+    human: bool = False  # sizes in K, M and G
+    dotfiles: bool = False
+
+
+def list_folder(remote: Remote, path: str, out: TextIO, look: Look) -> None:
+    """Print the entries of a folder, or the entry of a file, sorted by name."""
+    try:
+        entries = sorted(remote.list(path), key=lambda entry: entry.name)
+    except errors.NotADirectory:
+        entries, look = [remote.stat(path)], replace(look, dotfiles=True)
+    for entry in entries:
+        if look.dotfiles or not entry.name.startswith("."):
+            emit(out, _long_line(entry, human=look.human) if look.long else entry.name)
+
+
+def emit(out: TextIO, line: str) -> None:
+    """Print server text: escaped on a terminal, the original bytes for a script."""
+    if out.isatty():
+        out.write(printable(line) + "\n")
+    else:
+        out.buffer.write(os.fsencode(line) + b"\n")
+
+
+_TYPES = {Kind.DIRECTORY: stat.S_IFDIR, Kind.LINK: stat.S_IFLNK, Kind.FILE: stat.S_IFREG}
+
+
+def _long_line(entry: Entry, *, human: bool) -> str:
+    mode = stat.filemode(_TYPES.get(entry.kind, 0) | (entry.mode or 0))
+    if entry.mode is None:
+        mode = mode[0] + "?" * 9
+    size = "-"
+    if entry.size is not None and entry.kind is not Kind.DIRECTORY:
+        size = _human(entry.size) if human else str(entry.size)
+    name = f"{entry.name} -> {entry.target}" if entry.target else entry.name
+    return f"{mode} {size:>13} {_utc(entry.mtime):20} {name}"
+
+
+def _human(size: int) -> str:
+    """A size in the format of `ls -h`: 1.0K, 12M; rounded up."""
+    if size < 1024:
+        return str(size)
+    tenths, units = size * 10, iter("KMGTPE")
+    unit = ""
+    while tenths >= 10_240:
+        tenths, unit = -(-tenths // 1024), next(units)
+    return f"{tenths / 10:.1f}{unit}" if tenths < 100 else f"{-(-tenths // 10)}{unit}"
+
+
+def _utc(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):  # a server may say any year
+        return "-"
+
+
+# Files out.
+
+
+def cat(remote: Remote, path: str, out: BinaryIO, *, text: bool) -> None:
+    """Write a whole remote file to `out`, or raise an error."""
+    _receive(remote, path, lambda _: contextlib.nullcontext(out), text=text, progress=False)
+
+
+def get(remote: Remote, path: str, local: str, *, text: bool) -> None:
+    """Copy a remote file to `local`, which is a file or a folder.
+
+    The file appears under its name when it is complete and at least as long as the server reported.
+    (Text has no size to compare.) A longer file is accepted: it grew, or the reported size was
+    wrong. Raises DataMismatch; OSError for the local side.
+    """
+    if os.path.isdir(local):
+        local = os.path.join(local, posixpath.basename(path))
+    _receive(remote, path, lambda when: _replacing(local, when), text=text, progress=True)
+
+
+def _receive(
+    remote: Remote,
+    path: str,
+    open_local: Callable[[int | None], contextlib.AbstractContextManager[BinaryIO]],
+    *,
+    text: bool,
+    progress: bool,
+) -> None:
+    entry = remote.stat(path)
+    if entry.kind is Kind.DIRECTORY:
+        raise errors.IsADirectory(f"{path} is a folder; ftpfs ls shows it, ftpfs mount copies it")
+    # The size of a link is not that of its file. In text mode the line ends differ.
+    promised = entry.size if entry.kind is Kind.FILE and not text else None
+    arrived = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal arrived
+        view = memoryview(bytearray(_CHUNK_BYTES))
+        while count := download.readinto(view):
+            arrived += count
+            advance(arrived)
+            yield bytes(view[:count])
+
+    with (
+        remote.open_read(path, text=text) as download,
+        open_local(entry.mtime) as out,
+        _bar(path, promised, wanted=progress) as advance,
+    ):
+        for chunk in from_wire(chunks()) if text else chunks():
+            out.write(chunk)
+        if promised is None or arrived > promised:
+            download.check_end()
+        elif arrived < promised:
+            raise errors.DataMismatch(f"{path}: {arrived} of {promised} bytes arrived")
+
+
+@contextlib.contextmanager
+def _replacing(target: str, mtime: int | None) -> Iterator[BinaryIO]:
+    """A file that replaces `target` when the block ends without an error.
+
+    Its time becomes `mtime` (seconds). After an error nothing is left. After a kill nothing is left
+    either, if the file system supports files without names.
+    """
+    target = os.path.realpath(target)  # the file behind a link is replaced, the link stays
+    if os.path.exists(target) and not os.path.isfile(target):
+        with open(target, "wb") as out:  # devices and FIFOs are not replaced
+            yield out
+        return
+    # In the same folder, because rename cannot cross file systems. open() applies the umask.
+    folder = os.path.dirname(target)
+    temporary = os.path.join(folder, f".ftpfs-{secrets.token_hex(6)}.part")
+    try:
+        with _open_nameless(folder) or open(temporary, "xb") as out:
+            yield out
+            out.flush()
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(out.fileno(), stat.S_IMODE(os.stat(target).st_mode))
+            if mtime is not None:
+                with contextlib.suppress(OSError, OverflowError):  # a time that this disk lacks
+                    os.utime(out.fileno(), (mtime, mtime))
+            if not os.path.exists(temporary):
+                # With a descriptor Python calls linkat(2), which follows the link in /proc.
+                source = f"/proc/self/fd/{out.fileno()}"
+                os.link(source, temporary, src_dir_fd=out.fileno(), follow_symlinks=True)
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _open_nameless(folder: str) -> BinaryIO | None:
+    """A file without a name in that folder; None if the file system does not support it."""
+    try:
+        return open(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666), "wb")
+    except OSError:
+        return None
+
+
+# Files in.
+
+
+def put(remote: Remote, stream: BinaryIO, path: str, *, text: bool) -> None:
+    """Upload `stream` to `path`, and check that the server has all of it.
+
+    A file on disk replaces an existing one as a whole or not at all. A pipe or a text goes straight
+    to its name, so a broken transfer leaves a part. Raises DataMismatch.
+    """
+    status = os.fstat(stream.fileno())
+    size = status.st_size if stat.S_ISREG(status.st_mode) else None
+    with _bar(path, size, wanted=True) as advance:
+        if size is not None and not text:
+            _put_file(remote, stream, size, path, advance)
+        else:
+            _put_stream(remote, stream, path, advance, text=text)
+
+
+def _put_file(remote: Remote, stream: BinaryIO, size: int, path: str, advance: Progress) -> None:
+    try:
+        existing = remote.stat(path)
+    except errors.NotFound:
+        mode = None
+    else:
+        if existing.kind is Kind.DIRECTORY:
+            raise errors.IsADirectory(f"{path} is a folder; end the URL with / to put it there")
+        mode = existing.mode
+
+    class Shown(FileContent):
+        """Gives the content in pieces, so that the bar moves."""
+
+        def ready(self, offset: int) -> int:
+            advance(offset)
+            return min(super().ready(offset), offset + CHUNK_BYTES)
+
+    when = int(os.fstat(stream.fileno()).st_mtime)
+    remote.store(path, Shown(stream.fileno(), size, when, mode), base=None, check=False)
+
+
+def _put_stream(
+    remote: Remote, stream: BinaryIO, path: str, advance: Progress, *, text: bool
+) -> None:
+    sent = 0
+    with remote.open_write(path, text=text) as upload:
+        chunks = iter(lambda: stream.read(_CHUNK_BYTES), b"")
+        for chunk in to_wire(chunks) if text else chunks:
+            upload.write(chunk)
+            sent += len(chunk)
+            advance(sent)
+        upload.finish()
+    if text:
+        return  # the server stores its own line ends, so the sizes differ
+    try:
+        stored = remote.stat(path).size
+    except (errors.NotFound, errors.PermissionDenied):
+        log.warning("%s: the server took it and does not show it; not verified", printable(path))
+        return
+    if stored != sent:
+        raise errors.DataMismatch(f"{path}: the server has {stored} of {sent} bytes")
+
+
+# Line ends: CRLF on the wire (RFC 959, 3.1.1.1), LF on this machine.
+
+
+def from_wire(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    held = b""
+    for chunk in chunks:
+        joined = held + chunk
+        # A CR at the end of a chunk waits for the next one: LF may follow.
+        held = b"\r" if joined.endswith(b"\r") else b""
+        yield joined[: len(joined) - len(held)].replace(b"\r\n", b"\n")
+    yield held
+
+
+def to_wire(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    before = b""
+    for chunk in chunks:
+        # Lines that end in CRLF stay as they are, even if a chunk ends between CR and LF.
+        yield re.sub(rb"(?<!\r)\n", b"\r\n", before + chunk)[len(before) :]
+        before = b"\r" if chunk.endswith(b"\r") else b""
+
+
+# The bar.
+
+
+@contextlib.contextmanager
+def _bar(path: str, total: int | None, *, wanted: bool) -> Iterator[Progress]:
+    """A progress bar, if stderr is a terminal."""
+    if not wanted or not sys.stderr.isatty():
+        yield lambda _done: None
+        return
+    from rich.markup import escape
+
+    from ftpfs.commands.bars import bar as shown
+
+    with shown() as bar:
+        task = bar.add_task(escape(printable(posixpath.basename(path))), total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+# Raw commands.
+
+
+def command(remote: Remote, line: str, out: TextIO, *, welcome: bool) -> bool:
+    """Send one command and print the lines of the reply. Returns whether the server accepted it."""
+    greeting = remote.connect()
+    if welcome:
+        for each in greeting.splitlines():
+            emit(out, each)
+    reply = remote.command(line)
+    for each in reply.lines:
+        # The lines of a reply are bytes decoded as latin-1. Decode them as file names here.
+        emit(out, os.fsdecode(each.encode("latin-1")))
+    return reply.ok

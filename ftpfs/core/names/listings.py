@@ -1,0 +1,287 @@
+"""Cached listings, and the changes that this mount lays over them.
+
+Owns what is known of each directory: its listing or a single name of it, the listings under way,
+and the bound of all. Decides nothing about age: `tree` does, and it fetches.
+
+Threading: the tree's lock guards everything here. No I/O.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from ftpfs import errors
+from ftpfs.model.entry import Entry, Kind
+
+# Limit of cached entries (about 200 bytes each). The oldest listings are evicted first.
+MAX_ENTRIES = 500_000
+
+# Limit of directories of which a single name is cached.
+MAX_SINGLES = 1024
+
+ROOT = Entry(name="", kind=Kind.DIRECTORY, size=0, mtime=None, exact=False, mode=None, target=None)
+
+
+class Directory:
+    """A listing: the entries by name, and the times that tell its age.
+
+    Attributes:
+        since: when the server was asked for the listing.
+        took: how long the listing took (seconds).
+        checked: the later of `since` and the last failed attempt to list the directory again.
+        looked_at: when single entries were asked for, or changed here, after `since`, by name.
+        ahead: no program has asked for the listing yet.
+    """
+
+    __slots__ = ("_subdirectories", "ahead", "checked", "entries", "looked_at", "since", "took")
+
+    def __init__(self, entries: Iterable[Entry], since: float) -> None:
+        self.entries: dict[str, Entry] = {}
+        for entry in entries:
+            self.entries.setdefault(entry.name, entry)
+        self.since = since
+        self.took = 0.0
+        self.checked = since
+        self.looked_at: dict[str, float] = {}
+        self.ahead = False
+        self._subdirectories: list[str] | None = None
+
+    def subdirectories(self) -> list[str]:
+        if self._subdirectories is None:
+            self._subdirectories = [
+                e.name for e in self.entries.values() if e.kind is Kind.DIRECTORY
+            ]
+        return self._subdirectories
+
+    def set(self, name: str, entry: Entry | None) -> None:
+        """Apply a change made by this mount; None: the name is gone."""
+        known = self.entries.get(name)
+        if Kind.DIRECTORY in (known and known.kind, entry and entry.kind):
+            self._subdirectories = None
+        if entry is None:
+            self.entries.pop(name, None)
+        else:
+            self.entries[name] = entry
+
+
+class Single:
+    """The one name that was looked up in a directory that is not listed."""
+
+    __slots__ = ("entry", "name", "since")
+
+    def __init__(self, name: str, since: float) -> None:
+        self.name = name
+        self.since = since
+        self.entry: Entry | None = None  # None: not known (yet), only the listing tells
+
+
+class Fetch:
+    """A listing under way, which other threads may wait for.
+
+    Attributes:
+        ahead: no program had asked for the listing when it began.
+        spoiled: the listing must not be cached, whatever it shows.
+        since: when the server was asked for it.
+        changed: entries that this mount changed, or looked at singly, since then. None: gone.
+        directory: the result; set unless the listing fails.
+    """
+
+    __slots__ = ("ahead", "changed", "directory", "done", "error", "since", "spoiled")
+
+    def __init__(self, *, ahead: bool = False) -> None:
+        self.ahead = ahead
+        self.done = False
+        self.spoiled = False
+        self.since = 0.0
+        self.changed: dict[str, Entry | None] = {}
+        self.directory: Directory
+        self.error: errors.FtpfsError | None = None
+
+
+class Listings:
+    """The cached directories of one server.
+
+    Attributes:
+        directories: the listings, oldest first.
+        fetches: the listings under way, by directory.
+        singles: the single names, by directory.
+        root: the entry of "/". It is replaced as a whole, so it may be read without the lock.
+    """
+
+    def __init__(self, clock: Callable[[], float], now: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._now = now
+        self.directories: dict[str, Directory] = {}
+        self.fetches: dict[str, Fetch] = {}
+        self.singles: dict[str, Single] = {}
+        self.root = ROOT
+        self._held = 0  # entries in all listings
+
+    def entry(self, path: str) -> Entry | None:
+        """The entry in the listing of its directory, however old."""
+        parent, name = split(path)
+        directory = self.directories.get(parent)
+        return directory.entries.get(name) if directory else None
+
+    def seen(self, path: str) -> tuple[Entry | None, float]:
+        """The entry, however old, and when the server was asked for it (-inf: never)."""
+        parent, name = split(path)
+        directory = self.directories.get(parent)
+        single = self.singles.get(parent)
+        if single is not None and single.name == name and single.entry is not None:
+            return single.entry, single.since
+        if directory is None:
+            return None, float("-inf")
+        return directory.entries.get(name), directory.looked_at.get(name, directory.since)
+
+    # What the server told.
+
+    def begin_single(self, parent: str, name: str) -> Single:
+        """A name is looked up by itself, the first one of its directory."""
+        single = self.singles[parent] = Single(name, self._clock())
+        while len(self.singles) > MAX_SINGLES:
+            del self.singles[next(iter(self.singles))]
+        return single
+
+    def add(self, path: str, directory: Directory) -> None:
+        """Cache a listing. The oldest ones are evicted if there are too many entries."""
+        self._drop(path)
+        self.singles.pop(path, None)
+        self.directories[path] = directory
+        self._held += len(directory.entries)
+        while self._held > MAX_ENTRIES and len(self.directories) > 1:
+            self._drop(next(iter(self.directories)))
+
+    def note_look(self, path: str, entry: Entry, known: Entry | None, since: float) -> None:
+        """Cache what a look at one entry since `since` saw; `known` was its entry then.
+
+        If this mount changed the entry meanwhile, or a later listing shows it, nothing is cached. A
+        listing under way gets the result, too: it may show the entry as it was before.
+        """
+        parent, name = split(path)
+        fetch = self.fetches.get(parent)
+        if fetch is not None and fetch.since <= since and name not in fetch.changed:
+            fetch.changed[name] = named(entry, name)
+        directory = self.directories.get(parent)
+        now = self.entry(path)
+        if directory is None or now is None:
+            return
+        listed_before = directory.since <= since and name not in directory.looked_at
+        if now is known or listed_before:
+            directory.entries[name] = named(entry, name)
+            directory.looked_at[name] = since
+
+    # What this mount changed.
+
+    def put(self, path: str, entry: Entry | None) -> None:
+        """Cache an entry that exists now; None: it is gone."""
+        parent, name = split(path)
+        if entry is not None:
+            entry = named(entry, name)
+        self.singles.pop(parent, None)
+        fetch = self.fetches.get(parent)
+        if fetch is not None:
+            fetch.changed[name] = entry
+        directory = self.directories.get(parent)
+        if entry is None or directory is None or name not in directory.entries:
+            self.names_changed(parent)
+        if directory is not None:
+            self._held -= len(directory.entries)
+            directory.set(name, entry)
+            directory.looked_at[name] = self._clock()
+            self._held += len(directory.entries)
+
+    def names_changed(self, folder: str) -> None:
+        """Show a new time for a directory that a name has come to, or has left."""
+        now = int(self._now())
+        if folder == "/":
+            self.root = replace(ROOT, mtime=now)
+            return
+        above, name = split(folder)
+        directory, single = self.directories.get(above), self.singles.get(above)
+        if directory is not None and (known := directory.entries.get(name)) is not None:
+            directory.entries[name] = replace(known, mtime=now, exact=False)
+        if single is not None and single.name == name and single.entry is not None:
+            single.entry = replace(single.entry, mtime=now, exact=False)
+
+    def update(self, path: str, mode: int | None, mtime: int | None) -> None:
+        """The mode or the time (seconds) of an entry was set."""
+        entry = self.entry(path)
+        if entry is None:
+            self.forget(split(path)[0])
+            return
+        if mode is not None:
+            entry = replace(entry, mode=mode)
+        if mtime is not None:
+            entry = replace(entry, mtime=mtime, exact=True)
+        self.put(path, entry)
+
+    def made_directory(self, path: str, entry: Entry) -> None:
+        self.forget_below(path)
+        self.put(path, entry)
+        self.add(path, Directory([], self._clock()))
+
+    def remove(self, path: str) -> None:
+        """Drop an entry that is gone, with everything below it."""
+        parent, name = split(path)
+        directory = self.directories.get(parent)
+        known = directory.entries.get(name) if directory else None
+        self.put(path, None)
+        if directory is not None:
+            directory.looked_at.pop(name, None)
+        if known is None or known.kind is not Kind.FILE:  # a file has nothing below it
+            self.forget_below(path)
+
+    def rename(self, old: str, new: str) -> None:
+        """Move an entry, with the listings below it. The entry that it replaced is gone."""
+        entry = self.entry(old)
+        moved = {
+            new + path[len(old) :]: directory
+            for path, directory in self.directories.items()
+            if path == old or path.startswith(old + "/")
+        }
+        self.remove(new)
+        self.remove(old)
+        if entry is None:
+            self.forget(split(new)[0])
+            return
+        self.put(new, entry)
+        for path, directory in moved.items():
+            self.add(path, directory)
+
+    def forget(self, path: str) -> None:
+        """Drop the listing of `path`. One that is under way will not be cached."""
+        fetch = self.fetches.get(path)
+        if fetch is not None:
+            fetch.spoiled = True
+        self.singles.pop(path, None)
+        self._drop(path)
+
+    def forget_below(self, path: str) -> None:
+        """Drop the listings of `path` and of everything below it."""
+        below = path.rstrip("/") + "/"
+        for known in [p for p in self.directories if p == path or p.startswith(below)]:
+            self._drop(known)
+        for asked in [p for p in self.singles if p == path or p.startswith(below)]:
+            del self.singles[asked]
+        for fetched, fetch in self.fetches.items():
+            if fetched == path or fetched.startswith(below):
+                fetch.spoiled = True
+
+    def _drop(self, path: str) -> None:
+        directory = self.directories.pop(path, None)
+        if directory is not None:
+            self._held -= len(directory.entries)
+
+
+def split(path: str) -> tuple[str, str]:
+    """posixpath.split of an absolute path, in a third of the time: each `stat` calls it."""
+    parent, _, name = path.rpartition("/")
+    return parent or "/", name
+
+
+def named(entry: Entry, name: str) -> Entry:
+    """The entry under the name that it was asked for."""
+    return entry if entry.name == name else replace(entry, name=name)

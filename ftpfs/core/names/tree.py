@@ -1,0 +1,397 @@
+"""The cache of attributes and directories: what is known of the server's tree, and for how long.
+
+Owns how long a listing counts, and fetching by one thread at a time. `listings` holds the cached
+entries, and the changes that this mount lays over them. Open files are not known here:
+`files.looks` shows those on top.
+
+**The generation guard.** The cache never uses a result that was asked for before a change made by
+this mount. A listing that is under way during a change may show the state before or after it. So
+the changed names are laid over the listing as this mount knows them. (Fetching again would never
+end in a directory that is filled while a program lists it.) If no name can tell the change (the
+whole listing was given up, or its directory moved), the listing is fetched again. The result of a
+`look_again` is not stored then.
+
+**Missing names.** A name that is not in a recent listing does not exist. *Recent* is stricter than
+*fresh*: the names in a listing count for longer (`ttl`) than the absence of other names
+(`names_ttl`).
+
+Threading: any thread. `_lock` (Rank.TREE) guards everything. No I/O is done under it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+
+from ftpfs import errors
+from ftpfs.core.names.listings import Directory, Fetch, Listings, named, split
+from ftpfs.model.entry import Entry
+from ftpfs.model.locks import Rank, ranked_lock
+from ftpfs.model.names import check_length
+from ftpfs.model.remote import ListPath
+
+# Attempts to list a directory that other threads keep giving up. Then the last listing counts.
+FETCHES = 4
+
+# A listing stays recent for this multiple of the time that it took, if that is longer than
+# `names_ttl`. So no more than a twentieth of the time goes into listing a directory again.
+RECENT_FACTOR = 20
+
+
+class Tree:
+    """The directories of one server, listed when they are needed."""
+
+    def __init__(
+        self,
+        fetch_list: ListPath,
+        fetch_entry: Callable[[str], Entry],
+        *,
+        ttl: float,
+        names_ttl: float = float("inf"),
+        ahead: Callable[[], AbstractContextManager[ListPath]],
+        peek: Callable[[str], Entry | None] = lambda _path: None,
+        visited: Callable[[str], None] = lambda _path: None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`ttl`: how long an entry counts (seconds). `names_ttl`: how long the absence of a name
+        counts, if that is shorter.
+
+        `ahead()` leases a connection that nobody else needs now, and lists with it. `peek(path)`
+        asks for one name if that is cheaper than listing its directory (None: not known).
+        `visited` is called before a directory's names are looked up for the first time."""
+        self._fetch_list = fetch_list
+        self._ahead = ahead
+        self._peek = peek
+        self._visited = visited
+        self._fetch_entry = fetch_entry
+        self._ttl = ttl
+        self._names_ttl = names_ttl
+        self._clock = clock
+        self._lock = ranked_lock(Rank.TREE)
+        self._changed = threading.Condition(self._lock)
+        self._listings = Listings(clock, now)  # guarded by _lock
+
+    def lookup(self, path: str) -> Entry:
+        """The entry at `path`: no round trip while the listing of its directory is fresh.
+
+        Raises NotFound, NotADirectory, and what fetching raises. A network failure is never
+        NotFound.
+        """
+        if path == "/":
+            return self._listings.root
+        parent, name = split(path)
+        with self._lock:
+            directory = self._listings.directories.get(parent)
+            entries = directory.entries if directory and self._counts(directory) else None
+        try:
+            if entries is None:
+                single = self._single(path, parent, name)
+                if single is not None:
+                    return single
+                self._visited(parent)
+                entries = self._entries(parent)
+            if name not in entries:
+                entries = self._entries_by_now(parent)
+        except errors.PermissionDenied:
+            # The server refuses to list the directory (mode 711): ask for the name itself.
+            check_length(name)
+            return self._fetch_entry(path)
+        entry = entries.get(name)
+        if entry is None:
+            check_length(name)
+            raise errors.NotFound(f"{path}: no such file or directory")
+        return entry
+
+    def _single(self, path: str, parent: str, name: str) -> Entry | None:
+        """Look up the first name in a directory by itself. None: the directory has to be listed.
+
+        So a path costs one round trip for each of its names, however large the directories are.
+        When a program looks up a second name in the directory, it is likely to look up more: then
+        the directory is listed.
+        """
+        with self._lock:
+            known = self._listings.singles.get(parent)
+            if known is not None and self._clock() - known.since < self._ttl:
+                return known.entry if known.name == name else None
+            if parent in self._listings.fetches or parent in self._listings.directories:
+                return None
+            single = self._listings.begin_single(parent, name)
+        entry = self._peek(path)
+        if entry is None:
+            return None
+        self._visited(parent)
+        with self._lock:
+            if self._listings.singles.get(parent) is single:  # else this mount changed it meanwhile
+                single.entry = named(entry, name)
+        return named(entry, name)
+
+    def children(self, path: str) -> list[Entry]:
+        """All entries of a directory, from a recent listing."""
+        entries = self._entries(path, lately=True)
+        with self._lock:
+            return list(entries.values())
+
+    def fresh(self, path: str) -> Mapping[str, Entry] | None:
+        """The entries of a directory by name; None if it is not listed, or its listing is stale.
+
+        The mapping changes with the directory. No I/O.
+        """
+        with self._lock:
+            directory = self._listings.directories.get(path)
+            return directory.entries if directory and self._is_fresh(directory) else None
+
+    def took(self, path: str) -> float:
+        """How long the listing of `path` took (seconds); infinite if it is not cached. No I/O."""
+        with self._lock:
+            directory = self._listings.directories.get(path)
+            return directory.took if directory else float("inf")
+
+    def list_since(self, path: str, since: float) -> None:
+        """List `path` again, unless its listing was asked for at `since` or later."""
+        self._fetched_entries(path, lambda listed: listed.since >= since)
+
+    def known(self, path: str) -> list[Entry]:
+        """The cached entries of a directory, however old. No I/O."""
+        with self._lock:
+            directory = self._listings.directories.get(path)
+            return list(directory.entries.values()) if directory else []
+
+    def age(self, path: str) -> float:
+        """Seconds since the server was asked about this entry; infinite if it never was."""
+        return self._clock() - self.seen(path)[1]
+
+    def seen(self, path: str) -> tuple[Entry | None, float]:
+        """The cached entry, however old, and when the server was asked for it. No I/O."""
+        with self._lock:
+            return self._listings.seen(path)
+
+    def look_again(self, path: str, look: Callable[[], Entry]) -> Entry:
+        """Call `look` for a known entry, and cache its result.
+
+        If this mount changed the directory meanwhile, the result is not cached. If `look` raises
+        NotFound, the entry is gone: the listing of its directory is dropped.
+        """
+        parent, name = split(path)
+        with self._lock:
+            known = self._listings.entry(path)
+            single = self._listings.singles.get(parent)
+        since = self._clock()
+        try:
+            entry = look()
+        except errors.NotFound:
+            self.forget(parent)
+            raise
+        with self._lock:
+            self._listings.note_look(path, entry, known, since)
+            if (
+                single is not None
+                and single is self._listings.singles.get(parent)
+                and single.name == name
+            ):
+                single.entry, single.since = named(entry, name), since
+        return entry
+
+    # Listings ahead: no program has asked for them yet.
+
+    def list_ahead(self, choose: Callable[[], str | None]) -> None:
+        """List the directory that `choose` names, before a program asks for it.
+
+        `choose` is called when a connection is free. A program that asks for the directory
+        meanwhile waits for this listing; if it fails, the program's own request lists it. Raises
+        what listing raises.
+        """
+        with self._ahead() as fetch_list:
+            begun = self._begin_ahead(choose)
+            if begun is None:
+                return
+            path, fetch = begun
+            with self._ending(path, fetch):
+                fetch.directory, settled = self._list_once(path, fetch, fetch_list)
+                if not settled:
+                    raise errors.FtpfsError(f"{path}: changed while it was being listed ahead")
+
+    def subdirectories(self, path: str) -> Sequence[str] | None:
+        """The names of the sub-directories in listed order; None if the listing is stale or absent.
+
+        Returns the same object as long as the names are the same. No I/O.
+        """
+        with self._lock:
+            directory = self._listings.directories.get(path)
+            if directory is None or not self._is_fresh(directory):
+                return None
+            return directory.subdirectories()
+
+    # Changes made by this mount, after the server confirmed them.
+
+    def put(self, path: str, entry: Entry) -> None:
+        """Cache an entry that exists now."""
+        with self._lock:
+            self._listings.put(path, entry)
+
+    def names_changed(self, folder: str) -> None:
+        """Show a new time for a directory that a name has come to, or has left.
+
+        The server need not know the name yet. Every file system changes the time then. The time is
+        shown and not set: the next listing tells the server's own.
+        """
+        with self._lock:
+            self._listings.names_changed(folder)
+
+    def update(self, path: str, *, mode: int | None = None, mtime: int | None = None) -> None:
+        """Note that the mode or the time (seconds) of an entry was set."""
+        with self._lock:
+            self._listings.update(path, mode, mtime)
+
+    def remove(self, path: str) -> None:
+        """Drop an entry that is gone, with everything below it."""
+        with self._lock:
+            self._listings.remove(path)
+
+    def made_directory(self, path: str, entry: Entry) -> None:
+        """Cache a directory that was just made, and its empty listing."""
+        with self._lock:
+            self._listings.made_directory(path, entry)
+
+    def rename(self, old: str, new: str) -> None:
+        """Move an entry, with the listings below it. The entry that it replaced is gone."""
+        with self._lock:
+            self._listings.rename(old, new)
+
+    def forget(self, path: str) -> None:
+        """Drop the listing of `path`."""
+        with self._lock:
+            self._listings.forget(path)
+
+    def forget_below(self, path: str) -> None:
+        """Drop the listings of `path` and of everything below it."""
+        with self._lock:
+            self._listings.forget_below(path)
+
+    # Cached listings, and how they are fetched.
+
+    def _entries_by_now(self, path: str) -> dict[str, Entry]:
+        """The entries of a directory whose cached listing lacks a name.
+
+        An old listing does not tell whether the name was made since: the directory is listed again.
+        When a program makes names here one after another, each of them is missing at first. So the
+        directory is listed again for one of them every few seconds, and not for each.
+        """
+        with self._lock:
+            directory = self._listings.directories.get(path)
+            known = directory is not None and self._is_recent(directory)
+        if not known:
+            self._visited(path)
+        return self._entries(path, lately=True)
+
+    def _entries(self, path: str, *, lately: bool = False) -> dict[str, Entry]:
+        """The entries of `path` from a fresh listing, or with `lately` from a recent one.
+
+        If the network fails, a fresh listing serves for a recent one. After a failure that took
+        long, the directory is not listed again soon.
+        """
+        begun = self._clock()
+        try:
+            return self._fetched_entries(path, self._is_recent if lately else self._is_fresh)
+        except errors.NetworkError:
+            with self._lock:
+                directory = self._listings.directories.get(path)
+                if not lately or directory is None or not self._is_fresh(directory):
+                    raise
+                directory.checked = self._clock()
+                directory.took = max(directory.took, directory.checked - begun)
+                return directory.entries
+
+    def _fetched_entries(self, path: str, counts: Callable[[Directory], bool]) -> dict[str, Entry]:
+        """The entries of a listing that `counts`. One thread fetches it; the others wait for it."""
+        with self._lock:
+            while True:
+                directory = self._listings.directories.get(path)
+                if directory is not None and counts(directory):
+                    directory.ahead = False
+                    return directory.entries
+                fetch = self._listings.fetches.get(path)
+                if fetch is None:
+                    fetch = self._listings.fetches[path] = Fetch()
+                    break
+                while not fetch.done:
+                    self._changed.wait()
+                if fetch.error is None:
+                    fetch.directory.ahead = False
+                    return fetch.directory.entries
+                if not fetch.ahead:  # after a failed listing ahead, this thread lists by itself
+                    raise errors.again(fetch.error) from fetch.error
+        with self._ending(path, fetch):
+            fetch.directory = self._list(path, fetch)
+        return fetch.directory.entries
+
+    def _begin_ahead(self, choose: Callable[[], str | None]) -> tuple[str, Fetch] | None:
+        while (path := choose()) is not None:
+            with self._lock:
+                directory = self._listings.directories.get(path)
+                known = directory is not None and self._is_recent(directory)
+                if not known and path not in self._listings.fetches:
+                    fetch = self._listings.fetches[path] = Fetch(ahead=True)
+                    return path, fetch
+        return None
+
+    @contextlib.contextmanager
+    def _ending(self, path: str, fetch: Fetch) -> Iterator[None]:
+        """End a fetch however its listing ends, and wake the threads that wait for it."""
+        try:
+            yield
+        except errors.FtpfsError as error:
+            # A copy: the error's traceback refers to frames that refer to `fetch`. Such a cycle
+            # would keep all that the frames hold in memory, most of all a refused listing.
+            fetch.error = errors.again(error)
+            raise
+        except BaseException:
+            fetch.error = errors.FtpfsError(f"{path}: listing failed")
+            raise
+        finally:
+            with self._lock:
+                fetch.done = True
+                del self._listings.fetches[path]
+                self._changed.notify_all()
+
+    def _counts(self, directory: Directory) -> bool:
+        """Whether a lookup may use the listing without telling `visited` first."""
+        return self._is_fresh(directory) and not directory.ahead
+
+    def _is_fresh(self, directory: Directory) -> bool:
+        return self._clock() - directory.since < self._ttl
+
+    def _is_recent(self, directory: Directory) -> bool:
+        """Whether a name that the listing lacks counts as missing."""
+        believed = max(self._names_ttl, RECENT_FACTOR * directory.took)
+        return self._is_fresh(directory) and self._clock() - directory.checked < believed
+
+    def _list(self, path: str, fetch: Fetch) -> Directory:
+        for _ in range(FETCHES):
+            directory, settled = self._list_once(path, fetch, self._fetch_list)
+            if settled:
+                break
+        return directory
+
+    def _list_once(self, path: str, fetch: Fetch, fetch_list: ListPath) -> tuple[Directory, bool]:
+        """List a directory once. Returns the listing, and whether it was cached.
+
+        It is not cached if it was given up meanwhile.
+        """
+        with self._lock:
+            fetch.spoiled = False
+            fetch.changed.clear()
+            fetch.since = since = self._clock()
+        directory = Directory(fetch_list(path), since)
+        directory.took = self._clock() - since
+        directory.ahead = fetch.ahead
+        with self._lock:
+            for name, entry in fetch.changed.items():
+                directory.set(name, entry)
+                directory.looked_at[name] = self._clock()
+            if not fetch.spoiled:
+                self._listings.add(path, directory)
+            return directory, not fetch.spoiled

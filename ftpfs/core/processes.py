@@ -1,0 +1,36 @@
+"""Finds the process of a thread: the kernel names the thread that makes a request.
+
+Owns the look-up in /proc, made when a caller needs it. Does not know files.
+
+Threading: any thread.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def are_one(opener: int, caller: int) -> bool:
+    """Whether two threads, or processes, belong to one process.
+
+    Also true if the kernel does not tell: the number is 0 (another namespace), the thread is gone,
+    or /proc is hidden.
+    """
+    if not opener or not caller or opener == caller:
+        return True
+    process = _process_of(caller)
+    if process is None or process == opener:
+        return True
+    other = _process_of(opener)
+    return other is None or other == process
+
+
+def _process_of(thread: int) -> int | None:
+    try:
+        status = Path(f"/proc/{thread}/status").read_bytes()
+    except OSError:
+        return None
+    for line in status.splitlines():
+        if line.startswith(b"Tgid:"):
+            return int(line[5:])
+    return None

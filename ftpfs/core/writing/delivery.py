@@ -1,0 +1,172 @@
+"""Delivery: a worker of the queue brings one closed file, or a folder's mode and time, to a server.
+
+Owns: what happens before an upload (doubts about the name, the mode of its folder), and how each
+outcome is handled: a conflict is resolved and the file sent again, folders that others deleted are
+made again, and a failure is reported to the program that waits for the file. Does not own when a
+file is sent or tried again (`queue`), nor how its bytes travel (`openfile`).
+
+    closed file -> queue -> send -> exclusive use of the file -> upload
+                     ^                                             |
+                     |   done: the file retires                    |
+                     |   Conflict, Changed: resolve, upload again  |
+                     |   NotFound: make its folders, upload again  |
+                     +-- any other error: the queue tries later, or gives the file up
+
+Threading: any; no lock of its own. A file is uploaded by one thread at a time
+(`OpenFile.exclusive`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import posixpath
+from collections.abc import Iterator
+
+from ftpfs import errors
+from ftpfs.core.files.endings import Endings
+from ftpfs.core.files.openfile import OpenFile
+from ftpfs.core.files.outgoing import OVERTAKEN
+from ftpfs.core.names.doubts import Doubts
+from ftpfs.core.names.known import KnownNames
+from ftpfs.core.writing.conflicts import Conflicts
+from ftpfs.core.writing.folders import Folder, Folders, Job
+from ftpfs.model.remote import Remote
+
+log = logging.getLogger(__name__)
+
+# How often the cause of a failure is removed before an upload fails.
+MOST_REPAIRS = 3
+
+
+class Delivery:
+    """Sends the files and folders of one mount."""
+
+    def __init__(
+        self,
+        remote: Remote,
+        folders: Folders,
+        known: KnownNames,
+        doubts: Doubts,
+        conflicts: Conflicts,
+        endings: Endings,
+    ) -> None:
+        self._remote = remote
+        self._folders = folders
+        self._known = known
+        self._doubts = doubts
+        self._conflicts = conflicts
+        self._endings = endings
+
+    def send(self, job: Job) -> None:
+        """Bring `job` to the server. A thread of the queue calls this.
+
+        The exception that this raises tells the queue whether to try again.
+        """
+        if isinstance(job, Folder):
+            self._doubts.resolve_about(job.path)
+            self._folders.send(job)
+            return
+        try:
+            with self._exclusive(job):
+                self._upload(job, streamed=True)
+        except errors.NetworkError:
+            raise  # the queue tries again; the folder's mode and time wait for it
+        except Exception:
+            self._folders.file_ended(job)
+            raise
+        self._folders.file_ended(job)
+
+    def upload_now(self, file: OpenFile) -> None:
+        """Upload the file for a caller that cannot go on before. Needs exclusive use of the file.
+
+        The upload ends even if a program writes to the file all the time.
+        """
+        file.demand()
+        for _ in range(OVERTAKEN):
+            with contextlib.suppress(errors.Superseded):
+                self._upload(file)
+                return
+        self._upload(file)
+
+    def set_folder_of(self, path: str) -> None:
+        """Set the mode that the folder of `path` needs before an entry is put into it."""
+        with self._folders.filling(posixpath.dirname(path)) as before:
+            if before:
+                self._remote.set_on_folders([before])
+
+    @contextlib.contextmanager
+    def _exclusive(self, file: OpenFile) -> Iterator[None]:
+        """Have exclusive use of a file whose name is not in doubt. Retire the file afterwards."""
+        try:
+            while True:
+                try:
+                    self._doubts.resolve_about(file.path)
+                except Exception as error:
+                    file.failed(_as_foreseen(error))
+                    raise
+                with file.exclusive():
+                    if not self._doubts.covers(file.path):  # else a new doubt arose meanwhile
+                        yield
+                        return
+        finally:
+            self._endings.retire(file)
+
+    def _upload(self, file: OpenFile, *, streamed: bool = False) -> None:
+        """Upload the file. Needs exclusive use of it. A failure is reported to waiting callers."""
+        try:
+            self.set_folder_of(file.path)
+            for _ in range(MOST_REPAIRS):
+                try:
+                    file.outgoing.upload(streamed=streamed)
+                except errors.FtpfsError as error:
+                    if not self._repairs(file, error):
+                        raise
+                else:
+                    return
+            file.outgoing.upload()
+        except errors.Superseded:
+            raise
+        except errors.FtpfsError as error:
+            if not isinstance(error, errors.NetworkError):
+                self._known.note_refused(posixpath.dirname(file.path))
+            file.failed(error)
+            raise
+        except Exception as error:
+            # An error of ftpfs itself. The queue logs it; a waiting caller must hear of it, too.
+            file.failed(_as_foreseen(error))
+            raise
+
+    def _repairs(self, file: OpenFile, error: errors.FtpfsError) -> bool:
+        """Remove the cause of a failed upload. Returns False if that is impossible."""
+        if isinstance(error, (errors.Conflict, errors.Changed)):
+            self._conflicts.resolve(file, error)
+            return True
+        if isinstance(error, errors.DataMismatch):
+            # The server's file has another size. That is expected if the upload was done before a
+            # crash.
+            if not file.needs_base or not file.basis.is_other_on_server():
+                return False
+            self._conflicts.resolve(file, error)
+            return True
+        return isinstance(error, errors.NotFound) and self._make_folders(file.path)
+
+    def _make_folders(self, path: str) -> bool:
+        """Make the folders above `path` that others deleted. Returns whether one was made."""
+        made = False
+        parent = posixpath.dirname(path)
+        parts = parent.strip("/").split("/") if parent != "/" else []
+        for count in range(1, len(parts) + 1):
+            folder = "/" + "/".join(parts[:count])
+            with contextlib.suppress(errors.Exists):
+                self._remote.mkdir(folder)
+                log.warning("%s was deleted on the server; made again for %s", folder, path)
+                self._known.outdated(folder)
+                made = True
+        return made
+
+
+def _as_foreseen(error: Exception) -> errors.FtpfsError:
+    if isinstance(error, errors.FtpfsError):
+        return error
+    return errors.FtpfsError(f"{type(error).__name__}: {error}")

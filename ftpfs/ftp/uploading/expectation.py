@@ -1,0 +1,124 @@
+"""The expectation: which file is under the final name: the expected one, this upload's, or another.
+
+The upload looks at the final name together with STOR, which costs no round trip. A change by
+another client between this look and the rename goes unnoticed. So an upload that takes longer than
+`RECHECK_SECONDS` looks again before the rename, together with the verification. FTP has no
+conditional rename, so a gap of that time and a round trip remains.
+
+A file that is not the expected one may still come from this upload. If a mount is killed after its
+rename, the journal does not know of the rename; then the file has the time of this content, and all
+its bytes. If a server said 226 to a part of an upload and renamed it, the file is torn, and no work
+of another client.
+
+Threading: the thread of the upload only.
+"""
+
+from __future__ import annotations
+
+import time
+
+from ftpfs import errors
+from ftpfs.ftp.connections.session import Session
+from ftpfs.ftp.connections.transfers import Upload
+from ftpfs.ftp.profile import SetTime
+from ftpfs.ftp.uploading.checks import Seen
+from ftpfs.ftp.uploading.content import CHUNK_BYTES, local_bytes
+from ftpfs.ftp.uploading.target import Target
+from ftpfs.model.entry import Entry
+
+# An upload that takes longer looks again, right before its rename, for changes by others.
+RECHECK_SECONDS = 1.0
+
+
+class AlreadyThere(Exception):
+    """The whole content is under its final name already."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+class Expectation:
+    """The file that one upload expects under its final name, and the file that was seen there.
+
+    `ours`: the upload may have written or renamed to the final name, so later looks are not
+    compared with the expected file.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.ours = False
+        self.seen = Seen(None)
+        self._seen_at = float("-inf")  # time.monotonic()
+        self._target = target
+        self._base: Entry | None = None
+        self._is_checked = True
+
+    def expect(self, base: Entry | None, *, check: bool) -> None:
+        """Expect the file `base`; None: no file. Without `check`, expect anything."""
+        self._base = base
+        self._is_checked = check
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no file is expected."""
+        return self._base is None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether no further look is needed now."""
+        return not self._is_checked or time.monotonic() - self._seen_at < RECHECK_SECONDS
+
+    def check(self, session: Session, seen: Seen, upload: Upload | None = None) -> None:
+        """Compare the file that was `seen` with the expected one.
+
+        Raises Conflict if it is another client's, AlreadyThere if it has all of this content, and
+        DataMismatch if it has a part: it was torn, and has to be sent again. Closes `upload` first,
+        because the comparison needs the session.
+        """
+        self.seen, self._seen_at = seen, time.monotonic()
+        context = self._target.context
+        unchanged = not seen.is_other_than(self._base, context.profile)
+        if self.ours or not self._is_checked or unchanged:
+            return
+        if context.torn.has(self._target.path, seen):
+            self.ours = True
+            return
+        if upload:
+            upload.close()
+        ours = self._count_ours(session, seen) if session.alive else None
+        if ours is None:
+            raise self._target.conflict(seen)
+        if self._target.content.ready(ours) == ours:
+            raise AlreadyThere(ours)
+        self.ours = True
+        raise errors.DataMismatch(f"an earlier upload left {ours} bytes of {self._target.path}")
+
+    def _count_ours(self, session: Session, seen: Seen) -> int | None:
+        """How many bytes the file has, if they are the beginning of this content; else None.
+
+        Compares the time first, and then every byte.
+        """
+        profile = self._target.context.profile
+        mtime, _ = self._target.content.attributes()
+        if seen.size is None or seen.mtime is None or mtime is None:
+            return None
+        sets = profile.set_time is not SetTime.NONE  # else the file has the time of its upload
+        if sets and not profile.is_same_time(seen.mtime, mtime):
+            return None
+        try:
+            with session.download(self._target.path) as download:
+                position = 0
+                while theirs := download.read(CHUNK_BYTES):
+                    if self._local(position, len(theirs)) != theirs:
+                        return None
+                    position += len(theirs)
+        except (errors.Refused, errors.NotSupported):
+            return None
+        return position
+
+    def _local(self, offset: int, count: int) -> bytes:
+        """The content's bytes; fewer if it ends before."""
+        content, known = self._target.content, offset
+        while known < offset + count and (end := content.ready(known)) > known:
+            known = end
+        return local_bytes(content, offset, min(known - offset, count))

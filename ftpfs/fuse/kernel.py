@@ -1,0 +1,193 @@
+"""What the kernel believes about files, and how ftpfs corrects it.
+
+The problem: ftpfs answers a look-up from a listing that may be a minute old, and the kernel
+believes that answer for `attr_timeout`. Right afterwards comes the open, for which ftpfs asks the
+server, and the server may report another size. A reply to an open has no room for a size, so the
+kernel does not learn it. Programs would read the new content only up to its old length (`cp`, `wc
+-c`), or write beyond an end that has moved (`>>`, SEEK_END).
+
+The obvious solution is libfuse's `fuse_invalidate_path`. It fails twice: libfuse 2 does not have
+it, and the kernel keeps the old size until a program asks for the attributes. Appending,
+sendfile(2), copy_file_range(2) and a memory map do not ask.
+
+What we do: before the open returns, a thread of ftpfs calls statx(2) on the file, through the
+mount, with AT_STATX_FORCE_SYNC. The kernel asks ftpfs, and takes over the answered size with all
+consequences: it drops pages beyond the end, and pages of another content. This costs some 0.3 ms,
+and only for files that another client changed.
+
+That call may block: on pages that another program is reading, or on a folder in which a file is
+being made. Therefore the open waits for it no longer than the kernel believes its old attributes;
+after that the kernel asks by itself.
+
+The daemon may also be killed meanwhile. The thread waits for the kernel, which waits for the
+daemon; an open device would keep the kernel waiting endlessly. Therefore the thread closes all its
+descriptors before it asks: close_range(2) with CLOSE_RANGE_UNSHARE, or unshare(2). Closing every
+number up to the limit would take minutes if the limit is a thousand million, as in many containers.
+
+Owns: the sizes and times of files that the kernel was told lately. Knows neither entries nor
+servers.
+
+Threading: any. `_lock` is a leaf; nothing waits under it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+log = logging.getLogger(__name__)
+
+Shape: TypeAlias = tuple[int, int]  # size (bytes) and modification time (s) of a file
+
+# Minimum time (seconds) for which answers are remembered, even if `attr_timeout` is shorter: the
+# kernel keeps a size until it asks again.
+SHORTEST_MEMORY_SECONDS = 1.0
+# Maximum files in one generation: 250 bytes each.
+MOST_FILES = 50_000
+# Maximum time (seconds) that an open waits for a kernel that cannot be corrected.
+LONGEST_WAIT_SECONDS = 2.0
+
+# fcntl.h, linux/stat.h, sched.h, resource.h
+_AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_STATX_FORCE_SYNC = -100, 0x100, 0x2000
+_STATX_BASIC_STATS = 0x7FF
+_STATX_SIZE, _STATX_SIZE_AT, _STATX_MTIME_AT = 256, 40, 112
+_CLONE_FILES = 0x400
+# Not all C libraries have close_range; its number is the same on all machines.
+_SYS_CLOSE_RANGE, _CLOSE_RANGE_UNSHARE = 436, 2
+_LAST_FILE = (1 << 32) - 1
+
+
+class KernelView:
+    """What the kernel believes about the files of one mount."""
+
+    def __init__(
+        self,
+        mountpoint: str,
+        believes_for: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`believes_for`: the mount's `attr_timeout`, in seconds."""
+        self._mountpoint = mountpoint.rstrip("/")
+        self._believes_for = believes_for
+        self._generation = max(believes_for, SHORTEST_MEMORY_SECONDS)
+        self._clock = clock
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._lock = threading.Lock()
+        # Guarded by _lock. There are two generations, so that each entry lives for at least one:
+        self._new: dict[str, Shape] = {}
+        self._old: dict[str, Shape] = {}
+        self._since = clock()
+
+    # What the kernel believes.
+
+    def told(self, path: str, size: int, mtime: int) -> None:
+        """Note the size and time that ftpfs is about to tell the kernel."""
+        with self._lock:
+            self._turn_locked()
+            self._new[path] = (size, mtime)
+
+    def believes(self, path: str) -> Shape | None:
+        """The size and time that the kernel was last told; None if nothing lately."""
+        with self._lock:
+            self._turn_locked()
+            return self._new.get(path) or self._old.get(path)
+
+    def knows_better(self, path: str) -> None:
+        """Forget a file that was written through the mount: the kernel itself knows its size."""
+        with self._lock:
+            self._new.pop(path, None)
+            self._old.pop(path, None)
+
+    def renamed(self, old: str, new: str) -> None:
+        """Move what the kernel believes about files at and below `old` to `new`."""
+        with self._lock:
+            for known in (self._old, self._new):
+                known.pop(new, None)
+                for path in list(_at_or_below(old, known)):
+                    known[new + path[len(old) :]] = known.pop(path)
+
+    def _turn_locked(self) -> None:
+        now = self._clock()
+        if now - self._since >= self._generation or len(self._new) >= MOST_FILES:
+            self._old = self._new if now - self._since < 2 * self._generation else {}
+            self._new, self._since = {}, now
+
+    # How to correct it.
+
+    def correct(self, path: str, shape: Shape) -> None:
+        """Return when the kernel believes that the file at `path` has this size and time.
+
+        Call it with no lock held; getattr must already answer with this size and time.
+        """
+        begun = self._clock()
+        seen = self._ask_in_a_thread(path)
+        if seen != shape:
+            rest = begun + min(self._believes_for, LONGEST_WAIT_SECONDS) - self._clock()
+            log.debug("%s: the kernel shows %s in place of %s", path, seen, shape)
+            time.sleep(max(0.0, rest))
+
+    def _ask_in_a_thread(self, path: str) -> Shape | None:
+        seen: list[Shape | None] = []
+        done = threading.Event()
+
+        def ask() -> None:
+            try:
+                with contextlib.suppress(OSError):  # no /proc
+                    seen.append(self._ask_the_kernel(path))
+            finally:
+                done.set()
+
+        try:
+            threading.Thread(target=ask, name="ftpfs-correct", daemon=True).start()
+        except RuntimeError:  # no thread can be started
+            return None
+        done.wait(min(self._generation, LONGEST_WAIT_SECONDS))
+        return seen[0] if seen else None
+
+    def _ask_the_kernel(self, path: str) -> Shape | None:
+        """What the kernel shows of a file after it asked ftpfs; None if that is not known.
+
+        Run it in a thread of its own, which has no descriptors afterwards.
+        """
+        if not self._give_files_up():
+            return None
+        buffer = ctypes.create_string_buffer(_STATX_SIZE)
+        failed = self._libc.statx(
+            _AT_FDCWD,
+            os.fsencode(self._mountpoint + path),
+            _AT_SYMLINK_NOFOLLOW | _AT_STATX_FORCE_SYNC,
+            _STATX_BASIC_STATS,
+            buffer,
+        )
+        if failed:
+            return None
+        [size] = struct.unpack_from("=Q", buffer, _STATX_SIZE_AT)
+        [mtime] = struct.unpack_from("=q", buffer, _STATX_MTIME_AT)
+        return size, mtime
+
+    def _give_files_up(self) -> bool:
+        """Unshare and close the descriptors of this thread; False if that is not possible."""
+        numbers = (0, _LAST_FILE, _CLOSE_RANGE_UNSHARE)
+        if not self._libc.syscall(_SYS_CLOSE_RANGE, *map(ctypes.c_long, numbers)):
+            return True
+        if self._libc.unshare(_CLONE_FILES):  # Linux before 5.9
+            return False
+        for each in os.listdir("/proc/thread-self/fd"):
+            with contextlib.suppress(OSError):  # the descriptor of this listing
+                os.close(int(each))
+        return True
+
+
+def _at_or_below(path: str, known: dict[str, Shape]) -> Iterator[str]:
+    if path in known:  # a file: nothing lies below it
+        return iter((path,))
+    inside = path + "/"
+    return (each for each in known if each.startswith(inside))

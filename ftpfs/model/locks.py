@@ -1,0 +1,168 @@
+"""The order in which threads take locks, for the whole package.
+
+**The problem.** Two threads that each hold a lock and wait for the other's stop for good. Reading
+the code for that means to know every call under every lock.
+
+**What we do.** Each lock has a rank. A thread takes only locks of a higher rank than those that it
+holds, so no circle of waits can arise. The ranks stand in one enum, and the tests check each
+acquisition: `ranked_lock` and `ranked_condition` make checking locks while `checking()` is on, or
+with FTPFS_CHECK_LOCKS=1 in the environment (that is for mounts, which are processes of their own).
+Otherwise they return plain locks of `threading`, which cost nothing more.
+
+An attempt that does not block needs no rank: it cannot wait in a circle.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import threading
+from typing import cast
+
+log = logging.getLogger(__name__)
+
+
+class Rank(enum.IntEnum):
+    """All locks of core and ftp, in the order in which they may be taken.
+
+    Most are *leaves*: nothing is taken under them. They have ranks of their own all the same, so
+    that a call that somebody adds under one of them shows.
+    """
+
+    # Held while the server is asked: one thread does it, the others wait for its result.
+    GENERATED_CONTENT = enum.auto()  # reading/generated: a file of unknown size
+    PROBES = enum.auto()  # ftp/uploading/probes: what the server can do, tried out
+
+    # Names and files.
+    HIDING = enum.auto()  # names/hiding
+    INTENTS = enum.auto()  # names/intents
+    TABLE = enum.auto()  # files/table: open files and handles
+    QUEUE = enum.auto()  # writing/queue
+    FOLDERS = enum.auto()  # writing/folders
+    WALKS = enum.auto()  # names/walks
+    LOOKS = enum.auto()  # files/looks
+    SPOOL_FILE = enum.auto()  # files/state: the order of writes; held over disk I/O
+    OPEN_FILE = enum.auto()  # files/state: all else of an open file
+    KNOWN = enum.auto()  # names/known
+    TREE = enum.auto()  # names/tree
+
+    # Reading.
+    GENERATED = enum.auto()  # reading/generated: the table
+    PREFETCHER = enum.auto()
+    PREFETCH_WORKERS = enum.auto()
+    READER = enum.auto()
+    STREAM_BUDGET = enum.auto()
+    BLOCKS = enum.auto()  # reading/blocks: the cache
+    GENERATIONS = enum.auto()  # reading/blocks
+    DISK_CACHE = enum.auto()  # store/disk_cache
+
+    # Writing, on the disk.
+    SPOOL = enum.auto()  # writing/spool: room
+    SPOOL_SUMS = enum.auto()  # writing/spool: the checksums of one file
+    DESCRIPTORS = enum.auto()  # writing/descriptors
+    PROOFS = enum.auto()  # writing/proofs
+    JOURNAL_SYNC = enum.auto()  # writing/journal: one sync at a time
+    JOURNAL = enum.auto()  # writing/journal: the connection
+
+    # The server.
+    POOL = enum.auto()  # ftp/connections/pool
+    GROOMERS = enum.auto()  # ftp/connections/groomers
+    UPLOADS = enum.auto()  # ftp/uploading: each small table of its own
+    DATED = enum.auto()  # ftp/dated
+
+
+_checks = os.environ.get("FTPFS_CHECK_LOCKS") == "1"
+_held = threading.local()
+
+# What went wrong, for a test to fail although the thread is not its own.
+violations: list[str] = []
+
+
+def checking(on: bool) -> None:
+    """Whether locks that are made from now on check their ranks."""
+    global _checks
+    _checks = on
+
+
+def ranked_lock(rank: Rank) -> threading.Lock:
+    if not _checks:
+        return threading.Lock()
+    return cast("threading.Lock", RankedLock(rank, threading.Lock()))
+
+
+def ranked_condition(rank: Rank) -> threading.Condition:
+    """A condition with a lock of its own. Like that of `threading`, a thread may take it twice."""
+    if not _checks:
+        return threading.Condition()
+    return threading.Condition(cast("threading.RLock", RankedLock(rank, threading.RLock())))
+
+
+class RankedLock:
+    """A lock that raises AssertionError if a thread takes it out of order."""
+
+    def __init__(self, rank: Rank, lock: threading.Lock | threading.RLock) -> None:
+        self.rank = rank
+        self._lock = lock
+        self._owner: int | None = None
+        self._depth = 0
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if self._owner == threading.get_ident() and isinstance(self._lock, type(threading.RLock())):
+            self._depth += 1
+            return True
+        if blocking:
+            self._check()
+        taken = self._lock.acquire(blocking, timeout)
+        if taken:
+            self._owner = threading.get_ident()
+            self._depth = 1
+            _stack().append(self)
+        return taken
+
+    def release(self) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._owner = None
+            _stack().remove(self)
+            self._lock.release()
+
+    def locked(self) -> bool:
+        return self._owner is not None
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_error: object) -> None:
+        self.release()
+
+    # What threading.Condition asks of its lock.
+
+    def _is_owned(self) -> bool:
+        return self._owner == threading.get_ident()
+
+    def _release_save(self) -> int:
+        depth, self._depth = self._depth, 1
+        self.release()
+        return depth
+
+    def _acquire_restore(self, depth: int) -> None:
+        self.acquire()
+        self._depth = depth
+
+    def _check(self) -> None:
+        held = [lock for lock in _stack() if lock.rank >= self.rank]
+        if held:
+            ranks = ", ".join(lock.rank.name for lock in held)
+            message = f"lock order: {self.rank.name} taken while holding {ranks}"
+            violations.append(message)
+            log.critical("%s", message, stack_info=True)
+            raise AssertionError(message)
+
+
+def _stack() -> list[RankedLock]:
+    """The locks that this thread holds."""
+    stack: list[RankedLock] | None = getattr(_held, "stack", None)
+    if stack is None:
+        stack = _held.stack = []
+    return stack

@@ -1,0 +1,62 @@
+"""What a mount reports about itself, for people and scripts: plain data, a snapshot.
+
+The daemon's control socket sends it as JSON (`dataclasses.asdict`), and the commands show it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PendingFile:
+    """A file whose content is not on the server yet."""
+
+    path: str
+    state: str  # "dirty": waits to be sent; "uploading"; "failed": not retried until changed
+    size: int  # bytes to send
+    sent: int  # of these, bytes handed to the connection
+    attempts: int  # failed attempts
+    error: str | None  # error of the last failed attempt, one line, printable
+    since: float  # when it was closed; seconds since the epoch
+
+
+@dataclass(frozen=True)
+class UploadStatus:
+    """Uploads of a mount: what waits, and what is done."""
+
+    pending: tuple[PendingFile, ...]  # those uploading first, then in sending order
+    files: int  # how many wait, are uploading, or failed
+    bytes: int  # of these files, bytes not sent yet
+    uploaded_files: int  # since the mount
+    uploaded_bytes: int
+    spool_used: int  # bytes on the local disk
+    spool_limit: int | None
+
+
+@dataclass(frozen=True)
+class CacheStatus:
+    """The block cache, since the mount."""
+
+    used: int  # bytes
+    capacity: int
+    hits: int  # reads answered at once, in blocks
+    misses: int
+    downloaded: int  # bytes of file contents received from the server
+
+
+@dataclass(frozen=True)
+class ConnectionStatus:
+    idle: int
+    busy: int
+    limit: int  # what the server is known to allow, or the option
+    waiting: int  # threads waiting for a connection now
+    others: tuple[str, ...] = ()  # other processes of this user at the server, a line each
+
+
+@dataclass(frozen=True)
+class MountStatus:
+    source: str
+    connections: ConnectionStatus
+    uploads: UploadStatus
+    cache: CacheStatus

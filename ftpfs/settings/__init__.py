@@ -1,0 +1,1 @@
+"""What the user asked for: options, named servers, credentials, and how those stay secret."""

@@ -1,0 +1,128 @@
+"""A `Config` from an address, the values of options and the environment of the process.
+
+Owns which of them wins, and which combinations are errors or worth a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ftpfs.errors import InvalidArgument
+from ftpfs.settings.config import Cache, Config, Mount, Network, Server, Tls, Write
+from ftpfs.settings.credentials import Surroundings, login, proxy_password
+from ftpfs.settings.options import KERNEL_FLAGS, OPTIONS
+from ftpfs.settings.source import Source, unquote
+
+# Each of these demands TLS: with one of them nothing goes in clear.
+_TLS_NEEDED = ("tls_ca", "tls_cert", "tls_key", "tls_fingerprint")
+
+
+def build_config(source: Source, values: Mapping[str, object], around: Surroundings) -> Config:
+    """The configuration for `source` with option `values` (by name). Options win over the URL.
+
+    Raises InvalidArgument, also if a password is needed and no place has one.
+    """
+    values = {**source.options, **values}
+    if values.get("disk_cache_dir") and not values.get("disk_cache"):
+        around.warn("disk_cache_dir has no effect: disk_cache sets the size of the disk cache")
+    if values.get("proxy") and values.get("active"):
+        raise InvalidArgument("active and proxy exclude each other: no server connects to a proxy")
+    kernel_flags = values.get(KERNEL_FLAGS)
+    return Config(
+        server=_server(source, values, around),
+        network=_network(values, around),
+        cache=Cache(**_values_of(Cache, values)),
+        write=Write(**_values_of(Write, values)),
+        mount=Mount(
+            **_values_of(Mount, values),
+            kernel_flags=kernel_flags if isinstance(kernel_flags, tuple) else (),
+        ),
+    )
+
+
+def _server(source: Source, values: Mapping[str, object], around: Surroundings) -> Server:
+    file = values.get("password_file")
+    user, password = login(
+        source.host,
+        user=str(values.get("user") or source.user or ""),
+        password=source.password if values.get("user", source.user) == source.user else None,
+        file=file if isinstance(file, Path) else None,
+        around=around,
+    )
+    given = {
+        "host": source.host,
+        # Without a trailing slash, unless it is the server's root.
+        "path": source.path.rstrip("/") or source.path[:1],
+        "port": source.port or source.tls.default_port,
+        **_values_of(Server, values),
+        "tls": _tls(source.tls, values, around.warn),
+        "user": user,
+        "password": password,
+    }
+    return Server(**given)
+
+
+def _network(values: Mapping[str, object], around: Surroundings) -> Network:
+    given = _values_of(Network, values)
+    if "@" in given.get("proxy", ""):
+        from urllib.parse import urlsplit
+
+        proxy = urlsplit(given["proxy"])
+        user = unquote(proxy.username or "")
+        given["proxy_login"] = user, proxy_password(proxy.hostname or "", user, around)
+    return Network(**given)
+
+
+def _tls(scheme: Tls, values: Mapping[str, object], warn: Callable[[str], None]) -> Tls:
+    """The stronger of what the address and the options ask for.
+
+    Raises InvalidArgument if they contradict each other, and for files that cannot be read.
+    """
+    given = [name for name in OPTIONS if name.startswith("tls_") and values.get(name)]
+    needing = [name for name in given if name in _TLS_NEEDED]
+    tls = _tls_wanted(scheme, values.get("tls"), needing)
+    for name in needing:
+        if isinstance(file := values[name], Path):
+            _check_readable(name, file)
+    if "tls_key" in given and "tls_cert" not in given:
+        raise InvalidArgument("tls_key is the key of a certificate: tls_cert is missing")
+    if tls is Tls.OFF:
+        useless = given
+    elif "tls_fingerprint" in given:
+        useless = [name for name in given if name in ("tls_ca", "tls_insecure")]
+    else:
+        useless = ["tls_ca"] if {"tls_ca", "tls_insecure"} <= set(given) else []
+    for name in useless:
+        why = "TLS is off" if tls is Tls.OFF else "the certificate is not checked by it"
+        warn(f"{name} has no effect: {why}")
+    return tls
+
+
+def _tls_wanted(scheme: Tls, wanted: object, needing: list[str]) -> Tls:
+    """`needing`: the given options that demand TLS. They ask for explicit TLS."""
+    if scheme is not Tls.OFF:
+        if wanted == "off":
+            raise InvalidArgument("the address asks for TLS and the option tls=off forbids it")
+        return scheme
+    if needing and wanted in ("off", "optional"):
+        raise InvalidArgument(f"{needing[0]} demands TLS, but tls={wanted} allows to go without")
+    asked = {"required": Tls.EXPLICIT, "optional": Tls.OPTIONAL}.get(str(wanted), Tls.OFF)
+    return Tls.EXPLICIT if needing else asked
+
+
+def _check_readable(name: str, file: Path) -> None:
+    try:
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        raise InvalidArgument(f"{name} {file}: {error.strerror or error}") from None
+
+
+def _values_of(part: type, values: Mapping[str, object]) -> dict[str, Any]:
+    return {
+        option.field: values[option.name]
+        for option in OPTIONS.values()
+        if option.part is part and option.name in values
+    }

@@ -1,0 +1,1 @@
+"""The soak: see scripts/soak."""

@@ -1,0 +1,62 @@
+"""Private files are not readable by others on the server during their upload."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import RemoteDir
+from tests.mount.conftest import MountDir, Mounted, wait_until_sent
+from tests.support.relay import Relay
+from tests.support.watching import Watcher
+
+RATE = 400_000  # bytes a second: a file lies on the server's disk for a while before it is whole
+SMALL, LARGE = bytes(60_000), bytes(1_500_000)
+
+pytestmark = pytest.mark.mount
+
+
+@contextlib.contextmanager
+def private() -> Iterator[None]:
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.fixture
+def slow(
+    remote_dir: RemoteDir, relay: Relay, mount_dir: MountDir, fuse_binding: str
+) -> Iterator[Mounted]:
+    """A mount that knows its server, and a data connection that is slow from now on."""
+    mounted = mount_dir(through=relay, binding=fuse_binding)
+    (mounted.path / "ordinary").write_bytes(b"any")
+    wait_until_sent(mounted.path)
+    relay.data_rate = RATE
+    yield mounted
+    relay.data_rate = None
+
+
+def test_private_file_is_unreadable_for_others_while_it_is_sent(slow: Mounted) -> None:
+    with private(), Watcher(slow.disk_now) as watcher:
+        (slow.path / "small").write_bytes(SMALL)
+        (slow.path / "large").write_bytes(LARGE)
+        read_only = os.open(slow.path / "read-only", os.O_CREAT | os.O_WRONLY, 0o400)
+        os.write(read_only, SMALL)
+        os.close(read_only)
+        wait_until_sent(slow.path)
+        assert len(watcher.temporaries()) >= 3
+        (slow.path / "small").write_bytes(b"x" + SMALL)
+        (slow.path / "large").write_bytes(b"x" + LARGE)
+        wait_until_sent(slow.path)
+        assert len(watcher.temporaries()) >= 5
+    del watcher.seen["ordinary"]
+    assert watcher.readable() == {}
+    modes = {name: (slow.disk / name).stat().st_mode & 0o777 for name in os.listdir(slow.disk)}
+    del modes["ordinary"]
+    assert modes == {"small": 0o600, "large": 0o600, "read-only": 0o400}
+    assert (slow.disk / "large").read_bytes() == b"x" + LARGE

@@ -1,0 +1,563 @@
+"""A plain FTP server whose manners are a parameter: one behaviour for each command.
+
+Owns: a small server of real files, on loopback, and the record of the received commands. It reads
+one command after the other, as small devices do. Knows nothing of ftpfs.
+
+    with scripted_server.start(root, Manners(answers={"FEAT": SILENCE})) as server: ...
+
+Threads: one accepts connections, one serves each of them. `_lock` guards the record.
+"""
+
+from __future__ import annotations
+
+import calendar
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.stoppable import Stoppable
+
+USER, PASSWORD = "me", "Scripted-secret.9"
+
+# Possible answers to a command, besides a reply of the test's own ("502 no").
+SILENCE = "silence"
+FIN = "hang-up"
+RST = "reset"
+TWICE = "twice"  # the command is carried out, its last reply comes twice
+BLANK_FIRST = "blank line first"  # the command is carried out
+WORDS_FIRST = "line without a code first"
+BLANK_ONLY = "only a blank line"
+WORDS_ONLY = "only a line without a code"
+
+MODERN = (
+    "MLST type*;size*;modify*;",
+    "MDTM",
+    "SIZE",
+    "MFMT",
+    "REST STREAM",
+    "EPSV",
+    "UTF8",
+    "AVBL",
+)
+OLD = ("MDTM", "SIZE", "REST STREAM")
+
+
+@dataclass
+class Manners:
+    """How the server behaves. The defaults make it an ordinary one."""
+
+    # By the beginning of a command line ("SITE CHMOD", "LIST -a"); the longest match counts.
+    answers: Mapping[str, str] = field(default_factory=dict)
+    # Replies to the first commands of a kind, by its verb; each is taken out when it is sent.
+    passing: Mapping[str, list[str]] = field(default_factory=dict)
+    features: Sequence[str] = MODERN
+    greeting: str = "220 ready"
+    # Commands behind the first one of a packet are dropped.
+    one_command_a_packet: bool = False
+    # Further connections get no greeting; with `refusal` they get that, and are closed.
+    most_clients: int | None = None
+    refusal: str = ""
+    # Serves one client after the other. The next client waits in the backlog, connected and without
+    # a greeting; the SYNs of further clients are dropped.
+    one_after_another: bool = False
+    # RETR, STOR, SIZE and the rest do not know a path with a slash in it: CWD first.
+    names_only: bool = False
+    # APPE replaces the file, as STOR does.
+    append_replaces: bool = False
+    # The reply to every RNTO.
+    never_renames: str = ""
+    # Moves each file away as soon as it has arrived, into `taken`.
+    hot_folder: bool = False
+    # Whether a file is in use on the server: then STOR, DELE and RNFR get 550.
+    is_busy: Callable[[Path], bool] = lambda _path: False
+    # Seconds that a command takes, by its verb.
+    slow: Mapping[str, float] = field(default_factory=dict)
+    # For AUTH TLS; None: the server has no AUTH TLS.
+    certificate: Path | None = None
+    # Bytes a second of each download.
+    rate: float = float("inf")
+
+
+class ScriptedServer(Stoppable):
+    """A running server. Leaving the `with` block, or `stop()`, ends it."""
+
+    def __init__(self, root: Path, manners: Manners) -> None:
+        self.root = root
+        self.manners = manners
+        self.user, self.password = USER, PASSWORD
+        self.commands: list[str] = []  # all commands that were read, over all connections
+        self.times: list[float] = []  # the time of each of them
+        self.taken: list[tuple[str, bytes]] = []  # by the hot folder
+        self.connections = 0
+        self._lock = threading.Lock()
+        self._live: list[socket.socket] = []
+        self._ignored: list[socket.socket] = []
+        backlog = 0 if manners.one_after_another else 64
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=backlog)
+        self.host, self.port = self._listener.getsockname()
+        self._thread = threading.Thread(target=self._accept, name="scripted-server", daemon=True)
+        self._thread.start()
+
+    def verbs(self) -> list[str]:
+        return [line.partition(" ")[0] for line in self.commands]
+
+    @property
+    def clients(self) -> int:
+        """How many clients are being served now."""
+        with self._lock:
+            return len(self._live)
+
+    def stop(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            sockets = [*self._live, *self._ignored]
+        for each in sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+
+    def note(self, line: str) -> None:
+        with self._lock:
+            self.commands.append(line)
+            self.times.append(time.monotonic())
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                control, _ = self._listener.accept()
+            except OSError:
+                return
+            control.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._lock:
+                self.connections += 1
+                most = self.manners.most_clients
+                full = most is not None and len(self._live) >= most
+                (self._ignored if full else self._live).append(control)
+            if full:
+                if self.manners.refusal:
+                    with contextlib.suppress(OSError):
+                        control.sendall(f"{self.manners.refusal}\r\n".encode())
+                    control.close()
+                continue
+            if self.manners.one_after_another:
+                self._serve(control)
+            else:
+                threading.Thread(target=self._serve, args=(control,), daemon=True).start()
+
+    def _serve(self, control: socket.socket) -> None:
+        try:
+            with contextlib.suppress(OSError, _HungUp):
+                _Client(self, control).run()
+        finally:
+            # The place is free before the client can see that it is.
+            with self._lock:
+                self._live.remove(control)
+            with contextlib.suppress(OSError):
+                control.close()
+
+
+def start(root: Path, manners: Manners | None = None) -> ScriptedServer:
+    """Serve `root` to the user `me`, who may do everything."""
+    return ScriptedServer(root, manners or Manners())
+
+
+class _HungUp(Exception):
+    """The server ends this connection."""
+
+
+class _Client:
+    """One control connection."""
+
+    def __init__(self, server: ScriptedServer, control: socket.socket) -> None:
+        self._server = server
+        self._manners = server.manners
+        self._control = control
+        self._buffer = b""
+        self._folder = "/"
+        self._offset = 0
+        self._old: Path | None = None
+        self._passive: socket.socket | None = None
+        self._active: tuple[str, int] | None = None  # address on which the client listens
+        self._tls: ssl.SSLContext | None = None
+        self._protects = False  # data connections use TLS
+        self._ways: dict[str, Callable[[str], None]] = {
+            name.removeprefix("_do_"): getattr(self, name)
+            for name in dir(self)
+            if name.startswith("_do_")
+        }
+        self._last = ""
+
+    def run(self) -> None:
+        try:
+            self._say(self._manners.greeting)
+            while (line := self._line()) is not None:
+                self._server.note(line)
+                time.sleep(self._manners.slow.get(line.partition(" ")[0], 0.0))
+                self._answer(line)
+        finally:
+            if self._passive:
+                self._passive.close()
+            self._control.close()
+
+    def _line(self) -> str | None:
+        while b"\n" not in self._buffer:
+            data = self._control.recv(4096)
+            if not data:
+                return None
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        if self._manners.one_command_a_packet:
+            self._buffer = b""
+        return line.rstrip(b"\r").decode("utf-8", "surrogateescape")
+
+    def _answer(self, line: str) -> None:
+        verb, _, argument = line.partition(" ")
+        fitting = [key for key in self._manners.answers if f"{line} ".startswith(f"{key} ")]
+        how = self._manners.answers[max(fitting, key=len)] if fitting else ""
+        if passing := self._manners.passing.get(verb.upper()):
+            how = passing.pop(0)
+        if how == SILENCE:
+            return
+        if self._old is not None and verb.upper() != "RNTO":  # like ProFTPD
+            self._say("501 Bad sequence of commands")
+            return
+        if how in (FIN, RST):
+            self._hang_up(reset=how == RST)
+        if how in (BLANK_FIRST, BLANK_ONLY):
+            self._say("")
+        if how in (WORDS_FIRST, WORDS_ONLY):
+            self._say("well then")
+        if how in (BLANK_ONLY, WORDS_ONLY):
+            return
+        if how[:3].isdigit():
+            self._old = None
+            self._say(how)
+            return
+        do = self._ways.get(verb.upper())
+        if do is None:
+            self._say(f"502 {verb} not implemented")
+        else:
+            do(argument)
+        if how == TWICE:
+            self._say(self._last)
+
+    def _say(self, text: str) -> None:
+        self._last = text
+        wire = text.replace("\n", "\r\n") + "\r\n"
+        self._control.sendall(wire.encode("utf-8", "surrogateescape"))
+
+    def _hang_up(self, *, reset: bool) -> None:
+        if reset:
+            self._control.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._control.close()
+        raise _HungUp
+
+    # Names.
+
+    def _absolute(self, name: str) -> str:
+        return os.path.normpath(os.path.join("/", self._folder, name)).replace("//", "/")
+
+    def _path(self, name: str) -> Path | None:
+        """The file's path on the disk; None: the client was told that it does not exist."""
+        if self._manners.names_only and "/" in name:
+            self._say("550 no paths here")
+            return None
+        return Path(f"{self._server.root}{self._absolute(name)}")
+
+    def _file(self, name: str) -> Path | None:
+        path = self._path(name)
+        if path is not None and not path.is_file():
+            self._say(f"550 {name}: no such file")
+            return None
+        return path
+
+    def _is_busy(self, path: Path) -> bool:
+        busy = self._manners.is_busy(path)
+        if busy:
+            self._say(
+                "550 The process cannot access the file: it is being used by another process."
+            )
+        return busy
+
+    # Commands.
+
+    def _do_USER(self, _name: str) -> None:
+        self._say("331 password?")
+
+    def _do_PASS(self, word: str) -> None:
+        self._say("230 come in" if word == PASSWORD else "530 no")
+
+    def _do_AUTH(self, _: str) -> None:
+        if self._manners.certificate is None:
+            self._say("502 no TLS here")
+            return
+        self._say("234 go on")
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._tls.load_cert_chain(self._manners.certificate)
+        self._control = self._tls.wrap_socket(self._control, server_side=True)
+
+    def _do_PBSZ(self, _: str) -> None:
+        self._say("200 PBSZ=0")
+
+    def _do_PROT(self, level: str) -> None:
+        self._protects = level == "P"
+        self._say("200 so be it")
+
+    def _do_SYST(self, _: str) -> None:
+        self._say("215 UNIX Type: L8")
+
+    def _do_NOOP(self, _: str) -> None:
+        self._say("200 yes")
+
+    def _do_QUIT(self, _: str) -> None:
+        self._say("221 bye")
+        raise _HungUp
+
+    def _do_TYPE(self, kind: str) -> None:
+        self._say(f"200 type {kind}")
+
+    def _do_OPTS(self, _: str) -> None:
+        self._say("200 so be it")
+
+    def _do_FEAT(self, _: str) -> None:
+        lines = "".join(f" {line}\n" for line in self._manners.features)
+        self._say(f"211-Features:\n{lines}211 End")
+
+    def _do_PWD(self, _: str) -> None:
+        self._say(f'257 "{self._folder}" is where you are')
+
+    def _do_CWD(self, name: str) -> None:
+        absolute = self._absolute(name)
+        if Path(f"{self._server.root}{absolute}").is_dir():
+            self._folder = absolute
+            self._say("250 there")
+        else:
+            self._say("550 no such folder")
+
+    def _do_AVBL(self, _: str) -> None:
+        self._say("213 123456789")
+
+    def _do_SITE(self, words: str) -> None:
+        what, _, rest = words.partition(" ")
+        value, _, name = rest.partition(" ")
+        if what == "CHMOD" and (path := self._file(name)):
+            path.chmod(int(value, 8))
+            self._say("200 changed")
+        elif what != "CHMOD":
+            self._say(f"504 no SITE {what}")
+
+    def _do_SIZE(self, name: str) -> None:
+        if path := self._file(name):
+            self._say(f"213 {path.stat().st_size}")
+
+    def _do_MDTM(self, name: str) -> None:
+        if path := self._file(name):
+            self._say(f"213 {_stamp(path)}")
+
+    def _do_MFMT(self, words: str) -> None:
+        when, _, name = words.partition(" ")
+        if path := self._file(name):
+            seconds = _seconds(when)
+            os.utime(path, (seconds, seconds))
+            self._say(f"213 Modify={when}; {name}")
+
+    def _do_HASH(self, name: str) -> None:
+        if path := self._file(name):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            self._say(f"213 SHA-256 0-{path.stat().st_size} {digest} {name}")
+
+    def _do_MLST(self, name: str) -> None:
+        path = self._path(name)
+        if path is not None and path.exists():
+            self._say(f"250-Look:\n {_facts(path)}\n250 End")
+        elif path is not None:
+            self._say("550 no such file")
+
+    def _do_DELE(self, name: str) -> None:
+        path = self._file(name)
+        if path is not None and not self._is_busy(path):
+            path.unlink()
+            self._say("250 gone")
+
+    def _do_MKD(self, name: str) -> None:
+        if path := self._path(name):
+            self._attempt(path.mkdir, f'257 "{self._absolute(name)}" made')
+
+    def _do_RMD(self, name: str) -> None:
+        if path := self._path(name):
+            self._attempt(path.rmdir, "250 gone")
+
+    def _do_RNFR(self, name: str) -> None:
+        path = self._path(name)
+        if path is not None and not path.exists():
+            self._say("550 no such file")
+        elif path is not None and not self._is_busy(path):
+            self._old = path
+            self._say("350 to what?")
+
+    def _do_RNTO(self, name: str) -> None:
+        old, self._old = self._old, None
+        path = self._path(name)
+        if path is None:
+            return
+        if self._manners.never_renames:
+            self._say(self._manners.never_renames)
+        elif old is None:
+            self._say("503 RNFR first")
+        elif not self._is_busy(path):
+            self._attempt(lambda: old.replace(path), "250 renamed")
+
+    def _attempt(self, do: Callable[[], object], done: str) -> None:
+        try:
+            do()
+        except OSError as error:
+            self._say(f"550 {error.strerror}")
+        else:
+            self._say(done)
+
+    # Data.
+
+    def _do_REST(self, offset: str) -> None:
+        self._offset = int(offset)
+        self._say("350 go on")
+
+    def _do_EPSV(self, _: str) -> None:
+        self._say(f"229 Here (|||{self._listen()}|)")
+
+    def _do_PASV(self, _: str) -> None:
+        port = self._listen()
+        self._say(f"227 Here (127,0,0,1,{port >> 8},{port & 255})")
+
+    def _do_EPRT(self, words: str) -> None:
+        _, _, host, port, _ = words.split(words[0])
+        self._active = host, int(port)
+        self._say("200 there")
+
+    def _do_PORT(self, words: str) -> None:
+        *host, high, low = words.split(",")
+        self._active = ".".join(host), int(high) * 256 + int(low)
+        self._say("200 there")
+
+    def _listen(self) -> int:
+        if self._passive:
+            self._passive.close()
+        self._passive = socket.create_server(("127.0.0.1", 0), backlog=1)
+        self._passive.settimeout(10)
+        port: int = self._passive.getsockname()[1]
+        return port
+
+    def _channel(self) -> socket.socket | None:
+        channel = self._plain_channel()
+        if channel is None or self._tls is None or not self._protects:
+            return channel
+        return self._tls.wrap_socket(channel, server_side=True)
+
+    def _plain_channel(self) -> socket.socket | None:
+        if self._active is not None:
+            active, self._active = self._active, None
+            return socket.create_connection(active, 10)
+        listener, self._passive = self._passive, None
+        if listener is None:
+            self._say("425 PASV first")
+            return None
+        with listener:
+            try:
+                channel, _ = listener.accept()
+            except OSError:
+                self._say("425 nobody came")
+                return None
+        channel.settimeout(10)
+        return channel
+
+    def _send(self, pieces: Iterable[bytes]) -> None:
+        self._say("150 here it comes")
+        channel = self._channel()
+        if channel is None:
+            return
+        try:
+            with channel:
+                for piece in pieces:
+                    channel.sendall(piece)
+                    time.sleep(len(piece) / self._manners.rate)
+        except OSError:
+            self._say("426 broken")
+        else:
+            self._say("226 that was it")
+
+    def _do_RETR(self, name: str) -> None:
+        path = self._file(name)
+        offset, self._offset = self._offset, 0
+        if path is not None:
+            with path.open("rb") as file:
+                file.seek(offset)
+                self._send(iter(lambda: file.read(64 << 10), b""))
+
+    def _do_MLSD(self, _: str) -> None:
+        here = self._here()
+        self._send(f"{_facts(path)}\r\n".encode("utf-8", "surrogateescape") for path in here)
+
+    def _do_LIST(self, _: str) -> None:
+        self._send(f"{_long(path)}\r\n".encode("utf-8", "surrogateescape") for path in self._here())
+
+    def _here(self) -> list[Path]:
+        return sorted(Path(f"{self._server.root}{self._folder}").iterdir())
+
+    def _do_STOR(self, name: str) -> None:
+        self._store(name, "r+b" if self._offset else "wb")
+
+    def _do_APPE(self, name: str) -> None:
+        self._store(name, "wb" if self._manners.append_replaces else "ab")
+
+    def _store(self, name: str, mode: str) -> None:
+        path = self._path(name)
+        offset, self._offset = self._offset, 0
+        if path is None or self._is_busy(path):
+            return
+        try:
+            with path.open(mode) as file:
+                if offset:
+                    file.seek(offset)
+                self._say("150 send it")
+                if (channel := self._channel()) is None:
+                    return
+                with channel:
+                    shutil.copyfileobj(channel.makefile("rb"), file)
+        except OSError as error:
+            self._say(f"553 {error.strerror}")
+            return
+        if self._manners.hot_folder:
+            self._server.taken.append((path.name, path.read_bytes()))
+            path.unlink()
+        self._say("226 stored")
+
+
+def _stamp(path: Path) -> str:
+    return time.strftime("%Y%m%d%H%M%S", time.gmtime(path.stat().st_mtime))
+
+
+def _seconds(stamp: str) -> int:
+    return calendar.timegm(time.strptime(stamp, "%Y%m%d%H%M%S"))
+
+
+def _facts(path: Path) -> str:
+    if path.is_dir():
+        return f"type=dir;modify={_stamp(path)}; {path.name}"
+    return f"type=file;size={path.stat().st_size};modify={_stamp(path)}; {path.name}"
+
+
+def _long(path: Path) -> str:
+    about = path.stat()
+    when = time.strftime("%b %d %H:%M", time.gmtime(about.st_mtime))
+    kind = "drwxr-xr-x" if path.is_dir() else "-rw-r--r--"
+    return f"{kind} 1 me us {about.st_size} {when} {path.name}"

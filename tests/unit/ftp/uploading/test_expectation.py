@@ -1,0 +1,115 @@
+"""Files that somebody else made, changed or deleted are not overwritten by an upload."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from ftpfs import errors
+from ftpfs.ftp.remote import Remote
+from ftpfs.ftp.uploading.expectation import RECHECK_SECONDS
+from ftpfs.model.entry import Entry, Kind
+from tests.conftest import RemoteDir
+from tests.support.uploading import (
+    MEG,
+    WHEN,
+    Local,
+    blob,
+    conflicts,
+    found,
+    on_disk,
+)
+
+
+def test_file_that_somebody_else_made_is_not_replaced(
+    remote: Remote, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"theirs")
+    conflicts(remote, remote_dir, None, b"theirs")
+
+
+def test_file_that_somebody_else_changed_is_not_replaced(
+    remote: Remote, remote_dir: RemoteDir
+) -> None:
+    path = remote_dir.write("file", b"what was there")
+    os.utime(path, (WHEN, WHEN))
+    base = found(remote, "/file")
+    path.write_bytes(b"another size")
+    os.utime(path, (WHEN, WHEN))
+    conflicts(remote, remote_dir, base, b"another size")
+    path.write_bytes(b"another time!!")
+    os.utime(path, (WHEN + 1, WHEN + 1))
+    conflicts(remote, remote_dir, base, b"another time!!")
+
+
+def test_time_that_was_not_exact_is_not_compared(remote: Remote, remote_dir: RemoteDir) -> None:
+    remote_dir.write("file", b"what was there")
+    base = Entry("file", Kind.FILE, size=14, mtime=WHEN, exact=False)
+    remote.store("/file", Local(b"mine"), base=base)
+    assert on_disk(remote_dir.disk) == {"file": b"mine"}
+
+
+def test_file_that_somebody_else_deleted_is_made_again(
+    remote: Remote, remote_dir: RemoteDir
+) -> None:
+    path = remote_dir.write("file", b"what was there")
+    base = found(remote, "/file")
+    path.unlink()
+    remote.store("/file", Local(b"mine"), base=base)
+    assert on_disk(remote_dir.disk) == {"file": b"mine"}
+
+
+def test_change_during_a_long_upload_is_seen_before_the_rename(
+    remote: Remote, remote_dir: RemoteDir
+) -> None:
+    path = remote_dir.write("file", b"what was there")
+    base = found(remote, "/file")
+
+    def meanwhile(offset: int) -> None:
+        if offset:
+            path.write_bytes(b"theirs")
+            time.sleep(RECHECK_SECONDS)
+
+    with pytest.raises(errors.Conflict):
+        remote.store("/file", Local(b"mine", each=meanwhile), base=base)
+    assert on_disk(remote_dir.disk) == {"file": b"theirs"}
+
+
+def test_upload_makes_no_conflict_copy_when_a_folder_has_its_name(
+    remote: Remote, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file/inside", b"x")
+    with pytest.raises((errors.IsADirectory, errors.Conflict)):
+        remote.store("/file", Local(b"mine"), base=None)
+    assert os.listdir(remote_dir.disk) == ["file"]
+    assert os.listdir(remote_dir.disk / "file") == ["inside"]
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+def test_file_renamed_before_the_kill_is_no_conflict(
+    remote: Remote, remote_dir: RemoteDir, theirs: bool
+) -> None:
+    data = blob(2 * MEG)
+    there = data[:-1] + b"?" if theirs else data
+    path = remote_dir.write("file", there)
+    os.utime(path, (WHEN, WHEN))
+    for base in (None, Entry("file", Kind.FILE, size=7, mtime=5, exact=True)):
+        if theirs:
+            with pytest.raises(errors.Conflict):
+                remote.store("/file", Local(data), base=base)
+        else:
+            entry = remote.store("/file", Local(data), base=base)
+            assert (entry.size, entry.mtime) == (len(data), WHEN)
+        assert on_disk(remote_dir.disk) == {"file": there}
+
+
+@pytest.mark.parametrize("size", [0, 4])
+def test_truncated_file_renamed_before_the_kill_is_completed(
+    remote: Remote, remote_dir: RemoteDir, size: int
+) -> None:
+    os.utime(remote_dir.write("file", b"small content"[:size]), (WHEN, WHEN))
+    entry = remote.store("/file", Local(b"small content"), base=None)
+    assert entry.size == 13
+    assert on_disk(remote_dir.disk) == {"file": b"small content"}

@@ -1,0 +1,332 @@
+"""Messages name what went wrong and what to type; docs/troubleshooting.md has a row for each."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ftpfs
+from ftpfs import cli, errors
+from ftpfs.commands import leftovers
+from ftpfs.settings import credentials
+from ftpfs.settings.credentials import Secret
+from ftpfs.settings.options import parse_options
+from ftpfs.settings.source import Source, parse_source
+from tests.conftest import StartServer
+from tests.support import hostile_server, servers
+from tests.support.certificates import Certificates
+from tests.support.servers import FtpServer
+from tests.support.waiting import until
+
+TROUBLESHOOTING = servers.CHECKOUT / "docs" / "troubleshooting.md"
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """`run(words..., password=...)`: the command line, in a process of its own."""
+
+    def command(*words: str, password: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        more["HOME"] = str(tmp_path)
+        more["XDG_STATE_HOME"] = str(tmp_path / "state")
+        if password:
+            more["FTPFS_PASSWORD"] = password
+        return subprocess.run(
+            [sys.executable, "-m", "ftpfs", *words],
+            env={**os.environ, **more},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return command
+
+
+def url(server: FtpServer, scheme: str = "ftp", path: str = "/") -> str:
+    return f"{scheme}://{server.user}@{server.host}:{server.port}/{path}"
+
+
+# The network and TLS.
+
+
+@pytest.mark.parametrize("tls", ["explicit", "implicit"])
+def test_untrusted_certificate_is_shown_with_the_flag_that_trusts_it(
+    start_server: StartServer, tls: servers.Tls, run: Run, certificates: Certificates
+) -> None:
+    server = start_server("vsftpd", tls=tls, require_tls=True)
+    where = url(server, "ftpes" if tls == "explicit" else "ftps")
+    refused = run("ls", where, password=server.password)
+    pem = certificates.server.read_text()
+    begin, end = pem.index(ssl.PEM_HEADER), pem.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)
+    shown = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem[begin:end])).hexdigest()
+    assert refused.returncode == 1
+    assert "certificate not trusted" in refused.stderr
+    assert f"--tls-fingerprint {shown}" in refused.stderr
+    trusted = run("ls", where, "--tls-fingerprint", shown, password=server.password)
+    assert (trusted.returncode, trusted.stderr) == (0, "")
+
+
+def test_wrong_password_and_refused_anonymous_say_what_to_do(
+    start_server: StartServer, run: Run
+) -> None:
+    server = start_server("pyftpdlib")
+    wrong = run("ls", url(server), password="wrong")
+    assert f"logging in as {server.user}: is the password right?" in wrong.stderr
+    nobody = run("ls", f"ftp://{server.host}:{server.port}/")
+    assert f"no anonymous login there: name a user, ftp://NAME@{server.host}" in nobody.stderr
+
+
+def test_implicit_tls_at_a_port_without_it_says_which_scheme_to_use(run: Run) -> None:
+    with hostile_server.start("plain") as server:
+        done = run("ls", url(hostile_server.as_server(server), "ftps"), password=server.password)
+    assert "ftpes:// asks for explicit TLS" in done.stderr
+
+
+def test_port_of_implicit_tls_without_it_says_which_scheme_to_use(
+    start_server: StartServer, run: Run
+) -> None:
+    server = start_server("vsftpd", tls="implicit", require_tls=True)
+    done = run("ls", url(server), "--reply-timeout", "2", password=server.password)
+    assert "ftps:// asks for implicit TLS" in done.stderr
+
+
+def test_deadline_names_the_step_the_seconds_and_the_option(run: Run) -> None:
+    with hostile_server.start("dripped-reply", 0.1) as server:
+        where = url(hostile_server.as_server(server))
+        done = run("cmd", where, "FEAT", "--reply-timeout", "1", password=server.password)
+    assert "waiting for the reply to FEAT: no answer after 1 s (reply_timeout" in done.stderr
+
+
+def test_refused_connection_and_unknown_host_say_what_to_check(run: Run) -> None:
+    refused = run("ls", "ftp://me@127.0.0.1:1/", password="x")
+    assert "127.0.0.1:1: connection refused (no server listens there" in refused.stderr
+    unknown = run("ls", "ftp://me@nowhere.invalid/", password="x")
+    assert "a path follows a slash" in unknown.stderr
+
+
+# The command line.
+
+
+def test_no_message_tells_to_install_ftpfs_from_the_package_index() -> None:
+    """There the name belongs to another project. A message names the missing library."""
+    package = Path(ftpfs.__file__).parent
+    assert [p.name for p in package.rglob("*.py") if "ftpfs[" in p.read_text()] == []
+
+
+def test_path_behind_a_colon_is_explained() -> None:
+    with pytest.raises(errors.InvalidArgument, match="a path follows a slash, not a colon"):
+        parse_source("nas:photos")
+
+
+@pytest.mark.parametrize("word", ["async", "nolazytime", "silent", "mand", "noiversion"])
+def test_words_of_fstab_for_the_kernel_alone_are_passed_over(word: str) -> None:
+    assert parse_options(f"{word},ro") == {"ro": True}
+
+
+def test_service_for_a_folder_that_does_not_exist_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing"
+    assert cli.main(["install-service", "nas", str(missing), "--folder", "-"]) == 1
+    assert f"no such folder: make it first (mkdir {missing})" in capsys.readouterr().err
+
+
+def test_service_of_a_named_server_names_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file = tmp_path / "ftpfs" / "config.toml"
+    file.parent.mkdir()
+    file.write_text('[servers.nas]\nurl = "ftp://me@nas.local/"\n')
+    assert cli.main(["install-service", "nas", str(tmp_path), "--folder", "-"]) == 0
+    assert f"--config {file}" in capsys.readouterr().out
+
+
+def test_service_of_a_server_named_by_the_user_behind_sudo_says_which_file_to_give(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / ".config" / "ftpfs" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text('[servers.nas]\nurl = "ftp://me@nas.local/"\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/dev/null/nowhere")
+    monkeypatch.setenv("SUDO_USER", "bob")
+
+    class Bob:
+        pw_dir = str(tmp_path)
+
+    monkeypatch.setattr("pwd.getpwnam", lambda _name: Bob)
+    assert cli.main(["install-service", "nas", str(tmp_path), "--folder", "-"]) == 2
+    assert f"is named in the file of bob: add --config {file}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "user", "password"),
+    [
+        (r"login DOMAIN\me password a\b", r"DOMAIN\me", r"a\b"),
+        (r'login "DOMAIN\\me" password "a\"b"', r"DOMAIN\me", 'a"b'),
+        (r"login me password \\x", "me", r"\\x"),
+    ],
+)
+def test_backslash_in_netrc_is_a_letter(
+    tmp_path: Path, line: str, user: str, password: str
+) -> None:
+    file = tmp_path / ".netrc"
+    file.write_text(f"machine nas {line}\n")
+    file.chmod(0o600)
+    around = credentials.Surroundings({}, tmp_path, None, lambda _line: None)
+    found = credentials.login("nas", user="", password=None, file=None, around=around)
+    assert found == (user, Secret(password))
+
+
+def test_ls_lh_shows_sizes_for_people(start_server: StartServer, run: Run) -> None:
+    server = start_server("pyftpdlib")
+    for name, size in (("a", 1023), ("b", 1025), ("c", 10 << 20), ("d", 10_200)):
+        with (server.root / name).open("wb") as file:
+            file.truncate(size)
+    done = run("ls", "-lh", url(server), password=server.password)
+    assert done.returncode == 0
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["1023", "1.1K", "10M", "10K"]
+
+
+# Copies.
+
+
+def test_get_and_put_keep_times(start_server: StartServer, run: Run, tmp_path: Path) -> None:
+    server = start_server("pyftpdlib")
+    here = tmp_path / "file"
+    here.write_bytes(b"content")
+    os.utime(here, (1_600_000_000, 1_600_000_000))
+    assert run("put", str(here), url(server), password=server.password).returncode == 0
+    assert (server.root / "file").stat().st_mtime == 1_600_000_000
+    there = url(server, path="/file")
+    assert run("get", there, str(tmp_path / "back"), password=server.password).returncode == 0
+    assert (tmp_path / "back").stat().st_mtime == 1_600_000_000
+    assert (tmp_path / "back").read_bytes() == b"content"
+
+
+def test_temporary_file_of_a_killed_put_is_deleted_by_the_next_put(
+    start_server: StartServer, run: Run, tmp_path: Path
+) -> None:
+    server = start_server("pyftpdlib")
+    (server.root / "folder").mkdir()
+    os.chown(server.root / "folder", server.uid, server.gid)
+    here = tmp_path / "file"
+    with here.open("wb") as file:
+        file.truncate(2 << 30)
+    target = url(server, path="/folder/")
+    environment = {
+        **os.environ,
+        "FTPFS_PASSWORD": server.password,
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "ftpfs", "put", str(here), target], env=environment
+    ) as killed:
+        until(lambda: list((server.root / "folder").iterdir()))
+        killed.send_signal(signal.SIGKILL)
+    assert [each.name[:7] for each in (server.root / "folder").iterdir()] == [".ftpfs-"]
+    here.write_bytes(b"small")
+    time.sleep(0.5)  # the server notices that nobody sends any more
+    done = run("put", str(here), url(server, path="/other"), password=server.password)
+    assert done.returncode == 0, done.stderr
+    assert list((server.root / "folder").iterdir()) == []
+    assert list((tmp_path / "state" / "ftpfs" / "puts").iterdir()) == []
+
+
+def test_notes_of_uploads_that_go_on_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with (
+        leftovers.Note(Source("nas"), "/a/file", "00000001"),
+        leftovers.Note(Source("nas"), "/b/file", "00000002") as second,
+    ):
+        assert list(second._abandoned()) == []
+
+
+# The page.
+
+# What a message of this kind says. Those that are answers, and not troubles, have none.
+MESSAGES: dict[type[errors.FtpfsError], str] = {
+    errors.UnknownHost: "is the name right?",
+    errors.ConnectionRefused: "connection refused",
+    errors.ConnectionLost: "the server hung up",
+    errors.DataConnectionFailed: "no data connection to port",
+    errors.DeadlineExceeded: "no answer after",
+    errors.ServerBusy: "421",
+    errors.ProtocolError: "not an FTP reply",
+    errors.TooLong: "a listing of more than",
+    errors.TlsError: "TLS failed",
+    errors.Untrusted: "certificate not trusted",
+    errors.LoginFailed: "is the password right?",
+    errors.DataMismatch: "bytes arrived",
+    errors.Conflict: "conflict copy",
+    errors.Busy: "waits for a program on the server that has it open",
+    errors.NotSentAgain: "not sent again, as the server may have taken it",
+    errors.PermissionDenied: "server replied 550",
+    errors.NotSupported: "the server has no command",
+    errors.CrossesFolders: "renames in one folder only",
+    errors.InvalidName: "cannot be sent over FTP",
+    errors.NoSpace: "could not write the file",
+    errors.OutOfDescriptors: "too many open files",
+    errors.QuotaExceeded: "server replied 552",
+    errors.Refused: "server replied",
+}
+ANSWERS = {
+    *(errors.NotFound, errors.Exists, errors.NotADirectory, errors.IsADirectory, errors.NotEmpty),
+    *(errors.LinkLoop, errors.NotPermitted, errors.ReadOnly, errors.NameTooLong, errors.BadHandle),
+    errors.StaleName,
+    # Told as their kind is, or never told to anybody.
+    *(errors.NetworkError, errors.InvalidArgument, errors.Changed, errors.Superseded),
+    *(errors.Unavailable, errors.NotPrepared, errors.Retreat),
+}
+
+
+def test_each_kind_of_error_has_its_words_on_the_page_and_in_the_program() -> None:
+    kinds = {
+        each
+        for each in vars(errors).values()
+        if isinstance(each, type) and issubclass(each, errors.FtpfsError)
+    } - {errors.FtpfsError}
+    assert kinds - ANSWERS == set(MESSAGES)
+    page = TROUBLESHOOTING.read_text()
+    package = Path(ftpfs.__file__).parent
+    program = "".join(path.read_text() for path in package.rglob("*.py"))
+    for words in MESSAGES.values():
+        assert words in page, f"docs/troubleshooting.md has no row for: {words}"
+        spoken = words in program or words.startswith(("server replied", "421"))
+        assert spoken, f"nothing says: {words}"
+
+
+# What messages tell people to type or to look up.
+HINTS = (
+    "--tls-fingerprint",
+    "ftpes:// asks for explicit TLS",
+    "ftps:// asks for implicit TLS",
+    "a path follows a slash",
+    "no anonymous login there",
+    "nothing moved on the data connection",
+    "the listing comes too slowly",
+    "a reply of more than",
+    "make it first",
+    "is named in the file of",
+    "left out before",
+    "this process ends without it",
+)
+
+
+@pytest.mark.parametrize("words", HINTS)
+def test_each_hint_has_its_row(words: str) -> None:
+    assert words in TROUBLESHOOTING.read_text()
