@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +95,23 @@ def ftpfs(
 def fuse_binding(request: pytest.FixtureRequest) -> str:
     """Runs the test once with each FUSE binding."""
     return str(request.param)
+
+
+LOG_LINES = 60
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show in the report of a failed test how the log of each of its daemons ends."""
+    report = yield
+    if report.failed:
+        folder = getattr(item, "funcargs", {}).get("tmp_path")
+        for log in sorted(folder.glob("mount*.log")) if folder else ():
+            last = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            report.sections.append((f"the end of {log.name}", "\n".join(last)))
+    return report
 
 
 MountServer = Callable[..., Mounted]
