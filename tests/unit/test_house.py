@@ -12,7 +12,6 @@ ftpfs/ftp/connections/session.py Session: lines
 ftpfs/ftp/profile.py Profile: lines
 ftpfs/ftp/profile.py Profile: attributes
 ftpfs/ftp/profile.py __init__: lines
-tests/unit/ftp/connections/test_armed.py: lines
 tests/unit/ftp/listing/test_listing.py: lines
 """
 
