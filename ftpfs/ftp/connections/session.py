@@ -841,8 +841,7 @@ class Session:
         """Handle a reply that cannot be the answer to the pipelined command in its place."""
         if line.startswith("421"):
             raise errors.from_reply(421, line[4:])
-        self.profile.pipelining = False
-        log.warning("this server confuses pipelined commands; sending them one by one from now on")
+        self._send_one_by_one()
         raise errors.ConnectionLost("replies to pipelined commands do not match; starting over")
 
     def _encode(self, line: str) -> bytes:
@@ -1132,7 +1131,8 @@ class Session:
             restart = self._heed("REST", timeout, others) if offset else None
             reply = self._heed(kind_of(command), timeout, others)
             self._note_folders(wire, lines, replies)
-            self._note_folders(wire[-1:], [command], [reply])
+            position = len(before) + bool(offset)
+            self._note_folders([wire[position]], [command], [reply])
             reply = self._after_2xx(reply, timeout)
             if way and 200 <= reply.code < 400:
                 raise errors.ProtocolError(f"{reply.code} is no beginning of a transfer")

@@ -155,6 +155,9 @@ def test_mismatched_replies_discard_batch_and_next_batch_is_not_pipelined(
         lister.list_directory(session, folder.path)
     assert not session.alive
     assert not session.profile.pipelining
+    manners = session.profile.manners
+    assert not manners.pipelines
+    assert manners.may_be_unknown("FEAT"), "what was answered proves nothing any more"
     place = Server(server.host, relay.port, user=server.user, password=Secret(server.password))
     again = Session(place, NETWORK, session.profile)
     listed = {e.name: e.mtime for e in lister.list_directory(again, folder.path)}

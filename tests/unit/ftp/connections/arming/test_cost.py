@@ -51,6 +51,15 @@ def test_armed_read_of_small_file_takes_one_round_trip_and_two_commands(
     assert armed(remote) == 1
 
 
+def test_transfer_by_path_shows_that_server_takes_paths(
+    remote: Remote, remote_dir: RemoteDir
+) -> None:
+    """Also if the question for the next port leaves behind it."""
+    remote_dir.write("file", b"content")
+    fetch(remote, f"{remote_dir.path}/file")
+    assert remote.profile.paths
+
+
 def test_armed_listing_takes_one_round_trip(
     remote: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:
