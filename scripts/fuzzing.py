@@ -131,7 +131,8 @@ def answers(data: bytes) -> None:
     assert "\n" not in home_in(line)
     profile = Profile()
     profile.read_features(line.split("\n"))
-    assert not profile.mlst_options or profile.mlst_options.startswith("OPTS MLST ")
+    options = profile.identity.mlst_options
+    assert not options or options.startswith("OPTS MLST ")
     if system := foreign.told_by(line):
         written = system.line("RETR /a/b")
         assert written.startswith("RETR ")
@@ -159,7 +160,7 @@ def memories(data: bytes) -> None:
         with contextlib.suppress(ValueError, TypeError):
             profile = Profile()
             profile.recall(learned)
-            profile.utc_of(1)
+            profile.times.utc_of(1)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

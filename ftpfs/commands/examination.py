@@ -112,10 +112,10 @@ class _Examination:
         learned, quirks = self._profile.in_quirks()
         return Report(
             source=str(self._config.server),
-            welcome=printable_lines(self._profile.welcome),
-            system=printable(self._profile.system),
+            welcome=printable_lines(self._profile.identity.welcome),
+            system=printable(self._profile.identity.system),
             tls=tls,
-            features=tuple(sorted(map(printable, self._profile.features))),
+            features=tuple(sorted(map(printable, self._profile.identity.features))),
             login=login,
             round_trip=round_trip,
             download=download,
@@ -163,12 +163,13 @@ class _Examination:
             began = time.monotonic()
             entries = self._remote.list("/")
             took = (time.monotonic() - began) * 1000
-            by = "MLSD" if self._profile.mlsd else "LIST -a" if self._profile.list_all else "LIST"
+            known = self._profile.listings
+            by = "MLSD" if known.mlsd else "LIST -a" if known.list_all else "LIST"
             self._note("listings", True, f"{by}: {len(entries)} names in {took:.0f} ms")
         files = [entry for entry in entries if entry.kind is Kind.FILE]
         if files:
             exact = all(entry.exact for entry in files)
-            how = "MLSD" if self._profile.mlsd else "MDTM, pipelined"
+            how = "MLSD" if self._profile.listings.mlsd else "MDTM, pipelined"
             self._note(
                 "exact times",
                 exact,
@@ -182,9 +183,9 @@ class _Examination:
     def _passive(self) -> None:
         if self._config.server.data_mode is DataMode.ACTIVE:
             self._note("data connections", True, "active: the server connects to us")
-        elif way := self._profile.passive:
+        elif way := self._profile.wire.passive:
             self._note("data connections", True, way.value)
-            ahead = self._profile.arming
+            ahead = self._profile.wire.arming
             how = "made ahead, so that a transfer costs one round trip"
             self._note("armed connections", ahead, how if ahead else "made ahead, they fail here")
         else:
@@ -264,15 +265,16 @@ class _Examination:
         self._digest(name)
         with self._trying("setting times", "rsync needs --size-only or --checksum"):
             self._remote.set_mtime(name, 1_000_000_000)
-            way = (self._profile.set_time or SetTime.NONE).name.replace("_", " ")
+            way = (self._profile.setting.set_time or SetTime.NONE).name.replace("_", " ")
             self._note("setting times", True, way)
         with self._trying("setting modes", "chmod succeeds without effect (-o attr_errors=report)"):
             self._remote.chmod(name, 0o600)
-            self._note("setting modes", True, "MFF" if self._profile.mff_mode else "SITE CHMOD")
+            by_mff = self._profile.identity.mff_mode
+            self._note("setting modes", True, "MFF" if by_mff else "SITE CHMOD")
 
     def _clock(self) -> None:
         """Record what the uploaded file showed of the server's clock."""
-        times, said = self._profile.times, "times" in self._profile.in_quirks()[1]
+        times, said = self._profile.times.zone, "times" in self._profile.in_quirks()[1]
         if times in (None, UTC):
             self._note(
                 "times in UTC", True, "as said" if said else "a file written now is shown so"
@@ -288,15 +290,17 @@ class _Examination:
     def _digest(self, name: str) -> None:
         with self._trying("checksums"):
             told = self._remote.digest_of(name, _SCRATCH_BYTES)
-            how = f"{self._profile.digest_command()}: {told.algorithm}" if told else _NO_DIGEST
+            command = self._profile.contents.digest_command()
+            how = f"{command}: {told.algorithm}" if told else _NO_DIGEST
             self._note("checksums", told is not None, how, "" if told else _NO_DIGEST_MEANS)
 
     def _promised(self, *, tried: bool) -> None:
         """Record what the server promises, for what was not tried."""
         if not tried:
-            command = self._profile.digest_command() if self._profile.features else ""
+            features = self._profile.identity.features
+            command = self._profile.contents.digest_command() if features else ""
             self._note("checksums", True if command else None, command or "not tried")
-            way = "MFMT" if "MFMT" in self._profile.features else ""
+            way = "MFMT" if "MFMT" in features else ""
             self._note("setting times", True if way else None, way or "not tried")
         space = None
         with contextlib.suppress(errors.FtpfsError):
@@ -307,7 +311,7 @@ class _Examination:
             f"AVBL: {space.free} bytes" if space else "the server does not tell",
             "" if space else "df shows a large figure",
         )
-        utf8 = self._profile.utf8
+        utf8 = self._profile.identity.utf8
         self._note(
             "names in UTF-8",
             utf8 or None,
@@ -344,7 +348,7 @@ class _Examination:
                 False,
                 "password and files travel in clear",
                 "ftpes:// if the server offers it: "
-                + ("it does" if "AUTH" in self._profile.features else "it does not say"),
+                + ("it does" if "AUTH" in self._profile.identity.features else "it does not say"),
             )
         else:
             self._note("protected by TLS", True, version or "yes")

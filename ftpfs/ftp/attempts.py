@@ -98,21 +98,21 @@ class Attempts:
         except errors.Refused as refusal:
             reason = why()
             explained = reason is not None or isinstance(refusal, errors.Busy)
-            if self._profile.may_know_names_only and not explained:
+            if self._profile.names.may_be_bare_only and not explained:
                 with contextlib.suppress(errors.Refused):
                     return self._by_name(attempt)
             raise reason or _denied(refusal) from refusal
 
     def _by_name(self, attempt: Callable[[], T]) -> T:
-        self._profile.trying_names = True
+        self._profile.names.trying = True
         try:
             done = attempt()
         except errors.CrossesFolders:  # its source was found
-            self._profile.saw_names()
+            self._profile.names.saw_bare()
             raise
         finally:
-            self._profile.trying_names = False
-        self._profile.saw_names()
+            self._profile.names.trying = False
+        self._profile.names.saw_bare()
         return done
 
 

@@ -74,10 +74,10 @@ def _listed(session: Session, path: str) -> tuple[Listing, bool]:
     profile = session.profile
     found = _by_mlsd(session, path) if _may_mlsd(session, path) else None
     if found is not None:
-        knows = profile.mlsd_shows_itself is not None
+        knows = profile.listings.mlsd_shows_itself is not None
     else:
         found = _without_wrong_sizes(_by_list(session, path, exact=True), profile)
-        knows = profile.list_all is not None
+        knows = profile.listings.list_all is not None
     return found, bool(knows or found.entries or found.rejected)
 
 
@@ -98,7 +98,7 @@ def _learns_above(session: Session, path: str) -> bool:
 
 def _without_wrong_sizes(found: Listing, profile: Profile) -> Listing:
     """The same listing without file sizes, if the listed sizes are wrong: then SIZE is asked."""
-    if not profile.list_sizes_wrap:
+    if not profile.listings.sizes_wrap:
         return found
     entries = [replace(e, size=None) if e.kind is Kind.FILE else e for e in found.entries]
     return replace(found, entries=entries)
@@ -118,16 +118,16 @@ def look_at(session: Session, path: str) -> Entry | None:
     Raises Unavailable when the server refuses.
     """
     profile, entry = session.profile, None
-    if profile.mlst is False:
+    if profile.listings.mlst is False:
         return None
     reply = session.command(f"MLST {path}")
     if reply.code not in (500, 501, 502, 504):
         entry = entry_in(session, reply.check())
     # Once MLST has worked, a refusal is about this name, also with 501.
     if entry is not None:
-        profile.mlst = True
-    elif not profile.mlst and reply.code != 501:
-        profile.is_missing("mlst", False, reply.code)
+        profile.listings.mlst = True
+    elif not profile.listings.mlst and reply.code != 501:
+        profile.listings.is_missing("mlst", False, reply.code)
     return entry
 
 
@@ -139,35 +139,36 @@ def entry_in(session: Session, reply: Reply) -> Entry | None:
 
 
 def _may_mlsd(session: Session, path: str) -> bool:
-    known = session.profile.mlsd is not False
+    known = session.profile.listings.mlsd is not False
     return known and (len(path) <= _LONG_PATH // 4 or len(os.fsencode(path)) <= _LONG_PATH)
 
 
 def _by_mlsd(session: Session, path: str) -> Listing | None:
     """The MLSD listing; None if the server turns out not to have MLSD."""
+    known = session.profile.listings
     try:
         data, said, _ = session.listing("MLSD", [f"CWD {path}"])
     except (errors.NotSupported, errors.InvalidArgument) as refusal:
         # Once MLSD has worked, a refusal is about this folder.
-        if not session.profile.mlsd and isinstance(refusal, errors.NotSupported):
-            session.profile.mlsd = False
+        if not known.mlsd and isinstance(refusal, errors.NotSupported):
+            known.mlsd = False
         return None
     except errors.Unavailable as refusal:
-        if session.profile.mlsd:
+        if known.mlsd:
             return _empty_or_denied(refusal)
         # MLSD was never seen to work: LIST shall show whether the folder or the command is at
         # fault.
         return None
-    if not data and session.profile.mlsd_shows_itself:
+    if not data and known.mlsd_shows_itself:
         raise _nothing("MLSD", said)
     found = listing.parse_mlsd(_lines(data), session.decode_bytes)
     if found.rejected and not found.entries:
         log.warning("the MLSD listings of this server cannot be read; using LIST")
-        session.profile.mlsd = session.profile.mlsd or False
+        known.mlsd = known.mlsd or False
         return None
-    session.profile.mlsd = True
+    known.mlsd = True
     if data:
-        session.profile.mlsd_shows_itself = found.self_entry is not None
+        known.mlsd_shows_itself = found.self_entry is not None
     return replace(found, entries=_told_in_utc(found.entries, session.profile))
 
 
@@ -181,63 +182,63 @@ def _by_list(session: Session, path: str, *, exact: bool = False) -> Listing:
     corrected by the zone that the files' two times reveal.
     """
     profile = session.profile
-    command = "LIST" if profile.list_all is False else "LIST -a"
+    command = "LIST" if profile.listings.list_all is False else "LIST -a"
     found = Listing(entries=[], rejected=[])
     asked: list[Entry] = []
     later: list[Entry] = []
     known: dict[str, int] = {}
-    changes = profile.dated.changes
+    changes = profile.times.dated.changes
 
     def read(data: bytes) -> list[str]:
         nonlocal found, asked, later, known
         found = _in_bytes(listing.parse_list_data(data, session.decode_bytes, time.time()))
-        if not exact or profile.mdtm is False:
+        if not exact or profile.times.mdtm is False:
             return []
         files = _files(session, path, found)
-        known = profile.dated.known(path, files) if profile.slow_times else {}
+        known = profile.times.dated.known(path, files) if profile.times.are_slow else {}
         asked, later = _to_ask([e for e in files if e.name not in known], profile)
         return _questions(path, asked)
 
     try:
         data, said, times = session.listing(command, [f"CWD {path}"], read)
     except (errors.NotSupported, errors.InvalidArgument, errors.Refused) as refusal:
-        if profile.list_all is None:
+        if profile.listings.list_all is None:
             return _by_plain_list(session, path, exact=exact)
         if isinstance(refusal, errors.Unavailable):
             return _empty_or_denied(refusal)
         raise
-    if not data and profile.list_all and profile.list_shows_itself:
+    if not data and profile.listings.list_all and profile.listings.list_shows_itself:
         raise _nothing(command, said)
     if not data and command == "LIST" and _tells_denial(said):
         raise errors.PermissionDenied(errors.printable(said))
     if found.rejected and not found.entries:
         # The server sent an error such as `ls: cannot open directory` as if it were a listing.
         raise errors.PermissionDenied(f"not a listing: {found.rejected[0]}")
-    if profile.list_all is None:
+    if profile.listings.list_all is None:
         if data:
-            profile.list_all = True
-            profile.list_shows_itself = found.self_entry is not None
+            profile.listings.list_all = True
+            profile.listings.list_shows_itself = found.self_entry is not None
         else:
             # With -a, even an empty folder shows `.` and `..`. An empty reply may mean that the
             # server looked for a file called "-a".
             return _by_plain_list(session, path, exact=exact)
     if not exact:
         return found
-    if later and not profile.slow_times:  # the first answers have shown that the server is fast
+    if later and not profile.times.are_slow:  # the first answers have shown that the server is fast
         times += session.ask(_questions(path, later))
         asked, later = asked + later, []
     told = _told(asked, times, profile)
-    if profile.slow_times:
-        profile.dated.keep(path, asked, told, changes)
-        profile.dated.leave(path, later)
+    if profile.times.are_slow:
+        profile.times.dated.keep(path, asked, told, changes)
+        profile.times.dated.leave(path, later)
     return _with_exact_times(found, known | told, profile)
 
 
 def ask_times(session: Session, path: str, files: Sequence[Entry]) -> None:
     """Ask for the times of files that a listing did not wait for."""
-    changes = session.profile.dated.changes
+    changes = session.profile.times.dated.changes
     told = _told(files, session.ask(_questions(path, files)), session.profile)
-    session.profile.dated.keep(path, files, told, changes)
+    session.profile.times.dated.keep(path, files, told, changes)
 
 
 def _by_plain_list(session: Session, path: str, *, exact: bool) -> Listing:
@@ -246,12 +247,12 @@ def _by_plain_list(session: Session, path: str, *, exact: bool) -> Listing:
     If plain LIST shows entries, -a is no option on this server. A folder that is empty or
     unreadable teaches nothing.
     """
-    session.profile.list_all, found = False, None
+    session.profile.listings.list_all, found = False, None
     try:
         found = _by_list(session, path, exact=exact)
     finally:
         if not (found and found.entries):
-            session.profile.list_all = None
+            session.profile.listings.list_all = None
     return found
 
 
@@ -274,9 +275,9 @@ def _files(session: Session, path: str, found: Listing) -> list[Entry]:
 
 def _to_ask(files: list[Entry], profile: Profile) -> tuple[list[Entry], list[Entry]]:
     """The files whose times are asked for with the listing, and those that are asked for later."""
-    if profile.slow_times:
-        first = profile.dated.first(files)
-    elif profile.slow_times is None:
+    if profile.times.are_slow:
+        first = profile.times.dated.first(files)
+    elif profile.times.are_slow is None:
         first = files[:PROBE_COUNT]
     else:
         return files, []
@@ -326,10 +327,10 @@ def _told(files: Sequence[Entry], replies: Sequence[str], profile: Profile) -> d
     answers = ((e, _time_of(reply, profile)) for e, reply in zip(files, replies, strict=True))
     told = {e.name: when for e, when in answers if when is not None}
     if told:
-        profile.mdtm = True
+        profile.times.mdtm = True
     elif all(reply.startswith(("500", "502", "504")) for reply in replies):
-        profile.mdtm = profile.mdtm or False
-    profile.saw_list_zones(_zones(files, told))
+        profile.times.mdtm = profile.times.mdtm or False
+    profile.times.saw_list_zones(_zones(files, told))
     return told
 
 
@@ -346,14 +347,16 @@ def _with_exact_times(found: Listing, exact: dict[str, int], profile: Profile) -
 
 def _told_in_utc(entries: list[Entry], profile: Profile) -> list[Entry]:
     """Entries of MLSD or MLST, which were parsed as if in UTC, converted to UTC."""
-    if profile.times in (None, clock.UTC):
+    if profile.times.are_utc:
         return entries
-    return [e if e.mtime is None else replace(e, mtime=profile.utc_of(e.mtime)) for e in entries]
+    return [
+        e if e.mtime is None else replace(e, mtime=profile.times.utc_of(e.mtime)) for e in entries
+    ]
 
 
 def _in_utc(entry: Entry, profile: Profile) -> Entry:
     """An entry of LIST, which was parsed as if the server's clock were in UTC, converted to UTC."""
-    if entry.mtime is None or entry.exact or not (ahead := profile.list_zone_at(entry.mtime)):
+    if entry.mtime is None or entry.exact or not (ahead := profile.times.list_zone_at(entry.mtime)):
         return entry
     return replace(entry, mtime=entry.mtime - ahead)
 
@@ -363,7 +366,7 @@ def _time_of(line: str, profile: Profile) -> int | None:
     if not line.startswith("213"):
         return None
     try:
-        return profile.utc_of(listing.parse_time_val(line[4:].strip()))
+        return profile.times.utc_of(listing.parse_time_val(line[4:].strip()))
     except ValueError:
         return None
 

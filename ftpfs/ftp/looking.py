@@ -100,7 +100,7 @@ class Looking:
             return None
 
     def peek(self, path: str) -> Entry | None:
-        if self._profile.mlst is False:
+        if self._profile.listings.mlst is False:
             return None
 
         def look(session: Session) -> Entry | None:
@@ -112,16 +112,16 @@ class Looking:
         return None if entry is None or entry.mode == 0o777 else entry
 
     def look_again(self, path: str, entry: Entry) -> Entry:
-        if self._profile.mlst:
+        if self._profile.listings.mlst:
             return self.stat(path)
-        if self._profile.mdtm is False:
+        if self._profile.times.mdtm is False:
             return self._sized(path, self.stat(path))
         where = self._root.on_server(path)
         size, time = self._pool.run(lambda s: s.exchange([f"SIZE {where}", f"MDTM {where}"]))
         mtime = lister.time_in(time, self._profile)
         if size.code != 213 or not size.text.strip().isdigit() or mtime is None:
             return self._sized(path, self.stat(path))
-        self._profile.saw_size(entry.size, int(size.text))
+        self._profile.listings.saw_size(entry.size, int(size.text))
         return Entry(
             name=entry.name,
             kind=entry.kind,
@@ -134,7 +134,7 @@ class Looking:
 
     def _sized(self, path: str, entry: Entry) -> Entry:
         """`entry` with its size by SIZE, if the entry has none, or one that may be wrong."""
-        doubtful = entry.size is None or self._profile.may_be_wrapped(entry.size)
+        doubtful = entry.size is None or self._profile.listings.may_be_wrapped(entry.size)
         if entry.kind is not Kind.FILE or not doubtful:
             return entry
         where = self._root.on_server(path)
@@ -144,8 +144,8 @@ class Looking:
         told = int(digits) if reply.code == 213 and digits.isdigit() else None
         if entry.size is None:
             return replace(entry, size=told)
-        self._profile.saw_size(entry.size, told)
-        return replace(entry, size=told) if self._profile.list_sizes_wrap else entry
+        self._profile.listings.saw_size(entry.size, told)
+        return replace(entry, size=told) if self._profile.listings.sizes_wrap else entry
 
     def _find_in_parent(self, path: str) -> Entry:
         parent, name = posixpath.split(path)

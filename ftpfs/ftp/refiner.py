@@ -28,7 +28,7 @@ class Refiner:
 
     def start_if_needed(self) -> None:
         """Start the thread, unless it runs or no time is missing."""
-        if not self._profile.dated.is_waiting() or not self._running.acquire(blocking=False):
+        if not self._profile.times.dated.is_waiting() or not self._running.acquire(blocking=False):
             return
         try:
             threading.Thread(target=self._run, name="ftpfs-times", daemon=True).start()
@@ -36,7 +36,7 @@ class Refiner:
             self._running.release()
 
     def _run(self) -> None:
-        dated = self._profile.dated
+        dated = self._profile.times.dated
         try:
             while batch := dated.next_batch():
                 with self._pool.leased(Use.LISTING) as session:

@@ -120,7 +120,7 @@ class Remote:
         self._meet_others()
         try:
             with self._pool.leased(Use.METADATA):
-                return self.profile.welcome
+                return self.profile.identity.welcome
         except (errors.ServerBusy, errors.LoginFailed) as error:
             for other in self._pool.status().others:
                 log.warning("%s; at this server %s", error, other.line())
@@ -154,7 +154,7 @@ class Remote:
 
         Infinite before the first connection, and through a proxy before the first transfer.
         """
-        return self.profile.round_trip
+        return self.profile.wire.round_trip
 
     def warm(self, sessions: int) -> None:
         """Keep this many sessions logged in, beside those in use: see `Pool.warm`."""
@@ -216,7 +216,7 @@ class Remote:
 
     def space(self) -> Space | None:
         """Free space by AVBL (draft-peterson-streamlined-ftp); None without that command."""
-        if "AVBL" not in self.profile.features:
+        if "AVBL" not in self.profile.identity.features:
             return None
         reply = self._pool.run(lambda s: s.command(f"AVBL {self._root.on_server('/')}"))
         digits = reply.text.strip().split(" ")[0]
@@ -276,7 +276,7 @@ class Remote:
             if expect:
                 seen = seen_in(session, download.replies)
                 if _is_another(expect, seen, self.profile):
-                    self.profile.saw_size(expect.size, seen.size)
+                    self.profile.listings.saw_size(expect.size, seen.size)
                     download.close()
                     raise errors.Changed(f"{path}: it was changed on the server")
                 told = None not in (expect.size, seen.size, expect.mtime, seen.mtime)
@@ -406,7 +406,7 @@ class Remote:
 
     def replaces(self) -> bool | None:
         """Whether the server's own rename replaces a file; None: not known yet."""
-        return self.profile.replaces
+        return self.profile.names.replaces
 
     def rename(
         self, old: str, new: str, *, replace: bool, aside: str = "", keep: bool = False
@@ -447,18 +447,18 @@ class Remote:
 
     def doubts_size(self, entry: Entry) -> bool:
         """Whether the size of a file, by a listing, may be wrong: then `look_again`."""
-        return self.profile.may_be_wrapped(entry.size)
+        return self.profile.listings.may_be_wrapped(entry.size)
 
     def is_same_time(self, first: int, second: int) -> bool:
         """Whether the server may show one of these times for the other.
 
         Some disks keep times in steps of two seconds, or of a minute.
         """
-        return self.profile.is_same_time(first, second)
+        return self.profile.setting.is_same_time(first, second)
 
     def sets_on_folders(self) -> tuple[bool | None, bool | None]:
         """Whether this server sets modes, and times, on folders; None: not tried yet."""
-        return self.profile.chmod, self.profile.folder_times
+        return self.profile.setting.chmod, self.profile.setting.folder_times
 
     def set_on_folders(self, wanted: Sequence[FolderAttributes]) -> Sequence[tuple[str, str]]:
         """Set all of these, in as few round trips as this server allows.
@@ -486,7 +486,7 @@ class Remote:
         try:
             yield
         finally:
-            self.profile.dated.forget(where)
+            self.profile.times.dated.forget(where)
 
 
 def _is_another(known: Entry, seen: Seen, profile: Profile) -> bool:
@@ -500,4 +500,4 @@ def _is_another(known: Entry, seen: Seen, profile: Profile) -> bool:
     if not known.exact or known.mtime is None or seen.mtime is None:
         return False
     off = (known.mtime - seen.mtime) % clock.STEP_SECONDS
-    return not profile.is_same_time(min(off, clock.STEP_SECONDS - off), 0)
+    return not profile.setting.is_same_time(min(off, clock.STEP_SECONDS - off), 0)

@@ -35,7 +35,7 @@ class Root:
             if not self._profile.known:
                 self._connect()
             self._root = posixpath.normpath(
-                posixpath.join("/", self._profile.home, self._path)
+                posixpath.join("/", self._profile.names.home, self._path)
             ).replace("//", "/")
         if path == "/":
             return self._root
@@ -63,8 +63,8 @@ class Root:
                 f"a name that {self._encoding} cannot write: {path!a}"
             ) from None
         longest = max(len(named), len(folder) + NAME_BYTES) + COMMAND_BYTES
-        if longest > self._profile.longest_line:
+        if longest > self._profile.identity.longest_line:
             raise errors.NameTooLong(
                 f"a path that needs commands of {longest} bytes, and this server reads "
-                f"{self._profile.longest_line} in one line"
+                f"{self._profile.identity.longest_line} in one line"
             )

@@ -45,13 +45,13 @@ class Setting:
         self._probes = probes
 
     def chmod(self, path: str, mode: int) -> None:
-        if self._profile.chmod is False:
+        if self._profile.setting.chmod is False:
             raise errors.NotSupported("the server has no command that sets a mode")
         where = self._root.on_server(path)
 
         def chmod(session: Session) -> None:
             reply = session.command(chmod_line(self._profile, where, mode))
-            self._profile.saw_chmod(reply.code)
+            self._profile.setting.saw_chmod(reply.code)
             reply.check()
 
         self._attempts.run(chmod, lambda: self._reasons.not_changed(path))
@@ -69,38 +69,38 @@ class Setting:
         If the server is known to set times, a refusal is about this file. If not, a scratch file
         shows which command sets times, if any.
         """
-        profile = self._profile
+        setting = self._profile.setting
         tried = set()
-        while (way := profile.way_to_set_time()) is not SetTime.NONE and way not in tried:
+        while (way := setting.way_to_set_time()) is not SetTime.NONE and way not in tried:
             tried.add(way)
-            asks = [] if profile.is_kept(seconds) else questions(profile, where)
-            reply, *answers = session.exchange([profile.set_time_line(way, where, seconds), *asks])
+            asks = [] if setting.is_kept(seconds) else questions(self._profile, where)
+            reply, *answers = session.exchange([setting.set_time_line(way, where, seconds), *asks])
             if reply.ok:
-                profile.saw_set_time(way, reply.code)
+                setting.saw_set_time(way, reply.code)
                 shown = seen_in(session, answers).mtime if answers else None
                 return seconds if shown is None else shown
-            if not profile.saw_set_time(way, reply.code):
-                if not profile.set_time_works:
+            if not setting.saw_set_time(way, reply.code):
+                if not setting.set_time_works:
                     self._probes.learn_times(session, where)
-                if profile.way_to_set_time() is way:
+                if setting.way_to_set_time() is way:
                     reply.check()
         raise errors.NotSupported("the server has no command that sets a time")
 
     def _set_folder_time(self, session: Session, where: str, seconds: int) -> int:
-        profile = self._profile
-        way = profile.way_to_set_time()
-        if profile.folder_times is False or way is SetTime.NONE:
+        setting = self._profile.setting
+        way = setting.way_to_set_time()
+        if setting.folder_times is False or way is SetTime.NONE:
             raise errors.NotSupported("the server sets no times on directories")
         reply, there = session.exchange(
-            [profile.set_time_line(way, where, seconds), f"CWD {where}"]
+            [setting.set_time_line(way, where, seconds), f"CWD {where}"]
         )
-        if not reply.ok and there.ok and profile.folder_times is None and profile.set_time_works:
+        if not reply.ok and there.ok and setting.folder_times is None and setting.set_time_works:
             # The refusal may concern this folder alone.
-            profile.folder_times = self._probes.folder_times(session, where)
+            setting.folder_times = self._probes.folder_times(session, where)
         if reply.ok:
-            profile.folder_times = True
+            setting.folder_times = True
             return seconds
-        if profile.folder_times:
+        if setting.folder_times:
             reply.check()
         raise errors.NotSupported("the server sets no times on directories")
 
@@ -130,15 +130,15 @@ class Setting:
         where, lines = self._root.on_server(wanted.path), []
         if wanted.mode is not None:
             lines.append(chmod_line(self._profile, where, wanted.mode))
-        way = self._profile.way_to_set_time()
+        way = self._profile.setting.way_to_set_time()
         if wanted.mtime is not None and way is not SetTime.NONE:
-            lines.append(self._profile.set_time_line(way, where, wanted.mtime))
+            lines.append(self._profile.setting.set_time_line(way, where, wanted.mtime))
         return lines
 
     def why_not_set(self, wanted: FolderAttributes, replies: Sequence[Reply]) -> str:
         """Why something was not set, by the replies to `lines`; empty: all was set."""
         if wanted.mode is not None:
-            self._profile.saw_chmod(replies[0].code)
+            self._profile.setting.saw_chmod(replies[0].code)
         for reply in replies:
             if not reply.ok:
                 return f"{reply.code} {errors.printable(reply.text)}"

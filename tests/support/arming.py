@@ -50,7 +50,7 @@ def round_trips(relay: Relay) -> list[list[str]]:
 
 def then_a_port(remote: Remote, verbs: list[str]) -> list[list[str]]:
     """The round trips of a transfer: the next port is asked for together with it, or after it."""
-    return [[*verbs, "EPSV"]] if remote.profile.in_order else [verbs, ["EPSV"]]
+    return [[*verbs, "EPSV"]] if remote.profile.identity.in_order else [verbs, ["EPSV"]]
 
 
 def arm(remote: Remote, remote_dir: RemoteDir, content: bytes = b"content") -> str:

@@ -49,7 +49,7 @@ class ConnectionLimit:
         self.was_refused = False
         self.told = False
         self._profile = profile
-        self._limit: int | None = profile.connections  # None: the server has refused none
+        self._limit: int | None = profile.wire.connections  # None: the server has refused none
         self._until = now + LIMIT_SECONDS
         self._lasts = LIMIT_SECONDS
 
@@ -101,7 +101,7 @@ class ConnectionLimit:
             self._lasts = min(2 * self._lasts, MAX_LIMIT_SECONDS) if tried_again else LIMIT_SECONDS
             self._until = now + self._lasts
         seen = ours + self._others_hold()
-        self._limit = self._profile.connections = min(self._limit or seen, seen)
+        self._limit = self._profile.wire.connections = min(self._limit or seen, seen)
         self.told, self.was_refused = told, True
         told_others = "".join(f"; {other.line()}" for other in self.others)
         log.info(
@@ -117,7 +117,7 @@ class ConnectionLimit:
         """
         seen = count + self._others_hold()
         if self._limit is not None and seen > self._limit:
-            self._limit = self._profile.connections = seen
+            self._limit = self._profile.wire.connections = seen
             if count >= self.configured:
                 self.forget()
 
@@ -140,7 +140,7 @@ class ConnectionLimit:
         return [s for s in idle if now - s.used_at > (timeout if s is stays else shared)]
 
     def forget(self) -> None:
-        self._limit = self._profile.connections = None
+        self._limit = self._profile.wire.connections = None
         self._lasts = LIMIT_SECONDS
         self.was_refused = False
 

@@ -146,15 +146,15 @@ class Session:
         self._used_data = False  # since the last grooming
         self.moving: socket.socket | None = None  # data connection of the transfer in flight
         self._codec = server.encoding
-        self._line_limit = profile.longest_line
+        self._line_limit = profile.identity.longest_line
         self._listens = server.data_mode is DataMode.ACTIVE
         self._control = Control(server, network)
         try:
             with mapped(lambda: self._control.step):
                 self._control.open()
-            profile.saw_handshake(self._control.handshake)
-            if profile.telnet is not None:
-                self._control.telnet = profile.telnet
+            profile.wire.saw_handshake(self._control.handshake)
+            if profile.wire.telnet is not None:
+                self._control.telnet = profile.wire.telnet
             with mapped(lambda: f"logging in at {server.host}:{server.port}{self._control.after}"):
                 if server.tls in (Tls.EXPLICIT, Tls.OPTIONAL):
                     self._control.secure()
@@ -171,7 +171,7 @@ class Session:
         except BaseException:
             self._control.drop()
             raise
-        self._line_limit = profile.longest_line  # the greeting tells the server's software
+        self._line_limit = profile.identity.longest_line  # the greeting tells the server's software
         self.alive = True
 
     # Conversation.
@@ -197,14 +197,14 @@ class Session:
             self._set_type(text=False)  # otherwise many servers answer SIZE with 550
         for line in lines:
             self._encode(line)  # raises for a bad name before anything is sent
-        if self.profile.by_name:
+        if self.profile.names.are_bare:
             return self._exchange_by_name(lines, extra, arm=arm)
         return self._exchange(lines, extra, arm=arm)
 
     def _exchange(self, lines: Sequence[str], extra: float, *, arm: bool) -> list[Reply]:
         self._make_ready()
         way = self._way_to_arm() if arm else None
-        avoided = self.profile.manners.avoided
+        avoided = self.profile.wire.manners.avoided
         taken = [line for line in lines if kind_of(line) not in avoided]
         asked = [*taken, way.value] if way else taken
         with self._conversation():
@@ -217,10 +217,10 @@ class Session:
     def _converse(self, lines: Sequence[str], timeout: float) -> list[Reply]:
         """Send commands and read their replies. Call it inside a `_conversation`."""
         wire = [self._encode(line) for line in lines]
-        window = PIPELINE_WINDOW if self.profile.pipelining else 1
+        window = PIPELINE_WINDOW if self.profile.wire.pipelining else 1
         kinds = [kind_of(line) for line in lines]
         together = window > 1 and len(kinds) > 1
-        unsure = self.profile.manners.is_unsure(kinds) if together else None
+        unsure = self.profile.wire.manners.is_unsure(kinds) if together else None
         replies: list[Reply] = []
         sent = 0
         while len(replies) < len(wire):
@@ -233,7 +233,7 @@ class Session:
             others = kinds if together else ()
             replies.append(self._heed(kinds[len(replies)], timeout, others, unsure=unsure))
         if together:
-            self.profile.manners.pipelines = True
+            self.profile.wire.manners.pipelines = True
         self._note_folders(wire, lines, replies)
         return replies
 
@@ -244,17 +244,17 @@ class Session:
         and so reveal a missing or surplus reply. In that case the whole batch is discarded, this
         session is over (ConnectionLost), and the next session sends the questions one by one.
         """
-        if self.profile.by_name and lines:
+        if self.profile.names.are_bare and lines:
             refusal = self._enter(bare.folder_of(lines[0]))
             if refusal:
                 return [refusal.lines[-1]] * len(lines)
-        avoided = self.profile.manners.avoided
-        one_by_one = not self.profile.pipelining or "NOOP" in avoided
+        avoided = self.profile.wire.manners.avoided
+        one_by_one = not self.profile.wire.pipelining or "NOOP" in avoided
         if one_by_one or any(kind_of(line) in avoided for line in lines[:1]):
             began = time.monotonic()
             answers = [self.command(line).lines[-1] for line in lines]
             if len(lines) >= PACED:
-                self.profile.saw_pace(time.monotonic() - began, len(lines))
+                self.profile.times.saw_pace(time.monotonic() - began, len(lines))
             return answers
         questions = self._questions(lines)
         self._make_ready()
@@ -296,13 +296,13 @@ class Session:
         try:
             if self.alive:
                 self._settle()
-            if self.alive and self.profile.manners.wary:
+            if self.alive and self.profile.wire.manners.wary:
                 with self._conversation():
                     self._listen_twice()
             if self.alive and not self._waking and self._control.readable():
                 stray = self._control.reply(STRAY_TIMEOUT)
                 if stray.code != 421:
-                    self.profile.manners.saw_stray()
+                    self.profile.wire.manners.saw_stray()
                 log.info("unasked-for reply: %s", errors.printable(stray.lines[-1]))
                 self.alive = False
         except (OSError, EOFError, errors.FtpfsError):
@@ -365,7 +365,7 @@ class Session:
         if crossing := bare.crossing(lines):
             return self._cross(crossing, lines, extra, arm=arm)
         ours = [n for n, line in enumerate(lines) if line.startswith("RNFR ") and _HIDDEN in line]
-        confirms = bool(ours) and self.profile.is_unsure_of_names
+        confirms = bool(ours) and self.profile.names.is_unsure
         if confirms:
             by_path = self._renamed_by_path(lines, extra, arm=arm)
             if by_path is not None:
@@ -378,12 +378,12 @@ class Session:
             else:
                 replies += self._exchange(together, extra, arm=arm and number == len(groups))
         if confirms and any(replies[n].ok for n in ours):
-            self.profile.saw_path(known=False)
+            self.profile.names.saw_path(known=False)
         return replies
 
     def _enter(self, folder: str) -> Reply | None:
         """Enter this folder ("": any will do); return the refusal if the server denies it."""
-        is_there = self._folder == folder and self._entered_before is self.profile.moved
+        is_there = self._folder == folder and self._entered_before is self.profile.names.moved
         if not folder or (is_there and time.monotonic() - self._entered_at < FOLDER_AGE):
             return None
         (reply,) = self._exchange([f"CWD {folder}"], 0.0, arm=False)
@@ -399,7 +399,7 @@ class Session:
         self._folder = self._folder or folder
         moves = zip(lines, itertools.pairwise(replies), strict=False)
         if any(line.startswith("RNFR ") and a.ok and b.ok for line, (a, b) in moves):
-            self.profile.saw_path(known=True)
+            self.profile.names.saw_path(known=True)
             return replies
         return None
 
@@ -410,11 +410,11 @@ class Session:
         Raises CrossesFolders. Exception: while nobody knows yet whether the server takes bare
         names, and it refuses this one too, return that refusal.
         """
-        if self.profile.may_take_paths:
+        if self.profile.names.may_take_paths:
             replies = self._renamed_by_path(lines, extra, arm=arm)
             if replies is not None:
                 return replies
-        if self.profile.paths is not False:
+        if self.profile.names.paths is not False:
             refusal = self._enter(bare.folder_of(source))
             (reply,) = [refusal] if refusal else self._exchange([source], 0.0, arm=False)
             if not reply.ok:
@@ -434,11 +434,11 @@ class Session:
                 known = reply.ok and verb == "CWD "
                 self._folder = line[4:] if known else ""
                 self._entered_at = time.monotonic()
-                self._entered_before = self.profile.moved
+                self._entered_before = self.profile.names.moved
             elif verb in _MOVES and reply.ok and self._moves_other:
-                self.profile.moved = object()
-            elif reply.code < 400 and self.profile.paths is None and b" /" in sent:
-                self.profile.paths = True
+                self.profile.names.moved = object()
+            elif reply.code < 400 and self.profile.names.paths is None and b" /" in sent:
+                self.profile.names.paths = True
             self._moves_other = verb != "RNFR" or _HIDDEN not in line
 
     # Grooming: what the pool does while nobody waits for the session.
@@ -456,12 +456,12 @@ class Session:
     @property
     def ready(self) -> bool:
         """Whether the next data connection should be established by now."""
-        return self.armed and time.monotonic() - self._armed_at >= self.profile.round_trip
+        return self.armed and time.monotonic() - self._armed_at >= self.profile.wire.round_trip
 
     @property
     def on_long_link(self) -> bool:
         """Whether saving a round trip is worth waking a thread."""
-        return self.profile.round_trip >= ARMING_PAYS
+        return self.profile.wire.round_trip >= ARMING_PAYS
 
     def wants_grooming(self) -> bool:
         """Whether `groom` would make the next use of this session faster or spare it a wait.
@@ -555,7 +555,7 @@ class Session:
         """
         self._set_type(text=text)
         command = f"{'APPE' if append else 'STOR'} {path}"
-        may = self.profile.takes_content_ahead and not self._control.protected
+        may = self.profile.identity.takes_content_ahead and not self._control.protected
         waiting = _Ahead(ahead) if may and ahead is not None else None
         channel, replies = self._start(command, offset, before, ahead=waiting)
         return Upload(self, channel, done, replies, complete=bool(waiting and waiting.sent))
@@ -585,7 +585,7 @@ class Session:
 
         def ask_ahead() -> None:
             nonlocal asked
-            if questions and self.profile.in_order and self.profile.pipelining:
+            if questions and self.profile.identity.in_order and self.profile.wire.pipelining:
                 with self._conversation():
                     asked = self._questions(questions(b"".join(chunks)))
                     self._send_more(asked)
@@ -683,7 +683,7 @@ class Session:
         found that out before the first reply. Raises Retreat when the profile has changed so that a
         repetition is worthwhile.
         """
-        manners = self.profile.manners
+        manners = self.profile.wire.manners
         self._asked = kind
         full = timeout or self._network.reply_timeout
         if unsure is None:
@@ -735,7 +735,7 @@ class Session:
         self, kind: str, together: Sequence[str], error: BaseException, *, surely: bool
     ) -> None:
         """Find the command that the server does not answer; raise Retreat if that is certain."""
-        manners = self.profile.manners
+        manners = self.profile.wire.manners
         # If the server swallowed one of several commands, the last one seems unanswered.
         this = manners.pipelines and manners.may_be_unknown(kind)
         if together and (isinstance(error, TimeoutError) or not this):
@@ -745,27 +745,27 @@ class Session:
         elif manners.may_be_unknown(kind) and (surely or manners.suspect(kind)):
             manners.avoid(kind)
             if kind == Passive.EPSV.value:
-                self.profile.passive = Passive.PASV
+                self.profile.wire.passive = Passive.PASV
             raise errors.Retreat(f"no answer to {kind}") from error
 
     def _send_one_by_one(self) -> None:
-        if self.profile.pipelining:
-            self.profile.pipelining = False
-            self.profile.manners.forget_answers()
+        if self.profile.wire.pipelining:
+            self.profile.wire.pipelining = False
+            self.profile.wire.manners.forget_answers()
             log.warning(
                 "this server confuses pipelined commands; sending them one by one from now on"
             )
 
     def _plainer(self) -> None:
         """Replies come twice or not at all: stop pipelining, then listen for second replies."""
-        if self.profile.pipelining:
+        if self.profile.wire.pipelining:
             self._send_one_by_one()
         else:
-            self.profile.manners.wary = True
+            self.profile.wire.manners.wary = True
 
     def _listen_twice(self) -> None:
         """Discard what follows the last reply, if this server may reply twice."""
-        manners = self.profile.manners
+        manners = self.profile.wire.manners
         if not manners.wary or self._asked in manners.once:
             return
         if not self._control.comes_within(SECOND_REPLY):
@@ -800,12 +800,12 @@ class Session:
                 if question is not _GUARD:
                     answers.append(line)
         if (paced := asked.count - at_once) >= PACED or asked.count > PACED:
-            self.profile.saw_pace(time.monotonic() - began, max(paced, PACED))
+            self.profile.times.saw_pace(time.monotonic() - began, max(paced, PACED))
         return answers
 
     def _answers_there(self, asked: Questions) -> list[str]:
         """The answers that have arrived; waits for at least one."""
-        manners = self.profile.manners
+        manners = self.profile.wire.manners
         kind = self._asked = asked.next_kind
         unsure, guard = manners.may_be_unknown(kind), kind == "NOOP"
         # If the server leaves a question unanswered, the reply to the NOOP behind it shows that.
@@ -845,9 +845,9 @@ class Session:
         raise errors.ConnectionLost("replies to pipelined commands do not match; starting over")
 
     def _encode(self, line: str) -> bytes:
-        if self.profile.foreign:
-            line = self.profile.foreign.line(line)
-        elif self.profile.by_name:
+        if self.profile.names.foreign:
+            line = self.profile.names.foreign.line(line)
+        elif self.profile.names.are_bare:
             line = bare.in_folder(line, self._folder)
         if "\r" in line or "\n" in line or "\0" in line:
             raise errors.InvalidName("a name with CR, LF or NUL in it cannot be sent over FTP")
@@ -933,7 +933,7 @@ class Session:
 
     def _may_log_in_at_once(self) -> bool:
         profile = self.profile
-        tried = profile.known and profile.pipelining and profile.takes_login_at_once
+        tried = profile.known and profile.wire.pipelining and profile.wire.takes_login_at_once
         return tried and not self._server.tls_ccc
 
     def _log_in_at_once(self) -> None:
@@ -955,9 +955,9 @@ class Session:
                 self._control.send(b"".join(wire))
                 replies = self._login_replies(len(wire), len(protection), password)
         except (errors.DeadlineExceeded, errors.ConnectionLost, errors.ProtocolError) as error:
-            self.profile.saw_login_at_once_fail(str(error))
+            self.profile.wire.saw_login_at_once_fail(str(error))
             raise errors.ConnectionLost(f"logging in at once: {error}") from error
-        self.profile.failed_logins_at_once = 0
+        self.profile.wire.failed_logins_at_once = 0
         self._text_mode = not replies[2 + len(protection)].ok
         if way:
             self._dial_ahead(way, replies[-1])
@@ -991,7 +991,7 @@ class Session:
             self._set_up()
         elif profile.is_recalled_for(welcome):
             feat, *_ = self._set_up("FEAT")
-            if features_in(features_of(feat)) != profile.features:
+            if features_in(features_of(feat)) != profile.identity.features:
                 log.info("the server's features have changed; asking for all of them again")
                 profile.forget()
                 self._look_around()
@@ -999,10 +999,10 @@ class Session:
         else:
             if profile.recalled:
                 profile.forget()
-            profile.welcome = welcome[:MAX_WELCOME]
+            profile.identity.welcome = welcome[:MAX_WELCOME]
             profile.read_features(features_of(self.command("FEAT")))
             system = self.command("SYST")
-            profile.system = errors.shortened(system.text) if system.ok else ""
+            profile.identity.system = errors.shortened(system.text) if system.ok else ""
             self._set_up()
         profile.known = True
 
@@ -1014,20 +1014,20 @@ class Session:
         """
         replies = self.exchange([*first, *self._settings()], arm=self.profile.known)
         self._text_mode = not replies[len(first)].ok
-        if not self.profile.home:
+        if not self.profile.names.home:
             home = self._read_home(replies[-1])
-            self.profile.foreign = foreign.told_by(home)
-            self.profile.home = "/" if self.profile.foreign else home
+            self.profile.names.foreign = foreign.told_by(home)
+            self.profile.names.home = "/" if self.profile.names.foreign else home
         return replies
 
     def _settings(self) -> list[str]:
         profile = self.profile
         settings = ["TYPE I"]
-        if profile.utf8 and self._codec == "utf-8":
+        if profile.identity.utf8 and self._codec == "utf-8":
             settings.append("OPTS UTF8 ON")
-        if profile.mlst_options:
-            settings.append(profile.mlst_options)
-        if not profile.home:
+        if profile.identity.mlst_options:
+            settings.append(profile.identity.mlst_options)
+        if not profile.names.home:
             settings.append("PWD")
         return settings
 
@@ -1036,7 +1036,7 @@ class Session:
             log.info("no answer to PWD, so the mount begins at the server's root: %s", reply.code)
             return "/"
         text = "\n".join(line[4:] if line[:3].isdigit() else line for line in reply.lines)
-        if "vsftpd" in self.profile.welcome.lower():
+        if "vsftpd" in self.profile.identity.welcome.lower():
             # vsftpd doubles byte 255 (Telnet's IAC) in this reply, but in no other reply or
             # command.
             text = text.replace("\xff\xff", "\xff")
@@ -1070,18 +1070,18 @@ class Session:
         """
         for line in (*before, command):
             self._encode(line)  # raises for a bad name before a connection is made
-        if self.profile.by_name and (refusal := self._enter(bare.folder_of(command))):
+        if self.profile.names.are_bare and (refusal := self._enter(bare.folder_of(command))):
             refusal.check()
         self._make_ready()
         self._used_data = True
         started = self._start_armed(command, offset, before, required=required, ahead=ahead)
         if started is not None:
             return started
-        avoided = self.profile.manners.avoided
+        avoided = self.profile.wire.manners.avoided
         if kind_of(command) in avoided:
             _AVOIDED.check()
         if offset and "REST" in avoided:
-            self.profile.rest = False
+            self.profile.contents.rest = False
             raise errors.NotSupported("the server cannot start in the middle of a file")
         self._settle()
         self.disarm()  # it belongs to an earlier port; the exchange below asks for a new one
@@ -1112,11 +1112,11 @@ class Session:
         """
         lines = [*before, *([f"REST {offset}"] if offset else []), command]
         comes = not command.startswith(("STOR", "APPE"))
-        way = self._way_to_arm() if self.profile.in_order and (comes or ahead) else None
+        way = self._way_to_arm() if self.profile.identity.in_order and (comes or ahead) else None
         if way:
             lines.append(way.value)
         with self._conversation():
-            if not self.profile.pipelining:  # `before` is empty then: only the REST precedes
+            if not self.profile.wire.pipelining:  # `before` is empty then: only the REST precedes
                 restarts = self._converse(lines[:-1], self._network.reply_timeout)
                 (reply,) = self._converse(lines[-1:], self._network.reply_timeout)
                 return [], restarts[0] if restarts else None, self._after_2xx(reply, timeout)
@@ -1146,7 +1146,7 @@ class Session:
         if restart is not None and not restart.ok:
             self.leave(channel)
             if restart.code in (500, 502, 504):  # other codes concern this offset in this file
-                self.profile.rest = False
+                self.profile.contents.rest = False
             raise errors.NotSupported("the server cannot start in the middle of a file")
 
     def _open_channel(
@@ -1156,7 +1156,7 @@ class Session:
 
         If the profile knows how to ask for the port, that command leaves together with `before`.
         """
-        way = None if self._listens else self.profile.passive
+        way = None if self._listens else self.profile.wire.passive
         replies = self.exchange([*before, way.value] if way else before)
         port_reply = replies.pop() if way else None
         if required:
@@ -1171,7 +1171,7 @@ class Session:
         """Open the first passive data connection to a server, and learn which command it takes."""
         try:
             channel = self._dial(self._ask_port(Passive.EPSV))
-            self.profile.passive = Passive.EPSV
+            self.profile.wire.passive = Passive.EPSV
         except (errors.NotSupported, errors.Refused, errors.InvalidArgument):
             pass
         except errors.DataConnectionFailed:
@@ -1180,7 +1180,7 @@ class Session:
         else:
             return channel
         channel = self._dial(self._ask_port(Passive.PASV))
-        self.profile.passive = Passive.PASV
+        self.profile.wire.passive = Passive.PASV
         return channel
 
     def _ask_port(self, way: Passive) -> int:
@@ -1204,7 +1204,7 @@ class Session:
                 f"no data connection to port {port}: {reason_of(error)} (where a firewall closes "
                 "the server's passive ports, the option active lets the server connect to us)"
             ) from error
-        self.profile.saw_handshake(time.monotonic() - began)
+        self.profile.wire.saw_handshake(time.monotonic() - began)
         return channel
 
     def _listen(self) -> socket.socket:
@@ -1273,13 +1273,13 @@ class Session:
                 port = self._reply(GROOM_TIMEOUT)
                 if port.code not in (227, 229):
                     # A second reply about the transfer? Then all later replies would be off by one.
-                    self.profile.saw_armed_failure(f"server replied {port.code}")
+                    self.profile.wire.saw_armed_failure(f"server replied {port.code}")
                     raise errors.ProtocolError(f"{port.code} is no answer to EPSV or PASV")
         except errors.FtpfsError as error:
             raise errors.ConnectionLost(f"no recovery after a transfer: {error}") from error
         self._unsettled = self._port_due = False
-        if self.profile.passive:
-            self._dial_ahead(self.profile.passive, port)
+        if self.profile.wire.passive:
+            self._dial_ahead(self.profile.wire.passive, port)
 
     def _settle(self, mark: bytes = b"", answers: Collection[int] = (200,)) -> Reply | None:
         """Read the late replies of a transfer that was left early; return the reply to `mark`.
@@ -1297,7 +1297,7 @@ class Session:
         if not self._unsettled:
             return None
         if not mark:
-            mark = b"TYPE I" if "NOOP" in self.profile.manners.avoided else b"NOOP"
+            mark = b"TYPE I" if "NOOP" in self.profile.wire.manners.avoided else b"NOOP"
             self._text_mode = self._text_mode and mark == b"NOOP"
         try:
             with self._conversation():
@@ -1326,7 +1326,7 @@ class Session:
         with self._conversation():
             self._control.send(b"TYPE A\r\n" if self._text_mode else b"TYPE I\r\n")
             self._waking = True
-            if not self.profile.pipelining:
+            if not self.profile.wire.pipelining:
                 self._hear_it_wake()
 
     def _hear_it_wake(self) -> None:
@@ -1348,16 +1348,17 @@ class Session:
     # Data connections made ahead.
 
     def _may_arm(self) -> bool:
-        return not self._listens and self.profile.passive is not None and self.profile.arming
+        wire = self.profile.wire
+        return not self._listens and wire.passive is not None and wire.arming
 
     def _way_to_arm(self) -> Passive | None:
         """The command that asks for a port ahead, together with others; None: not now."""
-        wanted = self.on_long_link and self.profile.pipelining and not self._armed
-        return self.profile.passive if wanted and self._may_arm() else None
+        wanted = self.on_long_link and self.profile.wire.pipelining and not self._armed
+        return self.profile.wire.passive if wanted and self._may_arm() else None
 
     def _arm(self) -> None:
         """Make the next data connection. The question for its port is the mark for `_settle`."""
-        way = self.profile.passive
+        way = self.profile.wire.passive
         if way is None or self._armed or self._port_due:
             self._settle()
             return
@@ -1374,7 +1375,7 @@ class Session:
             self._armed = self._control.dial_ahead(port_in(way, reply))
             self._armed_at = time.monotonic()
         except (OSError, errors.FtpfsError) as error:
-            self.profile.saw_armed_failure(str(error))
+            self.profile.wire.saw_armed_failure(str(error))
 
     def _start_armed(
         self,
@@ -1405,7 +1406,7 @@ class Session:
                 _check_prepared(replies)
             if reply.code in _NO_CONNECTION:
                 channel.close()
-                self.profile.saw_armed_failure(f"server replied {reply.code}")
+                self.profile.wire.saw_armed_failure(f"server replied {reply.code}")
                 if ahead:
                     ahead.sent = False
                 return None
@@ -1421,7 +1422,7 @@ class Session:
         except BaseException:
             channel.close()
             raise
-        self.profile.armed_failures = 0
+        self.profile.wire.armed_failures = 0
         return channel, replies
 
     @contextlib.contextmanager
@@ -1435,17 +1436,17 @@ class Session:
             errors.Retreat,
         ) as error:
             self.drop()
-            self.profile.saw_armed_failure(str(error))
+            self.profile.wire.saw_armed_failure(str(error))
             raise errors.DataConnectionFailed(f"a connection made ahead: {error}") from error
 
     def _round_trips(self, count: int, least: float) -> float:
         """`count` round trips in seconds, but at least `least` seconds."""
-        known = self.profile.round_trip < float("inf")
-        return max(least, count * self.profile.round_trip) if known else least
+        known = self.profile.wire.round_trip < float("inf")
+        return max(least, count * self.profile.wire.round_trip) if known else least
 
     def _usable_armed(self) -> socket.socket | None:
         """The connection made ahead, unless it is too old or the server closed it."""
-        if time.monotonic() - self._armed_at > ARMED_AGE or not self.profile.pipelining:
+        if time.monotonic() - self._armed_at > ARMED_AGE or not self.profile.wire.pipelining:
             self.disarm()
         channel = self.take_armed()
         if channel is None:
@@ -1456,7 +1457,7 @@ class Session:
             return channel
         channel.close()
         if there is not None:  # a lost SYN says nothing about the server
-            self.profile.saw_armed_failure("the server closed it, or its port")
+            self.profile.wire.saw_armed_failure("the server closed it, or its port")
         return None
 
     def finish_transfer(self) -> Reply:

@@ -214,7 +214,7 @@ class Download(Transfer):
         Under TLS that is an end without close_notify, from a server that was seen to send it. The
         226 does not help: the server sends it for what it has sent.
         """
-        if self._unsaid and self._session.profile.close_notify:
+        if self._unsaid and self._session.profile.wire.close_notify:
             raise errors.DataConnectionFailed(
                 "the data ended without the close_notify of TLS: cut on the way?"
             )
@@ -231,12 +231,12 @@ class Download(Transfer):
     def _end(self) -> None:
         self._ended = True
         if not self._plain and not self._unsaid:
-            self._session.profile.close_notify = True
+            self._session.profile.wire.close_notify = True
         say_end(self._channel, 0)
         self._channel.close()
         self._at_end()
         self.final_text = "\n".join(self._session.finish_transfer().lines)
-        if self._unsaid and self._session.profile.close_notify:
+        if self._unsaid and self._session.profile.wire.close_notify:
             # The connection was cut on the way, and the server's OpenSSL may have forgotten the TLS
             # session because of that: it would refuse all further data connections of this login
             # (proftpd, TLS 1.2).

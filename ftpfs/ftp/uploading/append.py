@@ -190,7 +190,7 @@ class Append:
             raise errors.NotSupported("the server is not known to append to a file")
         small = self._end - self._start <= MAX_READ_BACK_BYTES
         data = self._missing
-        if not data and small and self._context.profile.appends_by_seeking:
+        if not data and small and self._context.profile.identity.appends_by_seeking:
             data = b"".join(chunks(self._content, self._start, self._end))
         try:
             upload = session.upload(path, 0, append=True, before=self._target.questions())

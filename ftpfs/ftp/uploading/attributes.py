@@ -23,11 +23,11 @@ class Attributes:
         self._mtime, self._mode = content.attributes()
         # Read once, because another thread may change the profile between the commands and their
         # replies.
-        self._way = profile.way_to_set_time() if self._mtime is not None else SetTime.NONE
-        self._sets_mode = self._mode is not None and profile.chmod is not False
+        self._way = profile.setting.way_to_set_time() if self._mtime is not None else SetTime.NONE
+        self._sets_mode = self._mode is not None and profile.setting.chmod is not False
         # The server is asked for the time afterwards if none is set, or if it is not known to keep
         # times to the second.
-        sure = self._mtime is not None and profile.is_kept(self._mtime)
+        sure = self._mtime is not None and profile.setting.is_kept(self._mtime)
         self._asks = self._way is SetTime.NONE or not sure
 
     @property
@@ -41,7 +41,7 @@ class Attributes:
         if self._sets_mode and self._mode is not None:
             lines.append(chmod_line(self._profile, path, self._mode))
         if self._way is not SetTime.NONE and self._mtime is not None:
-            lines.append(self._profile.set_time_line(self._way, path, self._mtime))
+            lines.append(self._profile.setting.set_time_line(self._way, path, self._mtime))
         return lines
 
     def questions(self, path: str) -> list[str]:
@@ -67,16 +67,16 @@ class Attributes:
         mode = None
         if self._sets_mode:
             reply = next(waiting)
-            self._profile.saw_chmod(reply.code, ours=ours)
+            self._profile.setting.saw_chmod(reply.code, ours=ours)
             mode = self._mode if reply.ok else None
         way, set_, late = self._way, False, False
         if way is not SetTime.NONE and self._mtime is not None:
             reply = next(waiting)
-            while self._profile.saw_set_time(way, reply.code, ours=ours):
-                way = self._profile.way_to_set_time()
+            while self._profile.setting.saw_set_time(way, reply.code, ours=ours):
+                way = self._profile.setting.way_to_set_time()
                 if way is SetTime.NONE:
                     break
-                reply = session.command(self._profile.set_time_line(way, path, self._mtime))
+                reply = session.command(self._profile.setting.set_time_line(way, path, self._mtime))
                 late = True
             set_ = reply.ok
         if set_ and not self._asks:
@@ -93,6 +93,6 @@ def chmod_line(profile: Profile, path: str, mode: int) -> str:
     "a".
     """
     bits = mode & 0o7777
-    if profile.mff_mode:
+    if profile.identity.mff_mode:
         return f"MFF UNIX.mode={bits:04o}; {path}"
     return f"SITE CHMOD {bits:03o} {path}"

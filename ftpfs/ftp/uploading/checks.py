@@ -57,13 +57,13 @@ class Seen:
             return True
         if not base.exact or base.mtime is None or self.mtime is None:
             return False
-        shown = self.mtime, profile.shown_at(self.mtime)
-        return not any(profile.is_same_time(base.mtime, time) for time in shown)
+        shown = self.mtime, profile.times.shown_at(self.mtime)
+        return not any(profile.setting.is_same_time(base.mtime, time) for time in shown)
 
 
 def questions(profile: Profile, path: str) -> list[str]:
     """The commands that ask about a file, as exactly as this server's listings."""
-    if "MLST" in profile.features and profile.mlst is not False:
+    if "MLST" in profile.identity.features and profile.listings.mlst is not False:
         return [f"MLST {path}"]
     return [f"SIZE {path}", f"MDTM {path}"]
 
@@ -145,7 +145,7 @@ class Checksums:
         """
         if not self.verify_content:
             return False
-        if self._profile.digest_command():
+        if self._profile.contents.digest_command():
             return True
         with self._lock:
             warn, self._warned = not self._warned, True
@@ -155,10 +155,10 @@ class Checksums:
 
     def ask(self, session: Session, path: str, size: int) -> digest.Told | None:
         """The server's checksum of a file, by the first command that the server knows."""
-        while command := self._profile.digest_command():
+        while command := self._profile.contents.digest_command():
             line = digest.line(command, path)
             (reply,) = session.exchange([line], extra=size / digest.SLOWEST_BYTES_A_SECOND)
-            if not self._profile.saw_digest(command, reply.code):
+            if not self._profile.contents.saw_digest(command, reply.code):
                 return digest.told_in(command, path, reply)
         return None
 
@@ -209,4 +209,4 @@ class TornFiles:
         if torn is None or torn.size != seen.size:
             return False
         times = torn.mtime, seen.mtime
-        return None in times or self._profile.is_same_time(torn.mtime or 0, seen.mtime or 0)
+        return None in times or self._profile.setting.is_same_time(torn.mtime or 0, seen.mtime or 0)

@@ -98,12 +98,12 @@ class Expectation:
 
         Compares the time first, and then every byte.
         """
-        profile = self._target.context.profile
+        setting = self._target.context.profile.setting
         mtime, _ = self._target.content.attributes()
         if seen.size is None or seen.mtime is None or mtime is None:
             return None
-        sets = profile.set_time is not SetTime.NONE  # else the file has the time of its upload
-        if sets and not profile.is_same_time(seen.mtime, mtime):
+        sets = setting.set_time is not SetTime.NONE  # else the file has the time of its upload
+        if sets and not setting.is_same_time(seen.mtime, mtime):
             return None
         try:
             with session.download(self._target.path) as download:

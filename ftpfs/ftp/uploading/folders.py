@@ -35,7 +35,7 @@ class Folders:
         """Whether files are written under their own names there."""
         with self._lock:
             known = self._in_place.get(folder, 0.0) > time.monotonic()
-        return known or self._profile.renames is False
+        return known or self._profile.names.renames is False
 
     def must_write_in_place(self, folder: str) -> None:
         """The folder refused a temporary name, or a rename."""
@@ -50,7 +50,7 @@ class Folders:
 
     def keeps_private(self, folder: str) -> bool:
         """Whether to try to give a file its mode before its content."""
-        if self._profile.chmod is False:
+        if self._profile.setting.chmod is False:
             return False
         with self._lock:
             return self._not_private.get(folder, 0.0) <= time.monotonic()

@@ -40,7 +40,7 @@ class InPlace:
         path, folders = self._target.path, self._target.context.folders
         # If the server has not set a mode yet, the folder may be one that takes files away as they
         # arrive, even empty ones.
-        mode = private_mode(self._target) if self._target.context.profile.chmod else None
+        mode = private_mode(self._target) if self._target.context.profile.setting.chmod else None
         if mode is not None and not self._expectation.ours:
             seen = self._expectation.seen
             if seen.there is None:

@@ -69,7 +69,7 @@ class Patch:
     def _costs_more_than_the_file(self) -> bool:
         inside = [r for r in self._left if r[0] < self._base_size]
         ranges = len(inside)
-        if inside and self._profile.restart is None:
+        if inside and self._profile.contents.restart is None:
             ranges += PROBE_COST_RANGES
         moved = sum(end - start for start, end in self._left)
         moved += sum(end - start for start, end in inside)  # read back
@@ -132,7 +132,7 @@ class Patch:
         if not append:
             self._need_restart(session, end)
         before = [] if self._begun else self._target.questions()
-        if before and not append and self._profile.restart is not Restart.ALL:
+        if before and not append and self._profile.contents.restart is not Restart.ALL:
             # On pure-ftpd STOR itself cuts the file off here, so the answer has to come first.
             self._expect_base(session, self._target.look(session))
             before = []

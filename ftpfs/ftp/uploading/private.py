@@ -41,13 +41,13 @@ def upload_privately(
     """
     profile = target.context.profile
     line = chmod_line(profile, path, mode)
-    if profile.in_order or not session.on_long_link:
+    if profile.identity.in_order or not session.on_long_link:
         upload = session.upload(path, before=[line], ahead=ahead)
         (reply,) = upload.before
     else:
         (reply,) = session.exchange([line], arm=True)
         upload = session.upload(path, ahead=ahead)
-    profile.saw_chmod(reply.code, ours=True)
+    profile.setting.saw_chmod(reply.code, ours=True)
     if not reply.ok:
         why = f"{reply.code} {errors.printable(reply.text)}"
         target.context.folders.cannot_keep_private(target.folder, why)

@@ -47,34 +47,34 @@ class Probes:
     def restart(self, session: Session, target: str) -> Restart:
         """What REST n and STOR leave of a file."""
         with self._probing:
-            if self._profile.restart is None:
+            if self._profile.contents.restart is None:
                 found = self._probe_restart(session, target)
                 if found is None:
                     return Restart.NOTHING
-                self._profile.restart = found
+                self._profile.contents.restart = found
                 log.info("REST before STOR: %s", found.value)
-            return self._profile.restart
+            return self._profile.contents.restart
 
     def replaces(self, session: Session, target: str) -> bool | None:
         """Whether a rename replaces a file; None: the folder of `target` refuses scratch files."""
         with self._probing:
-            if self._profile.replaces is None:
-                self._profile.replaces = self._probe_rename(session, target)
-                log.info("a rename replaces a file: %s", self._profile.replaces)
-            return self._profile.replaces
+            if self._profile.names.replaces is None:
+                self._profile.names.replaces = self._probe_rename(session, target)
+                log.info("a rename replaces a file: %s", self._profile.names.replaces)
+            return self._profile.names.replaces
 
     def appends(self, session: Session, target: str) -> bool:
         """Whether APPE adds to a file. The measured servers are known to do so.
 
         Also False if the folder refuses scratch files: no file with content is risked.
         """
-        if self._profile.is_measured:
+        if self._profile.identity.is_measured:
             return True
         with self._probing:
-            if self._profile.appends is None:
-                self._profile.appends = self._probe_append(session, target)
-                log.info("APPE adds to a file: %s", self._profile.appends)
-            return bool(self._profile.appends)
+            if self._profile.contents.appends is None:
+                self._profile.contents.appends = self._probe_append(session, target)
+                log.info("APPE adds to a file: %s", self._profile.contents.appends)
+            return bool(self._profile.contents.appends)
 
     def try_new_file(self, session: Session, target: str) -> None:
         """Make an empty file under a temporary name beside `target`, and delete it.
@@ -122,8 +122,8 @@ class Probes:
 
         None if there can be no scratch folder.
         """
-        scratch, way = self._temporaries.new(target), self._profile.way_to_set_time()
-        line = self._profile.set_time_line(way, scratch, PROBE_TIME)
+        scratch, way = self._temporaries.new(target), self._profile.setting.way_to_set_time()
+        line = self._profile.setting.set_time_line(way, scratch, PROBE_TIME)
         try:
             made, set_, _ = session.exchange([f"MKD {scratch}", line, f"RMD {scratch}"])
         except BaseException:
@@ -177,7 +177,7 @@ class Probes:
         None if there can be no scratch file, or if not all bytes arrived.
         """
         in_place = self._folders.writes_in_place(posixpath.dirname(target))
-        if in_place or self._profile.upload is Placing.IN_PLACE:
+        if in_place or self._profile.contents.placing is Placing.IN_PLACE:
             return None
         scratch = self._temporaries.new(target, "probe-")
         try:
@@ -238,11 +238,13 @@ def learn_times(session: Session, path: str, renamed: str) -> bool:
     (`213 Modify=`) proves nothing, because some servers repeat what they were told. Returns whether
     the file has the name `renamed` now.
     """
-    profile, way = session.profile, session.profile.way_to_set_time()
+    profile, way = session.profile, session.profile.setting.way_to_set_time()
     replies = session.exchange(
         [
             *questions(profile, path),
-            profile.set_time_line(way, path, PROBE_TIME) if way is not SetTime.NONE else "NOOP",
+            profile.setting.set_time_line(way, path, PROBE_TIME)
+            if way is not SetTime.NONE
+            else "NOOP",
             f"RNFR {path}",
             f"RNTO {renamed}",
             *questions(profile, renamed),
@@ -251,22 +253,24 @@ def learn_times(session: Session, path: str, renamed: str) -> bool:
     asked = (len(replies) - 3) // 2
     now, (set_, _, moved), shown = replies[:asked], replies[asked : asked + 3], replies[asked + 3 :]
     written = seen_in(session, now).mtime
-    profile.saw_clock(None if written is None else profile.shown_at(written), time.time())
+    profile.times.saw_clock(
+        None if written is None else profile.times.shown_at(written), time.time()
+    )
     there = seen_in(session, shown).there
     is_renamed = moved.ok if there is None else there  # 250 proves nothing
     where = renamed if is_renamed else path
     if not is_renamed:
         shown = session.exchange(questions(profile, where))
-    while profile.saw_set_time(way, set_.code, ours=True):
-        way = profile.way_to_set_time()
+    while profile.setting.saw_set_time(way, set_.code, ours=True):
+        way = profile.setting.way_to_set_time()
         if way is SetTime.NONE:
             break
         set_, *shown = session.exchange(
-            [profile.set_time_line(way, where, PROBE_TIME), *questions(profile, where)]
+            [profile.setting.set_time_line(way, where, PROBE_TIME), *questions(profile, where)]
         )
     kept = seen_in(session, shown).mtime
     if way is not SetTime.NONE and set_.ok and kept is not None:
-        profile.saw_time_kept(PROBE_TIME, kept)
+        profile.setting.saw_time_kept(PROBE_TIME, kept)
     else:
-        profile.saw_no_time_kept()
+        profile.setting.saw_no_time_kept()
     return is_renamed

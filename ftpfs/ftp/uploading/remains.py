@@ -39,5 +39,5 @@ class Remains:
         seen = seen_in(session, rest)
         if seen.size is None or seen.mtime is None or ours.size is None or ours.mtime is None:
             return
-        if seen.size < ours.size and context.profile.is_same_time(seen.mtime, ours.mtime):
+        if seen.size < ours.size and context.profile.setting.is_same_time(seen.mtime, ours.mtime):
             context.torn.note(target.path, seen)

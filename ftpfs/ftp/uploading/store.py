@@ -270,7 +270,7 @@ class Store:
                 upload = upload_privately(session, self._target, self.temporary, mode, ahead)
         except (errors.Refused, errors.NotSupported) as refusal:
             if begin:
-                self._profile.cannot_restart()
+                self._profile.contents.cannot_restart()
                 session.drop()  # the REST may wait for the next transfer (pyftpdlib)
                 raise errors.ConnectionLost(f"the server does not go on: {refusal}") from refusal
             self._sender.handed = 0  # nor do the bytes count that were sent before the refusal
@@ -291,7 +291,7 @@ class Store:
             upload.finish()
         if upload.was_reset:
             self._stage = Stage.DOUBTED
-        if not self._profile.times_seen or self._profile.time_grain is None:
+        if not self._profile.times.zone_seen or self._profile.setting.time_grain is None:
             self._learn_times(session)
 
     def _make_empty(self, session: Session, before: Sequence[str]) -> None:
@@ -324,10 +324,10 @@ class Store:
         what the server keeps of a time that is set, the same round trip shows that.
         """
         profile, temporaries = self._profile, self._context.temporaries
-        if profile.time_grain is not None:
+        if profile.setting.time_grain is not None:
             seen = seen_in(session, session.exchange(questions(profile, self.temporary)))
-            shown = None if seen.mtime is None else profile.shown_at(seen.mtime)
-            profile.saw_clock(shown, time.time())
+            shown = None if seen.mtime is None else profile.times.shown_at(seen.mtime)
+            profile.times.saw_clock(shown, time.time())
             return
         renamed = temporaries.new(self._target.path)
         try:
@@ -390,7 +390,7 @@ class Store:
         compares = self._size > 0 and self._context.checksums.are_compared
         known = self._stage is Stage.ARRIVED
         if compares or (not known and (doubts or self._size > SMALL_BYTES)):
-            self._verify(session, self._profile.digest_command() if compares else "")
+            self._verify(session, self._profile.contents.digest_command() if compares else "")
         self._stage = Stage.CHECKED
 
     def _verify(self, session: Session, command: str) -> None:
@@ -412,7 +412,7 @@ class Store:
         self._expectation.check(session, seen_in(session, rest))
         if told is None:
             return
-        if self._profile.saw_digest(command, told.code):
+        if self._profile.contents.saw_digest(command, told.code):
             theirs = checksums.ask(session, self.temporary, size)
         else:
             theirs = digest.told_in(command, self.temporary, told)
@@ -454,7 +454,7 @@ class Store:
             return True
         temporaries.forget(other)
         if first.code in _UNKNOWN_COMMAND or second.code in _UNKNOWN_COMMAND:
-            self._profile.renames = False
+            self._profile.names.renames = False
             log.warning("this server does not rename: files are written in place")
         return False
 

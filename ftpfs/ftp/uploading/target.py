@@ -66,7 +66,7 @@ class Target:
         Checks the size, and that the server has kept the name as it was sent.
         """
         check_size(reply, size, self.path)
-        if reply.code == 550 and "SIZE" in self._profile.features:
+        if reply.code == 550 and "SIZE" in self._profile.identity.features:
             # The file is gone, or the server refuses to show it (a drop folder).
             lister.check_present(session, self.path)
         else:

@@ -73,7 +73,7 @@ class Uploads:
 
     def store(self, path: str, content: Content, base: Entry | None, *, check: bool) -> Entry:
         """See `Remote.store`."""
-        if self._context.profile.upload is Placing.IN_PLACE:
+        if self._context.profile.contents.placing is Placing.IN_PLACE:
             return self._hand_over(path, content)
         upload, aside, remains = self._broken.take_up(path, content)
         if upload is None:

@@ -224,15 +224,18 @@ def test_report_shows_the_first_line_of_a_long_welcome(tmp_path: Path) -> None:
 def test_quirk_beats_what_is_learned() -> None:
     quirks = [("mlsd", "no"), ("passive", "pasv"), ("set_time", "SITE_UTIME"), ("restart", "HEAD")]
     profile = Profile(quirks)
-    profile.mlsd = True
-    profile.passive = Passive.EPSV
-    profile.restart = Restart.ALL
-    assert not profile.saw_set_time(SetTime.SITE_UTIME, 500)
-    assert (profile.mlsd, profile.passive, profile.set_time, profile.restart) == (
-        *(False, Passive.PASV, SetTime.SITE_UTIME, Restart.HEAD),
-    )
-    profile.rest = False
-    assert profile.rest is False
+    profile.listings.mlsd = True
+    profile.wire.passive = Passive.EPSV
+    profile.contents.restart = Restart.ALL
+    assert not profile.setting.saw_set_time(SetTime.SITE_UTIME, 500)
+    assert (
+        profile.listings.mlsd,
+        profile.wire.passive,
+        profile.setting.set_time,
+        profile.contents.restart,
+    ) == (*(False, Passive.PASV, SetTime.SITE_UTIME, Restart.HEAD),)
+    profile.contents.rest = False
+    assert profile.contents.rest is False
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_listing_of_slow_server_shows_minutes_until_exact_times_arrive(
         assert took < 2, "the listing waited for all times"
         assert all(0 <= true - (shown[name] or 0) < 60 for name, true in true_times(root).items())
         assert shown != true_times(root)
-        until(lambda: not remote.profile.dated.is_waiting(), 20)
+        until(lambda: not remote.profile.times.dated.is_waiting(), 20)
         until(lambda: times(remote)[0] == true_times(root), 5)
         asked = server.verbs().count("MDTM")
         assert COUNT <= asked < COUNT + 100
@@ -90,7 +90,7 @@ def test_time_asked_within_its_own_minute_is_not_stored() -> None:
 def test_time_set_within_same_minute_is_shown(root: Path) -> None:
     with scripted.start(root, SLOW) as server, connected(server) as remote:
         until(lambda: times(remote)[0] == true_times(root), 20)
-        remote.profile.set_time, remote.profile.set_time_works = SetTime.MFMT, True
+        remote.profile.setting.set_time, remote.profile.setting.set_time_works = SetTime.MFMT, True
         remote.set_mtime("/file007", WHEN + 55)
         assert times(remote)[0]["file007"] == WHEN + 55
 
@@ -101,7 +101,7 @@ def test_first_listing_of_fast_server_has_all_exact_times(root: Path) -> None:
         connected(server) as remote,
     ):
         assert times(remote)[0] == true_times(root)
-        assert remote.profile.slow_times is False
+        assert remote.profile.times.are_slow is False
         before = len(server.commands)
         assert times(remote)[0] == true_times(root)
         assert server.verbs()[before:].count("MDTM") == COUNT
@@ -117,9 +117,9 @@ def test_next_mount_remembers_that_server_is_slow_with_times(root: Path) -> None
 
 def test_single_pause_does_not_mark_server_as_slow() -> None:
     profile = Profile()
-    profile.saw_pace(0.15, 50)
-    assert profile.slow_times is False
-    profile.saw_pace(1.0, 100)
-    assert profile.slow_times is True
-    profile.saw_pace(0.1, 100)
-    assert profile.slow_times is False
+    profile.times.saw_pace(0.15, 50)
+    assert profile.times.are_slow is False
+    profile.times.saw_pace(1.0, 100)
+    assert profile.times.are_slow is True
+    profile.times.saw_pace(0.1, 100)
+    assert profile.times.are_slow is False

@@ -97,7 +97,7 @@ def test_time_refused_on_folder_of_other_user_can_still_be_set_on_own_folder(
     with pytest.raises((errors.PermissionDenied, errors.NotSupported)):
         remote.set_mtime(f"/{theirs.name}", WHEN, directory=True)
     can = remote_dir.server.kind in ("proftpd", "pure-ftpd")
-    assert remote.profile.folder_times is can
+    assert remote.profile.setting.folder_times is can
     assert sorted(os.listdir(remote_dir.disk)) == ["ours", "theirs"]
     if can:
         remote.set_mtime("/ours", WHEN, directory=True)
@@ -169,7 +169,7 @@ def test_breaking_link_does_not_mark_commands_as_unanswered(
                 remote.remove("/a")
             break
     assert os.listdir(remote_dir.disk) == (["b"] if command == "RNFR" else [])
-    assert remote.profile.manners.avoided == frozenset()
-    remembered = Manners.recalled(remote.profile.manners.learned())
+    assert remote.profile.wire.manners.avoided == frozenset()
+    remembered = Manners.recalled(remote.profile.wire.manners.learned())
     assert not remembered.may_be_unknown(command), "the next mount begins with that"
     remote.close()

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from ftpfs import errors
-from ftpfs.ftp import clock, lister, profile
+from ftpfs.ftp import clock, lister
 from ftpfs.ftp.connections.session import Session
-from ftpfs.ftp.profile import Profile
+from ftpfs.ftp.profile import Profile, times
 from ftpfs.ftp.remote import Remote
 from ftpfs.ftp.uploading.content import FileContent
 from ftpfs.model.entry import Kind
@@ -39,7 +39,7 @@ def connect(server: FtpServer, port: int, **quirks: str) -> Session:
 def no_server_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine any server takes long for a time, and is not asked for all at once. What
     ftpfs does then is tested in test_dated.py."""
-    monkeypatch.setattr(profile, "SLOW_SECONDS", float("inf"))
+    monkeypatch.setattr(times, "SLOW_SECONDS", float("inf"))
 
 
 @pytest.fixture
@@ -154,8 +154,8 @@ def test_mismatched_replies_discard_batch_and_next_batch_is_not_pipelined(
     with pytest.raises(errors.ConnectionLost):
         lister.list_directory(session, folder.path)
     assert not session.alive
-    assert not session.profile.pipelining
-    manners = session.profile.manners
+    assert not session.profile.wire.pipelining
+    manners = session.profile.wire.manners
     assert not manners.pipelines
     assert manners.may_be_unknown("FEAT"), "what was answered proves nothing any more"
     place = Server(server.host, relay.port, user=server.user, password=Secret(server.password))
@@ -260,9 +260,9 @@ def test_times_are_exact_in_every_time_zone_of_server(
     known = {"times": told[local.server.kind]} if local.server.kind in told else {}
     session = connect(local.server, local.server.port, **known)
     if not mlsd:
-        session.profile.mlsd = False
+        session.profile.listings.mlsd = False
     times = {entry.name: entry.mtime for entry in lister.list_directory(session, "/")}
-    to_seconds = session.profile.mlsd
+    to_seconds = session.profile.listings.mlsd
     session.close()
     assert [times[f"file{n}"] for n in range(len(old + recent))] == old + recent
     assert [times[f"folder{n}"] for n in range(len(recent))] == [
@@ -290,7 +290,7 @@ def test_upload_reveals_zone_of_server_that_reports_local_times(local: RemoteDir
         os.utime(local.write("after", b""), (now - 300_000, now - 300_000))
         listed = {entry.name: entry.mtime for entry in remote.list("/")}
         assert listed == {"first": now - 200_000, "before": now - 200_000, "after": now - 300_000}
-        assert (remote.profile.times != "UTC") is tells_local_times(server)
+        assert (remote.profile.times.zone != "UTC") is tells_local_times(server)
     finally:
         remote.close()
 
@@ -330,7 +330,7 @@ def test_zone_learned_in_one_folder_applies_to_folder_without_files(
     place.write("folders/one/inside", b"")
     when = int((place.disk / "folders/one").stat().st_mtime)
     session = connect(server, server.port)
-    session.profile.mlsd = False
+    session.profile.listings.mlsd = False
     # Twice: facts of one session must not be added to those of another.
     for _ in range(2):
         lister.list_directory(session, "/")

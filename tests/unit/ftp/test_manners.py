@@ -248,8 +248,8 @@ def test_server_that_reads_one_command_per_packet_gets_commands_one_by_one(
     manners = Manners(one_command_a_packet=True, features=features)
     with scripted.start(tmp_path, manners) as server, connected(server) as remote:
         a_day_with(remote, tmp_path)
-        assert not remote.profile.pipelining
-        assert not remote.profile.manners.avoided
+        assert not remote.profile.wire.pipelining
+        assert not remote.profile.wire.manners.avoided
         with connected(server, remote.profile) as again:
             began = time.monotonic()
             again.list("/")
@@ -310,7 +310,7 @@ def test_server_without_renames_gets_only_first_file_twice(root: Path, reply: st
             assert (root / "d" / f"file{number}").read_bytes() == b"content"
         assert server.verbs().count("STOR") == 5
         assert sorted(os.listdir(root / "d")) == [f"file{number}" for number in range(4)]
-        assert remote.profile.renames is (False if reply.startswith("502") else None)
+        assert remote.profile.names.renames is (False if reply.startswith("502") else None)
 
 
 def test_rename_is_not_begun_on_server_without_rnto() -> None:
@@ -370,7 +370,7 @@ def test_append_that_cannot_be_probed_is_not_used_on_file(root: Path, reply: str
     assert (root / "d" / "log").read_bytes() == b"months of lines\n"
     assert os.listdir(root / "d") == ["log"]
     assert all(".ftpfs-probe-" in line for line in tried)
-    assert profile.appends is (False if reply.startswith("502") else None)
+    assert profile.contents.appends is (False if reply.startswith("502") else None)
 
 
 def test_folder_that_refuses_scratch_file_gets_no_append_and_teaches_nothing(

@@ -16,6 +16,7 @@ import pytest
 from ftpfs.ftp import clock
 from ftpfs.ftp.memory import FORMAT, MAX_AGE_SECONDS, Memory
 from ftpfs.ftp.profile import Passive, Profile, Restart, SetTime
+from ftpfs.ftp.profile.facts import Facts
 from ftpfs.ftp.remote import Remote
 from ftpfs.ftp.uploading.content import FileContent
 from ftpfs.settings.config import Network, Server
@@ -33,25 +34,66 @@ NOON = 1_700_049_600
 def learned_profile() -> Profile:
     """A profile in which every fact differs from a new one's."""
     profile = Profile()
-    profile.welcome, profile.system = "220 me", "UNIX"
+    profile.identity.welcome, profile.identity.system = "220 me", "UNIX"
     profile.read_features([" MLST size*;", " UTF8"])
-    profile.passive, profile.set_time, profile.restart = Passive.PASV, SetTime.MDTM, Restart.HEAD
-    profile.folder_times = False
-    profile.list_zones = ((1_700_000_000, 3600), (1_750_000_000, 7200))
-    profile.times, profile.time_grain = "+0100", 2
-    profile.digests = ("XCRC", "XMD5")
-    profile.connections = 5
-    profile.renames = False
-    profile.manners.avoid("MLST")
-    for name in ("arming", "pipelining"):
-        setattr(profile, name, False)
-    shows = ("mlsd_shows_itself", "list_shows_itself", "list_sizes_wrap")
-    for name in ("set_time_works", "slow_times", *shows):
-        setattr(profile, name, True)
-    for name in ("mlsd", "mlst", "list_all", "mdtm", "chmod", "rest", "appends", "paths"):
-        setattr(profile, name, False)
+    profile.wire.passive, profile.contents.restart = Passive.PASV, Restart.HEAD
+    profile.setting.set_time, profile.setting.set_time_works = SetTime.MDTM, True
+    profile.setting.folder_times = False
+    profile.times.list_zones = ((1_700_000_000, 3600), (1_750_000_000, 7200))
+    profile.times.zone, profile.setting.time_grain = "+0100", 2
+    profile.contents.digests = ("XCRC", "XMD5")
+    profile.wire.connections = 5
+    profile.names.renames = False
+    profile.wire.manners.avoid("MLST")
+    profile.wire.arming = profile.wire.pipelining = False
+    listings = profile.listings
+    listings.mlsd_shows_itself = listings.list_shows_itself = listings.sizes_wrap = True
+    listings.mlsd = listings.mlst = listings.list_all = False
+    profile.times.are_slow, profile.times.mdtm = True, False
+    profile.contents.rest = profile.contents.appends = False
+    profile.setting.chmod = profile.names.paths = False
     profile.known = True
     return profile
+
+
+# What every version writes for that profile: a later version reads the files of an earlier one.
+STORED = {
+    "welcome": "220 me",
+    "features": {"MLST": "size*;", "UTF8": ""},
+    "system": "UNIX",
+    "passive": "PASV",
+    "pipelining": False,
+    "arming": False,
+    "manners": {
+        "avoided": ["MLST"],
+        "pipelines": False,
+        "wary": False,
+        "once": [],
+        "answered": [],
+    },
+    "connections": 5,
+    "paths": False,
+    "renames": False,
+    "mlsd": False,
+    "mlsd_shows_itself": True,
+    "mlst": False,
+    "list_all": False,
+    "list_shows_itself": True,
+    "list_sizes_wrap": True,
+    "mdtm": False,
+    "slow_times": True,
+    "times": "+0100",
+    "list_zones": [[1_700_000_000, 3600], [1_750_000_000, 7200]],
+    "set_time": "MDTM",
+    "set_time_works": True,
+    "time_grain": 2,
+    "folder_times": False,
+    "chmod": False,
+    "rest": False,
+    "restart": "HEAD",
+    "appends": False,
+    "digests": ["XCRC", "XMD5"],
+}
 
 
 def kept(path: Path, profile: Profile) -> dict[str, object]:
@@ -77,17 +119,29 @@ def test_learned_facts_are_recalled(tmp_path: Path) -> None:
     assert all(value != fresh[name] for name, value in profile.learned().items())
 
 
+def test_profile_file_has_same_form_in_every_version(tmp_path: Path) -> None:
+    assert kept(tmp_path / "x.json", learned_profile())["learned"] == STORED
+    found = recalled(tmp_path / "x.json")
+    assert found.learned() == STORED
+    assert (found.listings.sizes_wrap, found.times.are_slow, found.times.zone) == (
+        True,
+        True,
+        "+0100",
+    )
+
+
 def test_each_attribute_of_profile_is_stored_or_listed_as_not_stored() -> None:
-    not_kept = {"round_trip", "known", "recalled", "home", "foreign", "armed_failures"}
+    not_kept = {"round_trip", "home", "foreign", "armed_failures"}
     not_kept.add("failed_logins_at_once")  # perhaps the network broke: the next mount tries again
     not_kept.add("close_notify")  # the first listing shows it again, and it has to be right
-    not_kept |= {"times_seen"}  # whether this mount has seen a zone is not stored
-    not_kept |= {"telnet", "list_times", "line_limit", "upload"}  # only the user sets them
-    not_kept |= {"trying_names", "moved", "dated"}  # the present operation's
+    not_kept |= {"zone_seen"}  # whether this mount has seen a zone is not stored
+    not_kept |= {"telnet", "list_zone", "line_limit", "placing"}  # only the user sets them
+    not_kept |= {"trying", "moved", "dated"}  # the present operation's
     not_kept.add("replaces")  # asked when the answer to a rename is lost
-    assert {n for n in vars(Profile()) if not n.startswith("_")} - not_kept == set(
-        Profile().learned()
-    )
+    stored_as = {"are_slow": "slow_times", "zone": "times", "sizes_wrap": "list_sizes_wrap"}
+    groups = [each for each in vars(Profile()).values() if isinstance(each, Facts)]
+    attributes = {name for group in groups for name in vars(group)} - {"identity", "times"}
+    assert {stored_as.get(n, n) for n in attributes - not_kept} == set(Profile().learned())
 
 
 def test_recalled_zone_is_trusted_until_first_upload_reveals_it_again(
@@ -97,11 +151,11 @@ def test_recalled_zone_is_trusted_until_first_upload_reveals_it_again(
     kept(tmp_path / "x.json", learned_profile())
     for seen, zones in (("+0100", 2), ("+0200", 0)):
         profile = recalled(tmp_path / "x.json")
-        assert (profile.times, profile.times_seen) == ("+0100", False)
-        assert profile.utc_of(NOON) == NOON - 3600
-        profile.saw_clock(clock.shown_at(NOON, seen), NOON)
-        assert (profile.times, profile.times_seen) == (seen, True)
-        assert len(profile.list_zones) == zones
+        assert (profile.times.zone, profile.times.zone_seen) == ("+0100", False)
+        assert profile.times.utc_of(NOON) == NOON - 3600
+        profile.times.saw_clock(clock.shown_at(NOON, seen), NOON)
+        assert (profile.times.zone, profile.times.zone_seen) == (seen, True)
+        assert len(profile.times.list_zones) == zones
 
 
 def test_profile_file_is_readable_by_its_user_only(tmp_path: Path) -> None:
@@ -119,7 +173,7 @@ def test_profile_file_is_not_written_without_new_facts(tmp_path: Path) -> None:
     path.unlink()
     memory.save(profile)
     assert not path.exists()
-    profile.chmod = True
+    profile.setting.chmod = True
     memory.save(profile)
     assert path.exists()
 
@@ -130,7 +184,7 @@ def test_quirks_are_neither_stored_nor_overruled(tmp_path: Path) -> None:
     told.known = True
     assert "chmod" not in kept(path, told)["learned"]  # type: ignore[operator]
     kept(path, learned_profile())
-    assert recalled(path, quirks=(("chmod", "yes"),)).chmod is True
+    assert recalled(path, quirks=(("chmod", "yes"),)).setting.chmod is True
 
 
 @pytest.mark.parametrize(
@@ -179,7 +233,7 @@ def test_recalling_does_not_renew_age_of_profile(tmp_path: Path) -> None:
     profile = Profile()
     memory = Memory(path, lambda: NOW + 1000)
     memory.load(profile)
-    profile.known = profile.chmod = True
+    profile.known = profile.setting.chmod = True
     memory.save(profile)
     assert json.loads(path.read_text())["since"] == NOW
     profile.forget()

@@ -39,7 +39,7 @@ def served(root: Path, manners: Manners = NAMES_ONLY) -> Iterator[tuple[Scripted
 def test_all_operations_work_on_server_without_paths(features: Sequence[str], root: Path) -> None:
     with served(root, Manners(names_only=True, features=features)) as (_, remote):
         assert read(remote, "/hello") == b"hello, world\n"
-        assert remote.profile.paths is False
+        assert remote.profile.names.paths is False
         assert read(remote, "/d/inner", 2) == b"ner"
         entry = write(remote, "/d/new", b"first", None)
         write(remote, "/d/new", b"the second", entry)
@@ -79,7 +79,7 @@ def test_each_first_operation_learns_that_server_takes_no_paths(first: str, root
             remote.chmod("/d/inner", 0o600)
         else:
             assert remote.takes_files("/d/new")
-        assert remote.profile.paths is False
+        assert remote.profile.names.paths is False
 
 
 def test_rename_between_folders_is_exdev_and_changes_nothing_on_server_without_paths(
@@ -101,7 +101,7 @@ def test_refusal_that_passes_is_not_learned_as_names_only(root: Path) -> None:
     manners = Manners(passing={"RETR": ["550 denied"]})
     with served(root, manners) as (_, remote):
         assert read(remote, "/d/inner") == b"inner"
-        assert remote.profile.paths is False
+        assert remote.profile.names.paths is False
         assert "paths" not in remote.profile.learned()
         remote.rename("/d/inner", "/e/inner", replace=False)
         assert (root / "e" / "inner").read_bytes() == b"inner"
@@ -136,7 +136,7 @@ def test_recalled_names_only_is_doubted_when_file_crosses_folders(root: Path) ->
     """Another mount, or an earlier version, may have learned it from a refusal that passed."""
     with served(root, Manners()) as (_, remote):
         remote.connect()
-        remote.profile.paths = False
+        remote.profile.names.paths = False
         remote.rename("/d/inner", "/e/inner", replace=False)
         assert (root / "e" / "inner").read_bytes() == b"inner"
 
@@ -200,9 +200,9 @@ def test_refusal_by_server_with_paths_teaches_nothing(root: Path) -> None:
     with served(root, manners) as (server, remote):
         with pytest.raises(errors.PermissionDenied):
             remote.remove("/d/inner")
-        assert remote.profile.paths is None
+        assert remote.profile.names.paths is None
         read(remote, "/hello")
-        assert remote.profile.paths is True
+        assert remote.profile.names.paths is True
         before = len(server.commands)
         with pytest.raises(errors.PermissionDenied):
             remote.remove("/d/inner")

@@ -33,12 +33,12 @@ def profile(*features: str) -> Profile:
 def test_mlst_facts_are_requested_when_server_does_not_send_them(
     offered: str, sent: str | None
 ) -> None:
-    assert profile(f"MLST {offered}").mlst_options == sent
+    assert profile(f"MLST {offered}").identity.mlst_options == sent
 
 
 def test_server_without_mlst_in_feat_has_no_mlsd() -> None:
-    assert profile("SIZE").mlsd is False
-    assert profile("MLST size*;").mlsd is None
+    assert profile("SIZE").listings.mlsd is False
+    assert profile("MLST size*;").listings.mlsd is None
 
 
 @pytest.mark.parametrize(
@@ -51,25 +51,25 @@ def test_server_without_mlst_in_feat_has_no_mlsd() -> None:
     ],
 )
 def test_mff_is_used_only_when_it_sets_modes(feature: str, has: bool) -> None:
-    assert profile(feature).mff_mode is has
+    assert profile(feature).identity.mff_mode is has
 
 
 def test_commands_that_set_times_are_tried_in_turn() -> None:
     server = profile("SIZE")
-    assert server.way_to_set_time() is SetTime.MDTM
-    assert server.saw_set_time(SetTime.MDTM, 550, ours=True)
-    assert server.way_to_set_time() is SetTime.SITE_UTIME
-    assert server.saw_set_time(SetTime.SITE_UTIME, 500)
-    assert server.way_to_set_time() is SetTime.NONE
+    assert server.setting.way_to_set_time() is SetTime.MDTM
+    assert server.setting.saw_set_time(SetTime.MDTM, 550, ours=True)
+    assert server.setting.way_to_set_time() is SetTime.SITE_UTIME
+    assert server.setting.saw_set_time(SetTime.SITE_UTIME, 500)
+    assert server.setting.way_to_set_time() is SetTime.NONE
 
 
 @pytest.mark.parametrize("code", [450, 501, 550, 553])
 def test_refusal_on_file_of_other_user_teaches_nothing(code: int) -> None:
     server = profile("SIZE")
     before = server.learned()
-    server.saw_chmod(code)
-    assert server.way_to_set_time() is SetTime.MDTM
-    assert not server.saw_set_time(SetTime.MDTM, code)
+    server.setting.saw_chmod(code)
+    assert server.setting.way_to_set_time() is SetTime.MDTM
+    assert not server.setting.saw_set_time(SetTime.MDTM, code)
     assert server.learned() == {**before, "set_time": "MDTM"}
 
 
@@ -81,9 +81,9 @@ def test_missing_command_is_stored_only_when_it_is_certain(
     code: int, ours: bool, kept: bool
 ) -> None:
     server = profile("SIZE")
-    server.saw_chmod(code, ours=ours)
-    assert server.saw_set_time(SetTime.MDTM, code, ours=ours)
-    assert (server.chmod, server.way_to_set_time()) == (False, SetTime.SITE_UTIME)
+    server.setting.saw_chmod(code, ours=ours)
+    assert server.setting.saw_set_time(SetTime.MDTM, code, ours=ours)
+    assert (server.setting.chmod, server.setting.way_to_set_time()) == (False, SetTime.SITE_UTIME)
     assert ("chmod" in server.learned(), "set_time" in server.learned()) == (kept, kept)
 
 
@@ -102,39 +102,39 @@ def test_time_precision_follows_from_one_time_in_every_zone(
     zone: int, keeps: Callable[[int], int], grain: int
 ) -> None:
     server = profile("MFMT")
-    server.saw_time_kept(PROBE_TIME, keeps(PROBE_TIME) + zone)
-    assert server.time_grain == grain
-    assert server.is_same_time(1_000, 1_000 + grain - 1)
-    assert not server.is_same_time(1_000, 1_000 + grain)
-    assert server.way_to_set_time() is SetTime.MFMT
+    server.setting.saw_time_kept(PROBE_TIME, keeps(PROBE_TIME) + zone)
+    assert server.setting.time_grain == grain
+    assert server.setting.is_same_time(1_000, 1_000 + grain - 1)
+    assert not server.setting.is_same_time(1_000, 1_000 + grain)
+    assert server.setting.way_to_set_time() is SetTime.MFMT
 
 
 def test_time_command_without_effect_is_not_used() -> None:
     server = profile("MFMT")
-    server.saw_time_kept(PROBE_TIME, 1_700_000_000)
-    assert server.way_to_set_time() is SetTime.NONE
+    server.setting.saw_time_kept(PROBE_TIME, 1_700_000_000)
+    assert server.setting.way_to_set_time() is SetTime.NONE
     assert server.learned()["set_time"] == "NONE"
 
 
 def test_time_command_that_worked_survives_one_refusal() -> None:
     server = profile("MFMT")
-    assert not server.saw_set_time(SetTime.MFMT, 213)
-    assert not server.saw_set_time(SetTime.MFMT, 550)
-    assert server.way_to_set_time() is SetTime.MFMT
+    assert not server.setting.saw_set_time(SetTime.MFMT, 213)
+    assert not server.setting.saw_set_time(SetTime.MFMT, 550)
+    assert server.setting.way_to_set_time() is SetTime.MFMT
 
 
 def test_round_trip_quirk_overrides_measurement() -> None:
     profile = Profile([("round_trip", "20.5")])
-    profile.saw_handshake(0.0001)
-    assert profile.round_trip == 0.0205
+    profile.wire.saw_handshake(0.0001)
+    assert profile.wire.round_trip == 0.0205
 
 
 def test_zone_quirk_is_not_overwritten_by_learning() -> None:
     server = Profile([("times", "-0330")])
-    server.saw_clock(1_000_000, 1_000_000)
-    assert server.utc_of(1_000_000) == 1_000_000 + 3 * 3600 + 1800
-    assert server.set_time_line(SetTime.MFMT, "/x", 0) == "MFMT 19700101000000 /x"
-    assert server.set_time_line(SetTime.MDTM, "/x", 86400) == "MDTM 19700101203000 /x"
+    server.times.saw_clock(1_000_000, 1_000_000)
+    assert server.times.utc_of(1_000_000) == 1_000_000 + 3 * 3600 + 1800
+    assert server.setting.set_time_line(SetTime.MFMT, "/x", 0) == "MFMT 19700101000000 /x"
+    assert server.setting.set_time_line(SetTime.MDTM, "/x", 86400) == "MDTM 19700101203000 /x"
 
 
 @pytest.mark.parametrize("quirk", ["times", "list_times"])
@@ -147,13 +147,13 @@ def test_unknown_zone_is_refused(quirk: str, value: str) -> None:
 def test_list_zone_quirk_overrides_learned_zone() -> None:
     """Berlin's clock is an hour ahead in winter and two in summer."""
     server = Profile([("list_times", "Europe/Berlin")])
-    server.saw_list_zones({JANUARY: -3600})
-    assert (server.list_zone_at(JANUARY), server.list_zone_at(JULY)) == (3600, 7200)
+    server.times.saw_list_zones({JANUARY: -3600})
+    assert (server.times.list_zone_at(JANUARY), server.times.list_zone_at(JULY)) == (3600, 7200)
 
 
 def test_zone_quirk_saves_asking_server() -> None:
-    assert Profile([("times", "UTC")]).times_seen
-    assert not Profile([("list_times", "UTC")]).times_seen
+    assert Profile([("times", "UTC")]).times.zone_seen
+    assert not Profile([("list_times", "UTC")]).times.zone_seen
 
 
 @given(
@@ -163,9 +163,9 @@ def test_zone_quirk_saves_asking_server() -> None:
 )
 def test_every_time_becomes_valid_command(seconds: int, way: SetTime, zone: str) -> None:
     server = Profile([("times", zone)])
-    words = server.set_time_line(way, "/x y", seconds).split(" ")
+    words = server.setting.set_time_line(way, "/x y", seconds).split(" ")
     shown = listing.parse_time_val(next(word for word in words if word.isdigit()))
-    told = shown if way is SetTime.MFMT else server.utc_of(shown)
+    told = shown if way is SetTime.MFMT else server.times.utc_of(shown)
     if 0 <= seconds < 1 << 33 and zone != "Europe/Berlin":  # this zone has one hour twice
         assert told == seconds
-    assert server.is_kept(seconds) is False, "not known yet"
+    assert server.setting.is_kept(seconds) is False, "not known yet"

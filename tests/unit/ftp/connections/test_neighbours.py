@@ -132,7 +132,7 @@ def test_processes_share_connection_limit_of_server(
         time.sleep(1)  # the server refused it, and it does not ask again at once
         second.connect()
         hold(second, 8)
-        assert second.profile.connections == 6, "not what was left for it"
+        assert second.profile.wire.connections == 6, "not what was left for it"
         second.tidy()
         first.tidy()
         first.tidy()

@@ -177,7 +177,7 @@ def test_byte_255_is_doubled_for_proftpd_only(
 
 def test_vsftpd_doubles_byte_255_in_its_reply_to_pwd(scripted: Callable[..., Scripted]) -> None:
     answers = {"greeting": b"220 (vsFTPd 3.0.3)\r\n", "PWD": b'257 "/a\xff\xff""b" is it\r\n'}
-    assert connect(scripted(answers)).profile.home == '/a\udcff"b'
+    assert connect(scripted(answers)).profile.names.home == '/a\udcff"b'
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_vsftpd_doubles_byte_255_in_its_reply_to_pwd(scripted: Callable[..., Scr
 def test_home_is_read_with_and_without_quotes(
     scripted: Callable[..., Scripted], said: str, home: str
 ) -> None:
-    assert connect(scripted({"PWD": f"{said}\r\n".encode()})).profile.home == home
+    assert connect(scripted({"PWD": f"{said}\r\n".encode()})).profile.names.home == home
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_line_longer_than_server_reads_is_not_sent(
 
 
 def test_longest_line_sent_is_read_as_one_command(session: Session) -> None:
-    most = session.profile.longest_line
+    most = session.profile.identity.longest_line
     for verb in ("CWD", "SIZE", "MDTM", "RNFR", "SITE CHMOD 0644"):
         path = ("/" + "d" * 99) * 41
         long = f"{verb} {path}"[: most - 2]
@@ -301,7 +301,7 @@ def logged_in_before(server: Scripted) -> tuple[Server, Profile]:
     where = Server("127.0.0.1", server.port, user="me", password=Secret("secret"))
     profile = Profile()
     Session(where, QUICK, profile).close()
-    assert profile.takes_login_at_once
+    assert profile.wire.takes_login_at_once
     server.heard.clear()
     return where, profile
 
@@ -322,7 +322,7 @@ def test_login_goes_step_by_step_after_one_write_broke_twice(
         server.answers[verb] = answer
         with pytest.raises(errors.ConnectionLost):
             Session(where, QUICK, profile)
-    assert not profile.takes_login_at_once
+    assert not profile.wire.takes_login_at_once
     server.answers[verb] = usual
     assert Session(where, QUICK, profile).command("NOOP").ok
 
@@ -338,7 +338,7 @@ def test_single_broken_login_in_one_write_changes_nothing(
             Session(where, QUICK, profile)
         server.answers["PASS"] = b"230 in\r\n"
         assert Session(where, QUICK, profile).command("NOOP").ok
-    assert profile.takes_login_at_once
+    assert profile.wire.takes_login_at_once
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_refused_login_in_one_write_is_not_repeated_step_by_step(
     for _ in range(3):
         with pytest.raises(kind):
             Session(where, QUICK, profile)
-    assert profile.takes_login_at_once
+    assert profile.wire.takes_login_at_once
     assert sum(line.startswith(b"PASS") for line in server.heard) <= 3, "one for each"
 
 
@@ -394,7 +394,7 @@ def test_swallowed_epsv_is_not_sent_again(scripted: Callable[..., Scripted]) -> 
     session = connect(scripted({"EPSV": b""}), Network(reply_timeout=0.3))
     with pytest.raises(errors.ConnectionLost, match="EPSV"):
         session.listing("LIST")
-    assert session.profile.passive is Passive.PASV
+    assert session.profile.wire.passive is Passive.PASV
 
 
 def test_replies_match_commands_after_download_left_early(

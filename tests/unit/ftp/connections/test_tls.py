@@ -110,7 +110,7 @@ def test_further_session_is_logged_in_and_protected_by_one_write(
             session = remote._pool._connect()
             verbs, protected = sent.pop()
             assert not sent, "nothing but what ftplib sends: AUTH, or all of the login"
-            if remote.profile.takes_login_at_once:
+            if remote.profile.wire.takes_login_at_once:
                 assert verbs[:5] == [b"USER", b"PASS", b"PBSZ", b"PROT", b"TYPE"]
             else:
                 assert verbs[0] == b"TYPE"

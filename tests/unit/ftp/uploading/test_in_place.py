@@ -57,7 +57,7 @@ def test_refusal_of_one_name_does_not_stop_renames_of_other_files(
         relayed.store("/other", Local(blob(500)), base=None, check=False)
         (stored,) = [command.arg for command in relay.commands if command.verb == "STOR"]
         assert stored.endswith(".tmp"), refusal
-    assert relayed.profile.renames is None
+    assert relayed.profile.names.renames is None
     assert all(name.startswith(("odd", "other")) for name in on_disk(remote_dir.disk))
 
 

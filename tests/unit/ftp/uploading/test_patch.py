@@ -70,7 +70,7 @@ def test_rest_before_stor_is_probed_once(
         assert relay.count("STOR") == (3 if number == 0 else 1)
         assert sent_up(relay) < 100
     expected = Restart.ALL if remote_dir.server.kind in ALL_KEPT else Restart.HEAD
-    assert relayed.profile.restart is expected
+    assert relayed.profile.contents.restart is expected
     assert sorted(on_disk(remote_dir.disk)) == ["file"]
 
 
@@ -97,7 +97,9 @@ def test_append_needs_no_probe_of_rest(
 ) -> None:
     data = blob(4 * MEG)
     remote_dir.write("file", data)
-    relayed.profile.appends = True  # what a server that is not known by name was asked once
+    relayed.profile.contents.appends = (
+        True  # what a server that is not known by name was asked once
+    )
     base = found(relayed, "/file")
     relay.reset()
     relayed.patch("/file", Local(data + b"more"), [(len(data), len(data) + 4)], base=base)

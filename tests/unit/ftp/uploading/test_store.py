@@ -120,7 +120,7 @@ def test_small_file_costs_one_exchange_after_its_data(
 def test_big_file_is_verified_before_it_has_its_name(
     relayed: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:
-    relayed.profile.times_seen, relayed.profile.time_grain = True, 1
+    relayed.profile.times.zone_seen, relayed.profile.setting.time_grain = True, 1
     relayed.store("/file", Local(bytes(SMALL_BYTES + 1)), base=None)
     verbs = relay.verbs
     assert "SIZE" in verbs[verbs.index("STOR") : verbs.index("RNFR")]

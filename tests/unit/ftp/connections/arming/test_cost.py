@@ -57,7 +57,7 @@ def test_transfer_by_path_shows_that_server_takes_paths(
     """Also if the question for the next port leaves behind it."""
     remote_dir.write("file", b"content")
     fetch(remote, f"{remote_dir.path}/file")
-    assert remote.profile.paths
+    assert remote.profile.names.paths
 
 
 def test_armed_listing_takes_one_round_trip(
@@ -98,7 +98,7 @@ def listed(remote: Remote, remote_dir: RemoteDir) -> Remote:
         os.utime(remote_dir.write(f"folder/f{n}", b""), (1_600_000_000 + n,) * 2)
     expect_listing(remote, remote_dir)
     quiet(remote)
-    if not remote.profile.in_order:
+    if not remote.profile.identity.in_order:
         pytest.skip(f"server cannot: {remote_dir.server.kind}: no command behind a transfer")
     return remote
 
@@ -183,9 +183,9 @@ def test_small_file_is_stored_in_two_round_trips_and_arms_session(
     assert (entry.size, entry.mtime) == (size, 1_600_000_000)
     assert (remote_dir.disk / "file").read_bytes() == content
     storing, naming = round_trips(relay)
-    asked = ["MLST"] if remote.profile.mlst is not False else ["SIZE", "MDTM"]
-    named = [f"{remote.profile.set_time.name}", "RNFR", "RNTO", "SIZE", "SIZE"]  # type: ignore[union-attr]
-    if remote.profile.in_order:
+    asked = ["MLST"] if remote.profile.listings.mlst is not False else ["SIZE", "MDTM"]
+    named = [f"{remote.profile.setting.set_time.name}", "RNFR", "RNTO", "SIZE", "SIZE"]  # type: ignore[union-attr]
+    if remote.profile.identity.in_order:
         assert (storing, naming) == ([*asked, "STOR", "EPSV"], named)
     else:
         assert (storing, naming) == ([*asked, "STOR"], [*named, "EPSV"])
@@ -319,7 +319,7 @@ def test_further_session_is_logged_in_and_armed_at_once(
     relay.reset()
     session = remote._pool._connect()
     *before, together = round_trips(relay)
-    if remote.profile.takes_login_at_once:
+    if remote.profile.wire.takes_login_at_once:
         assert together[:3] == ["USER", "PASS", "TYPE"]
         assert not before
     else:
@@ -400,7 +400,7 @@ def test_plain_commands_leave_session_armed(
     quiet(remote)
     assert relay.verbs[-3:] == ["REST", "RETR", "EPSV"]
     assert relay.count("EPSV") == 1
-    assert not remote.profile.armed_failures
+    assert not remote.profile.wire.armed_failures
 
 
 def test_metadata_commands_leave_armed_sessions_to_transfers(
@@ -410,7 +410,7 @@ def test_metadata_commands_leave_armed_sessions_to_transfers(
     path = f"{remote_dir.path}/file"
     first, second = remote._pool._connect(), remote._pool._connect()
     first._used_data = True
-    remote.profile.passive = Passive.EPSV
+    remote.profile.wire.passive = Passive.EPSV
     second.disarm()
     first.groom()
     remote._pool._idle += [second, first]

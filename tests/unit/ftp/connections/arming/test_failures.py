@@ -47,7 +47,7 @@ def test_refused_armed_transfer_is_repeated_unarmed_on_same_session(
         ahead, *_ = then_a_port(remote, ["REST", "RETR"])
         assert relay.verbs[: len(ahead) + 3] == [*ahead, "EPSV", "REST", "RETR"]
         assert relay.count("USER") == 0
-    assert not remote.profile.arming
+    assert not remote.profile.wire.arming
     quiet(remote)
     relay.reset()
     assert fetch(remote, path) == content
@@ -67,7 +67,7 @@ def test_single_failure_between_successes_does_not_end_arming(
         assert fetch(remote, path) == b"content"
         assert rule.hits == 1
         quiet(remote)
-    assert remote.profile.arming
+    assert remote.profile.wire.arming
 
 
 def test_transfer_is_repeated_on_other_session_when_server_falls_silent(
@@ -79,8 +79,8 @@ def test_transfer_is_repeated_on_other_session_when_server_falls_silent(
     began = time.monotonic()
     assert fetch(remote, path, 3) == b"tent"
     assert time.monotonic() - began < 3
-    assert remote.profile.armed_failures == 1
-    assert remote.profile.arming
+    assert remote.profile.wire.armed_failures == 1
+    assert remote.profile.wire.arming
 
 
 def test_armed_connection_that_server_closed_is_not_used(
@@ -122,7 +122,7 @@ def test_store_does_not_wait_when_server_closes_armed_connection_and_wants_anoth
     assert time.monotonic() - began < NETWORK.reply_timeout / 2
     assert rule.hits == 1
     assert (remote_dir.disk / "file").read_bytes() == content
-    assert remote.profile.arming
+    assert remote.profile.wire.arming
 
 
 def test_dead_port_does_not_delay_transfer_when_arming(
@@ -141,7 +141,7 @@ def test_dead_port_does_not_delay_transfer_when_arming(
     began = time.monotonic()
     assert fetch(remote, path) == b"content"
     assert time.monotonic() - began < 1
-    assert remote.profile.armed_failures <= 1
+    assert remote.profile.wire.armed_failures <= 1
     quiet(remote)
     assert armed(remote) == 1
 
@@ -169,7 +169,7 @@ def test_slow_armed_connection_is_skipped_and_not_counted_as_failure(
             assert fetch(remote, path) == b"content"
             assert time.monotonic() - began < 2.5  # the deadline is 3 s
             quiet(remote)
-    assert (remote.profile.arming, remote.profile.armed_failures) == (True, 0)
+    assert (remote.profile.wire.arming, remote.profile.wire.armed_failures) == (True, 0)
 
 
 def test_reply_without_port_costs_session_but_not_transfer(
@@ -177,7 +177,7 @@ def test_reply_without_port_costs_session_but_not_transfer(
 ) -> None:
     """If it were a second reply to the transfer, all later replies would be off by one."""
     path = arm(remote, remote_dir)
-    if not remote.profile.in_order:
+    if not remote.profile.identity.in_order:
         pytest.skip(f"server cannot: {remote_dir.server.kind}: no command behind a transfer")
     relay.refuse("EPSV", "250 what", times=1)
     assert fetch(remote, path) == b"content"
@@ -246,6 +246,6 @@ def test_arming_works_under_tls(start_server: StartServer, server_kind: Kind, tl
             if turn % 3:
                 quiet(remote)
                 assert armed(remote) >= 1
-        assert not remote.profile.armed_failures
+        assert not remote.profile.wire.armed_failures
     finally:
         remote.close()

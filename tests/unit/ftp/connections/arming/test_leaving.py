@@ -67,7 +67,7 @@ def test_sessions_stay_in_step_after_two_hundred_downloads_left_early(
             assert fetch(remote, small) == bytes([number]) * (number + 1)
     quiet(remote)
     assert relay.count("USER") <= NETWORK.max_connections
-    assert remote.profile.armed_failures == 0
+    assert remote.profile.wire.armed_failures == 0
 
 
 def test_next_user_settles_session_on_short_link(

@@ -79,10 +79,10 @@ def test_session_that_breaks_during_grooming_is_replaced(
     try:
         assert fetch(remote, path) == b"content"
         quiet(remote)
-        assert remote.profile.in_order or remote.status().idle == 0
+        assert remote.profile.identity.in_order or remote.status().idle == 0
     except errors.NetworkError:
         # The question for the port left with RETR, and its answer came with the transfer's end.
-        assert remote.profile.in_order
+        assert remote.profile.identity.in_order
     assert rule.hits == 1
     assert fetch(remote, path) == b"content"
 

@@ -236,7 +236,7 @@ def test_next_mount_remembers_limit_and_tries_it_again(clock: Clock) -> None:
     first = Pool(server.connect, cap=16, idle_timeout=50, profile=profile, clock=clock)
     leases = [hold(first, Use.METADATA) for _ in range(6)]
     waiting = elsewhere(lambda: first.lease(Use.METADATA).release())
-    until(lambda: profile.connections == 6)
+    until(lambda: profile.wire.connections == 6)
     for lease in leases:
         lease.release()
     assert joined([waiting])
@@ -250,7 +250,7 @@ def test_next_mount_remembers_limit_and_tries_it_again(clock: Clock) -> None:
     clock.now += LIMIT_SECONDS + 1
     for _ in range(16):
         hold(second, Use.METADATA)
-    assert later.connections is None
+    assert later.wire.connections is None
 
 
 def test_full_server_is_shared_with_other_clients(
