@@ -13,17 +13,10 @@ from ftpfs.ftp import listing
 from ftpfs.ftp.listing.words import size_in
 from ftpfs.model.entry import Entry, Kind, Listing
 from tests.support import listings
+from tests.support.lines import at, decode
 from tests.support.listings import DIALECTS
 
 DIR, FILE, LINK, OTHER = Kind.DIRECTORY, Kind.FILE, Kind.LINK, Kind.OTHER
-
-
-def decode(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")
-
-
-def at(year: int, month: int, day: int, hour: int = 0, minute: int = 0, second: int = 0) -> int:
-    return int(datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc).timestamp())
 
 
 NOW = at(2031, 6, 15, 12)
