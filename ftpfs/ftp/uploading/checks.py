@@ -95,6 +95,11 @@ def size_in(reply: Reply) -> int | None:
     return int(text) if reply.code == 213 and text.isdigit() else None
 
 
+def is_gone(reply: Reply) -> bool:
+    """Whether there is no such file, by the reply to SIZE. 4xx is busy: the file may be there."""
+    return size_in(reply) is None and not 400 <= reply.code < 500
+
+
 def check_size(reply: Reply, size: int, path: str) -> None:
     """Raises DataMismatch if the reply to SIZE tells another size."""
     found = size_in(reply)

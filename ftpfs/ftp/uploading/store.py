@@ -30,6 +30,7 @@ from ftpfs.ftp.uploading.checks import (
     Seen,
     check_not_busy,
     check_size,
+    is_gone,
     questions,
     seen_in,
     size_in,
@@ -235,7 +236,7 @@ class Store:
         reply, *rest = session.exchange(lines)
         there, seen = size_in(reply), seen_in(session, rest)
         all_sent = self._stage >= Stage.SENT
-        if self._stage is Stage.RENAMING and there is None:
+        if self._stage is Stage.RENAMING and is_gone(reply):
             self._expectation.ours = True  # the temporary name is gone: it was renamed
             if seen.size == self._size:
                 return 0, self._target.finish(session, self._size)

@@ -21,7 +21,7 @@ from ftpfs.ftp.uploading.restart import BrokenUploads
 from ftpfs.ftp.uploading.store import Store
 from ftpfs.ftp.uploading.temporaries import Temporaries
 from tests.conftest import RemoteDir
-from tests.support.relay import Relay
+from tests.support.relay import Command, Relay
 from tests.support.uploading import (
     MEG,
     Local,
@@ -47,8 +47,10 @@ def test_broken_upload_resumes_where_it_broke_off(
     relay.cut_data("up", after=9 * MEG, control=control)
     relayed.store("/file", Local(data), base=base)
     assert on_disk(remote_dir.disk) == {"file": data}
-    assert relay.count("REST") >= 1
-    assert sent_up(relay) < len(data) + 2 * MEG
+    # A busy server may not have read all that had passed the relay: a reset drops the rest.
+    resumed = [int(each.arg) for each in relay.commands if each.verb == "REST"]
+    assert max(resumed) >= MEG
+    assert sent_up(relay) < 9 * MEG + len(data) - max(resumed) + 2 * MEG
 
 
 def test_upload_that_breaks_repeatedly_arrives_while_it_makes_progress(
@@ -95,6 +97,26 @@ def test_upload_resumes_with_the_same_content_when_the_server_is_back(
     assert on_disk(remote_dir.disk) == {"file": data if same else b"another"}
     if same:
         assert sent_up(relay) - before < 5 * MEG
+
+
+def test_busy_server_after_a_lost_rename_does_not_hide_a_change_by_others(
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"what was there")
+    base = found(relayed, "/file")
+
+    def others_change_it(command: Command) -> bool:
+        if not command.arg.endswith("/file"):
+            return False
+        remote_dir.write("file", b"xyz")
+        return True
+
+    relay.cut_control("RNTO", where=others_change_it)
+    busy = relay.refuse("SIZE", "450 busy", times=1, where=lambda asked: asked.arg.endswith(".tmp"))
+    with pytest.raises(errors.Conflict):
+        relayed.store("/file", Local(b"new"), base=base)
+    assert busy.hits == 1
+    assert on_disk(remote_dir.disk) == {"file": b"xyz"}
 
 
 class Work:
