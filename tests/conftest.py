@@ -17,7 +17,7 @@ from zlib import crc32
 
 import pytest
 
-from ftpfs.ftp.connections import session
+from ftpfs.ftp.connections import channels
 from ftpfs.ftp.remote import Remote
 from ftpfs.model import locks
 from ftpfs.settings.config import Network, Server
@@ -69,7 +69,7 @@ def far(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(autouse=True)
 def _as_over_a_long_link(far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if far:
-        monkeypatch.setattr(session, "ARMING_PAYS", 0.0)
+        monkeypatch.setattr(channels, "ARMING_PAYS_SECONDS", 0.0)
 
 
 # The order of locks.

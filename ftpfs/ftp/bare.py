@@ -3,8 +3,8 @@
 Some servers take names but no paths in RETR, STOR and the rest. For them, CWD comes first, then the
 command with the name.
 
-Owns which folder a command must be sent in, and the command with the bare name. `session` knows in
-which folder each session is. Every path is absolute, and the last part of its line.
+Owns which folder a command must be sent in, and the command with the bare name. `current_folder`
+knows in which folder a session is. Every path is absolute, and the last part of its line.
 """
 
 from __future__ import annotations

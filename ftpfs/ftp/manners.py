@@ -16,7 +16,7 @@ from then on commands are sent one by one. If that is not enough, the session be
 each kind of command it listens once for a second reply.
 
 Owns which commands ftpfs can do without, which reply cannot answer which command, and what follows
-from an unanswered command. Sends nothing: `session` does, and reports.
+from an unanswered command. Sends nothing: `hearing` does, and reports.
 
 Threading: as the profile, whose part this is.
 """

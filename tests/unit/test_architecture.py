@@ -33,11 +33,13 @@ STRANGERS = {"core.reading.reader": "core.writing", "core.writing.spool": "core.
 ONLY = {
     "fuse": {"fuse.binding"},
     "mfusepy": {"fuse.binding"},
-    "ftplib": {"ftp.connections.control", "ftp.connections.session"},
+    "ftplib": {"ftp.connections.control", "ftp.connections.login"},
     "socket": {
+        "ftp.connections.channels",
         "ftp.connections.control",
         "ftp.connections.proxy",
         "ftp.connections.session",
+        "ftp.connections.starting",
         "ftp.connections.transfers",
     },
     "ssl": {"ftp.connections.control", "ftp.connections.transfers"},

@@ -1,7 +1,7 @@
 """The control connection: ftplib with deadlines; raw failures become ftpfs.errors here.
 
 Owns connecting, TLS on the connection, sending lines, and reading whole replies. Knows no commands
-except those of ftplib (login, AUTH, PROT): `session` decides what to send.
+except those of ftplib (login, AUTH, PROT): `conversation` sends all others.
 
 ftplib is the base: greeting, login, AUTH and PROT are its own. This module adds what ftplib lacks:
 a deadline for a whole reply, limits on its size, and TLS session reuse on data connections.
@@ -78,7 +78,7 @@ class Reply:
 class Control(ftplib.FTP_TLS):
     """ftplib's FTP_TLS with deadlines for whole replies, and without its buffered file.
 
-    Text is latin-1 in both directions, so that every byte passes; `Session` does the encoding.
+    Text is latin-1 in both directions, so that every byte passes; `Conversation` does the encoding.
 
     - `protected`: data connections must use TLS too.
     - `step`: what the connection is doing, for error messages.

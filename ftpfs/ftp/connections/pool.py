@@ -9,8 +9,8 @@ for a lease while it holds one. A holder that can stop anywhere (a read stream) 
 `give_way`. The pool calls that while others wait, and the holder returns the lease as soon as it
 can.
 
-A session that comes back from a transfer is *groomed* if that pays (see `session`). A thread of the
-pool does it, so that the caller goes on at once. Such a session counts as a connection.
+A session that comes back from a transfer is *groomed* if that pays (see `channels`). A thread of
+the pool does it, so that the caller goes on at once. Such a session counts as a connection.
 
 Sessions that will be needed soon are logged in ahead (`warm`), by the same threads. A login takes
 four round trips, and runs beside a listing or a linger that takes as long. A caller that needs a
@@ -37,11 +37,12 @@ from typing import TypeVar
 from ftpfs import errors
 from ftpfs.ftp.connections import retries
 from ftpfs.ftp.connections.admission import Books, Use, Verdict, decide
+from ftpfs.ftp.connections.channels import ARMED_AGE_SECONDS
 from ftpfs.ftp.connections.groomers import Groomers
 from ftpfs.ftp.connections.health import ServerHealth
 from ftpfs.ftp.connections.limit import ConnectionLimit
 from ftpfs.ftp.connections.neighbours import Neighbour
-from ftpfs.ftp.connections.session import ARMED_AGE, Session
+from ftpfs.ftp.connections.session import Session
 from ftpfs.ftp.profile import Profile
 from ftpfs.model.locks import Rank, ranked_condition
 
@@ -243,7 +244,7 @@ class Pool:
             living = self._books_locked().living
             old = self._limit.outdated(self._idle, living, self._idle_timeout, now)
             self._idle = [s for s in self._idle if s not in old]
-            channels = [s.take_armed(older_than=ARMED_AGE) for s in self._idle]
+            channels = [s.take_armed(older_than=ARMED_AGE_SECONDS) for s in self._idle]
             self._notify_locked()
         self._close_all(old)
         for channel in channels:

@@ -1,17 +1,37 @@
-"""Pipelined questions: what was sent, what was answered, how much is in flight.
+"""Pipelined questions: any number of commands in flight, with guards between them.
 
-Pure: no I/O, no lock. The session sends what `next_batch` gives and reports each answer.
+Owns how many questions are in flight, the NOOPs between them, and what follows from an answer that
+cannot belong to its question. `lister` and others decide what to ask.
+
+**Guards.** No server answers a question with 200, but NOOP brings 200. So a NOOP behind every
+hundred questions reveals a missing or surplus reply. The whole batch is then discarded, the session
+is over (ConnectionLost), and the next session sends the questions one by one.
+
+Threading: the thread that uses the session.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from typing import NoReturn
 
+from ftpfs import errors
+from ftpfs.ftp.connections.conversation import Conversation
 from ftpfs.ftp.manners import kind_of
+
+# Maximum bytes of commands in flight. 10,000 MDTMs to vsftpd at 20 ms took 1.75 s with 128 commands
+# in flight, 0.84 s with 16 KiB of them, 0.45 s with 32 KiB and with more.
+IN_FLIGHT_BYTES = 32 << 10
+# Number of questions between two NOOPs.
+GUARD_DISTANCE = 100
+_GUARD = b"NOOP\r\n"
+# Minimum number of answers that shows how long a server takes for each.
+PACED_ANSWERS = 50
 
 
 class Questions:
-    """Which questions were sent, and which of those were answered."""
+    """Which questions were sent, and which of those were answered. No I/O."""
 
     def __init__(self, wire: Sequence[bytes], window: int) -> None:
         """`wire`: the questions as they are sent. `window`: limit of unanswered bytes."""
@@ -53,3 +73,97 @@ class Questions:
         self._in_flight -= len(question)
         self._got += 1
         return question
+
+
+class Asking:
+    """Sends questions on a conversation, and reads the answers."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+        self._hearing = conversation.hearing
+        self._control = conversation.control
+        self._profile = conversation.profile
+
+    def prepare(self, lines: Sequence[str]) -> Questions:
+        """The questions with guards between them. Sends nothing. Raises as `encode` does."""
+        # A batch that fits into our own send buffer never blocks while the server waits for us to
+        # read its replies.
+        window = min(IN_FLIGHT_BYTES, self._control.send_buffer() // 2)
+        return Questions(self._encode_guarded(lines), window)
+
+    def send_first(self, asked: Questions) -> None:
+        """Send the first questions, whose answers `answers` reads later."""
+        with self._conversation.talking():
+            self._send_more(asked)
+
+    def answers(self, asked: Questions) -> list[str]:
+        """The last line of each answer; also sends the questions that are still to be sent.
+
+        Raises ConnectionLost if an answer is missing or surplus.
+        """
+        with self._conversation.talking():
+            return self._answers(asked)
+
+    def _send_more(self, asked: Questions) -> None:
+        if batch := asked.next_batch():  # one segment carries many commands
+            self._control.send(batch)
+
+    def _answers(self, asked: Questions) -> list[str]:
+        answers: list[str] = []
+        began, at_once = 0.0, 0  # when the first answers came, and how many
+        while not asked.done:
+            self._send_more(asked)
+            self._hearing.hear_it_wake()
+            there = self._answers_there(asked)
+            if not began:
+                began, at_once = time.monotonic(), len(there)
+            for line in there:
+                question = asked.answered()
+                if (question is _GUARD) is not line.startswith("200"):
+                    self._mismatch(line)
+                if question is not _GUARD:
+                    answers.append(line)
+        if (paced := asked.count - at_once) >= PACED_ANSWERS or asked.count > PACED_ANSWERS:
+            self._profile.times.saw_pace(time.monotonic() - began, max(paced, PACED_ANSWERS))
+        return answers
+
+    def _answers_there(self, asked: Questions) -> list[str]:
+        """The answers that have arrived; waits for at least one."""
+        manners = self._profile.wire.manners
+        kind = self._hearing.asked = asked.next_kind
+        unsure, guard = manners.may_be_unknown(kind), kind == "NOOP"
+        # If the server leaves a question unanswered, the reply to the NOOP behind it shows that.
+        timeout = self._hearing.optional_timeout() if unsure and guard else None
+        try:
+            lines = self._hearing.final_lines(asked.open, timeout)
+        except (TimeoutError, EOFError, ConnectionError) as error:
+            swallowed = isinstance(error, TimeoutError)
+            if not unsure or (swallowed and not guard):
+                raise
+            if swallowed or manners.suspect(kind):
+                if guard:
+                    manners.avoid(kind)
+                else:
+                    self._hearing.send_one_by_one()
+                raise errors.Retreat(f"no answer to {kind}") from error
+            raise
+        if unsure and guard:
+            manners.saw_answer(kind)
+        return lines
+
+    def _encode_guarded(self, lines: Sequence[str]) -> list[bytes]:
+        wire = []
+        for number, line in enumerate(lines, 1):
+            wire.append(self._conversation.encode(line))
+            if not number % GUARD_DISTANCE:
+                wire.append(_GUARD)
+        if wire and wire[-1] is not _GUARD:
+            wire.append(_GUARD)
+        return wire
+
+    def _mismatch(self, line: str) -> NoReturn:
+        """Handle a reply that cannot be the answer to the pipelined command in its place."""
+        if line.startswith("421"):
+            raise errors.from_reply(421, line[4:])
+        self._hearing.send_one_by_one()
+        raise errors.ConnectionLost("replies to pipelined commands do not match; starting over")

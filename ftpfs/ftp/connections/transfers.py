@@ -1,8 +1,8 @@
 """A transfer on its data connection: a download or an upload, and how it ends.
 
-Owns moving the bytes, the deadline for each move, and the end: either the final reply is read, or
-the transfer is left early and the session reads the late replies afterwards. `session` opens the
-data connection.
+Owns moving the bytes, the deadline for each move, the limits of a listing, and the end: either the
+final reply is read, or the transfer is left early and the session reads the late replies
+afterwards. `starting` begins the transfer and gives it its data connection.
 
 Threading: the thread that holds the session's lease.
 """
@@ -32,10 +32,21 @@ _TIMEVAL = struct.Struct("@ll")  # struct timeval; Python has no other way to se
 
 # Bytes of one write to a TLS connection: larger ones were not faster.
 CHUNK_BYTES = 256 << 10
+# Bytes of one read from a data connection while listing.
+LIST_CHUNK_BYTES = 256 << 10
+# Maximum size of one listing. A folder of a million entries is some 90 MB on the wire, and takes
+# 400 MB of memory here while it is parsed. A larger listing is an attack, a fault, or no folder to
+# work in.
+MAX_LISTING_BYTES = 128 << 20
+MAX_LISTING_LINES = 2_000_000
+# A listing may take this multiple of the data deadline, plus its bytes divided by this rate (200
+# bytes are about two entries). Without this limit, a server that sends a byte every few seconds
+# would keep `ls` waiting without end, because each byte comes within the data deadline.
+LISTING_DEADLINES, LISTING_BYTES_PER_SECOND = 2, 200
 
 
-class Conversation(Protocol):
-    """What a transfer needs of the session that owns its control connection."""
+class Carrier(Protocol):
+    """What a transfer needs of the session that carries it out."""
 
     moving: socket.socket | None  # the data connection in use, so another thread can cut it
     used_at: float  # time.monotonic() of the last byte either way
@@ -73,7 +84,7 @@ class Transfer:
     """A transfer in flight. `close`, or the end of the `with`, ends it, early if need be."""
 
     def __init__(
-        self, session: Conversation, channel: socket.socket, done: Callable[[], None] | None
+        self, session: Carrier, channel: socket.socket, done: Callable[[], None] | None
     ) -> None:
         """`done` is called at the end, when the session is free for other use."""
         self._session = session
@@ -119,7 +130,7 @@ class Download(Transfer):
 
     def __init__(
         self,
-        session: Conversation,
+        session: Carrier,
         channel: socket.socket,
         done: Callable[[], None] | None,
         replies: Sequence[Reply] = (),
@@ -260,7 +271,7 @@ class Upload(Transfer):
 
     def __init__(
         self,
-        session: Conversation,
+        session: Carrier,
         channel: socket.socket,
         done: Callable[[], None] | None,
         before: Sequence[Reply] = (),
@@ -352,6 +363,39 @@ class Upload(Transfer):
             return refusal
         session.drop()
         return data_error(error)
+
+
+def receive_listing(download: Download, chunks: list[bytearray], data_timeout: float) -> None:
+    """Append all data of a listing to `chunks`.
+
+    Raises TooLong, DeadlineExceeded, and what the download raises. After an error `chunks` is
+    empty: the error's traceback refers to it, and an error may live long.
+    """
+    try:
+        _receive_bounded(download, chunks, data_timeout)
+        download.check_end()
+    except BaseException:
+        chunks.clear()
+        raise
+
+
+def _receive_bounded(download: Download, chunks: list[bytearray], data_timeout: float) -> None:
+    total = lines = 0
+    began = time.monotonic()
+    buffer = bytearray(LIST_CHUNK_BYTES)
+    while count := download.readinto(memoryview(buffer)):
+        chunks.append(buffer[:count])
+        total += count
+        lines += chunks[-1].count(b"\n")
+        if total > MAX_LISTING_BYTES or lines > MAX_LISTING_LINES:
+            raise errors.TooLong(
+                f"a listing of more than {MAX_LISTING_BYTES >> 20} MiB or {MAX_LISTING_LINES} lines"
+            )
+        seconds = time.monotonic() - began
+        if seconds > LISTING_DEADLINES * data_timeout + total / LISTING_BYTES_PER_SECOND:
+            raise errors.DeadlineExceeded(
+                f"the listing comes too slowly: {total} bytes in {seconds:.0f} s"
+            )
 
 
 def _set_kernel_timeout(channel: socket.socket, option: int, seconds: float) -> None:

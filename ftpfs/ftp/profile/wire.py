@@ -25,7 +25,7 @@ class Passive(enum.Enum):
     """The command that opens a passive data connection."""
 
     EPSV = "EPSV"  # RFC 2428: a port only, so NAT and IPv6 cannot spoil it
-    PASV = "PASV"  # RFC 959: an address and a port; the address is ignored, see session.py
+    PASV = "PASV"  # RFC 959: an address and a port; the address is ignored, see channels.py
 
 
 def _count(value: object) -> int | None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from ftpfs import errors
-from ftpfs.ftp.connections import session
+from ftpfs.ftp.connections import conversation, hearing
 from ftpfs.ftp.manners import Manners as Learned
 from ftpfs.ftp.profile import Profile
 from ftpfs.ftp.remote import Remote
@@ -77,9 +77,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "OPTIONAL_TIMEOUT", 0.3)
-    monkeypatch.setattr(session, "SECOND_REPLY", 0.25)
-    monkeypatch.setattr(session, "GROOM_TIMEOUT", 1.0)
+    monkeypatch.setattr(hearing, "OPTIONAL_TIMEOUT", 0.3)
+    monkeypatch.setattr(hearing, "SECOND_REPLY_SECONDS", 0.25)
+    monkeypatch.setattr(conversation, "GROOM_TIMEOUT", 1.0)
 
 
 @contextlib.contextmanager

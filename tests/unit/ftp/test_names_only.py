@@ -11,7 +11,7 @@ import pytest
 
 from ftpfs import errors
 from ftpfs.ftp import bare
-from ftpfs.ftp.connections import session
+from ftpfs.ftp.connections import current_folder
 from ftpfs.ftp.remote import Remote
 from tests.support import scripted_server as scripted
 from tests.support.scripted_server import Manners, ScriptedServer
@@ -167,7 +167,7 @@ def test_folder_is_entered_again_after_possible_rename(
         write(remote, "/d/new", b"new", None)
         assert sorted(os.listdir(root / "d")) == ["new"]
         before = server.verbs().count("CWD")
-        monkeypatch.setattr(session, "FOLDER_AGE", 0.0)
+        monkeypatch.setattr(current_folder, "FOLDER_AGE_SECONDS", 0.0)
         remote.remove("/d/new")
         assert server.verbs().count("CWD") == before + 1
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 
 from ftpfs import errors
-from ftpfs.ftp.connections import session as session_module
+from ftpfs.ftp.connections import hearing
 from ftpfs.ftp.connections.session import Session
 from ftpfs.ftp.profile import Passive, Profile
 from ftpfs.settings.config import Network, Server
@@ -384,7 +384,8 @@ def test_session_works_when_settings_are_refused_after_login_in_one_write(
     server.answers["TYPE"] = b"500 what\r\n"
     session = Session(where, QUICK, profile)
     assert session.command("NOOP").ok
-    assert session._text_mode, "unless told otherwise a server sends text (RFC 959, 5.1)"
+    # Unless told otherwise, a server sends text (RFC 959, 5.1).
+    assert session._conversation.hearing.text_mode
 
 
 # Data connections.
@@ -518,17 +519,17 @@ def test_listing_cut_short_is_never_taken_for_whole(
 def test_first_command_after_sleep_of_machine_has_short_deadline(
     remote_dir: RemoteDir, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "WAKE_TIMEOUT", 0.5)
+    monkeypatch.setattr(hearing, "WAKE_TIMEOUT", 0.5)
     session = session_to(remote_dir.server, relay.port, Network())
-    asleep = session_module._time_asleep()
+    asleep = hearing._time_asleep()
     relay.reset()
     assert session.command("NOOP").ok
     assert relay.verbs == ["NOOP"]
-    monkeypatch.setattr(session_module, "_time_asleep", lambda: asleep + 3600)
+    monkeypatch.setattr(hearing, "_time_asleep", lambda: asleep + 3600)
     assert [reply.ok for reply in session.exchange(["NOOP", "NOOP"])] == [True, True]
     assert relay.verbs == ["NOOP", "TYPE", "NOOP", "NOOP"]
     assert session.fresh()
-    monkeypatch.setattr(session_module, "_time_asleep", lambda: asleep + 7200)
+    monkeypatch.setattr(hearing, "_time_asleep", lambda: asleep + 7200)
     relay.forget()
     began = time.monotonic()
     with pytest.raises(errors.ConnectionLost, match="silent for"):

@@ -1,6 +1,7 @@
 """Fixtures of the tests of arming.
 
-On loopback nothing is armed, because arming does not pay there; these tests lower `ARMING_PAYS`.
+On loopback nothing is armed, because arming does not pay there. These tests lower the round trip
+from which it pays.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ftpfs.ftp.connections import session as session_module
+from ftpfs.ftp.connections import channels
 from ftpfs.ftp.remote import Remote
 from ftpfs.settings.config import Network, Server
 from ftpfs.settings.credentials import Secret
@@ -20,7 +21,7 @@ from tests.support.servers import FtpServer
 
 @pytest.fixture(autouse=True)
 def _arming_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "ARMING_PAYS", 0.0)
+    monkeypatch.setattr(channels, "ARMING_PAYS_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -409,7 +409,7 @@ def test_metadata_commands_leave_armed_sessions_to_transfers(
     remote_dir.write("file", b"x")
     path = f"{remote_dir.path}/file"
     first, second = remote._pool._connect(), remote._pool._connect()
-    first._used_data = True
+    first._channels.used_data = True
     remote.profile.wire.passive = Passive.EPSV
     second.disarm()
     first.groom()

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from ftpfs.ftp.connections import session as session_module
+from ftpfs.ftp.connections import channels, starting
 from ftpfs.ftp.remote import Remote
 from ftpfs.ftp.uploading.sender import SMALL_BYTES
 from ftpfs.settings.config import DataMode, Server, Tls
@@ -73,7 +73,7 @@ def test_single_failure_between_successes_does_not_end_arming(
 def test_transfer_is_repeated_on_other_session_when_server_falls_silent(
     remote: Remote, relay: Relay, remote_dir: RemoteDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "ARMED_TIMEOUT", 0.5)
+    monkeypatch.setattr(starting, "ARMED_TIMEOUT", 0.5)
     path = arm(remote, remote_dir)
     relay.drop_reply("REST", times=1)
     began = time.monotonic()
@@ -191,7 +191,7 @@ def test_expired_armed_connection_is_neither_used_nor_replaced(
 ) -> None:
     path = arm(remote, remote_dir)
     relay.reset()
-    remote._pool._idle[0]._armed_at -= session_module.ARMED_AGE + 1
+    remote._pool._idle[0]._channels._armed_at -= channels.ARMED_AGE_SECONDS + 1
     remote.tidy()
     assert armed(remote) == 0
     time.sleep(0.2)
@@ -200,7 +200,7 @@ def test_expired_armed_connection_is_neither_used_nor_replaced(
     assert fetch(remote, path) == b"content"
     quiet(remote)
     assert relay.verbs == ["NOOP", "EPSV", "RETR", "EPSV"]
-    remote._pool._idle[0]._armed_at -= session_module.ARMED_AGE + 1
+    remote._pool._idle[0]._channels._armed_at -= channels.ARMED_AGE_SECONDS + 1
     assert fetch(remote, path) == b"content"
     quiet(remote)
     assert relay.verbs[4:] == ["EPSV", "RETR", "EPSV"]

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from ftpfs.ftp.connections import session as session_module
+from ftpfs.ftp.connections import channels, conversation
 from ftpfs.ftp.connections.admission import Use
 from ftpfs.ftp.remote import Remote
 from tests.conftest import RemoteDir
@@ -73,7 +73,7 @@ def test_sessions_stay_in_step_after_two_hundred_downloads_left_early(
 def test_next_user_settles_session_on_short_link(
     remote: Remote, relay: Relay, remote_dir: RemoteDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "ARMING_PAYS", 1.0)
+    monkeypatch.setattr(channels, "ARMING_PAYS_SECONDS", 1.0)
     content = os.urandom(8 << 20)
     remote_dir.write("big", content)
     path = f"{remote_dir.path}/big"
@@ -123,7 +123,7 @@ def test_final_reply_is_not_awaited_on_long_link(
 def test_final_reply_is_awaited_on_short_link(
     remote: Remote, relay: Relay, remote_dir: RemoteDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "ARMING_PAYS", 1.0)
+    monkeypatch.setattr(channels, "ARMING_PAYS_SECONDS", 1.0)
     remote_dir.write("file", b"x" * 5000)
     path = f"{remote_dir.path}/file"
     for _ in range(3):
@@ -138,7 +138,7 @@ def test_final_reply_is_awaited_on_short_link(
 def test_session_without_late_reply_is_closed(
     remote: Remote, relay: Relay, remote_dir: RemoteDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "GROOM_TIMEOUT", 0.3)
+    monkeypatch.setattr(conversation, "GROOM_TIMEOUT", 0.3)
     remote_dir.write("big", bytes(8 << 20))
     path = f"{remote_dir.path}/big"
     fetch(remote, path)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ftpfs import errors
-from ftpfs.ftp.connections import session as session_module
+from ftpfs.ftp.connections import channels
 from ftpfs.ftp.remote import Remote
 from ftpfs.model.entry import Entry
 from tests.conftest import RemoteDir
@@ -52,7 +52,7 @@ def test_read_of_changed_file_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     ahead: bool,
 ) -> None:
-    monkeypatch.setattr(session_module, "ARMING_PAYS", 0.0 if ahead else 1.0)
+    monkeypatch.setattr(channels, "ARMING_PAYS_SECONDS", 0.0 if ahead else 1.0)
     content = os.urandom(10_000)
     disk = remote_dir.write("file", content)
     path = f"{remote_dir.path}/file"
