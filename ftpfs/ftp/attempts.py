@@ -75,7 +75,7 @@ class Attempts:
             error.asked = asked
             raise
         except errors.Refused as refusal:  # of a listing, for which the folder is entered anyway
-            raise why() or _denied(refusal) from refusal
+            raise self._reason(why) or _denied(refusal) from refusal
 
     def begin(
         self,
@@ -96,12 +96,18 @@ class Attempts:
         try:
             return attempt()
         except errors.Refused as refusal:
-            reason = why()
+            reason = self._reason(why)
             explained = reason is not None or isinstance(refusal, errors.Busy)
             if self._profile.names.may_be_bare_only and not explained:
                 with contextlib.suppress(errors.Refused):
                     return self._by_name(attempt)
             raise reason or _denied(refusal) from refusal
+
+    def _reason(self, why: Why) -> errors.FtpfsError | None:
+        """What `why` finds, or None if the server refuses to tell: the first refusal counts."""
+        with contextlib.suppress(errors.Refused):
+            return why()
+        return None
 
     def _by_name(self, attempt: Callable[[], T]) -> T:
         self._profile.names.trying = True

@@ -5,9 +5,10 @@ asks for the size, and with `verify=content` for the checksum; a rename is belie
 name is gone.
 
 Owns: the questions about one file and the meaning of the answers; sizes, checksums and renames; the
-memory of torn files. Does not own which file is under a name (`expectation`).
+memory of torn files and of looks without an answer. Does not own which file is under a name
+(`expectation`).
 
-Threading: any thread; `Checksums` and `TornFiles` have a lock each.
+Threading: any thread; `Checksums`, `Looks` and `TornFiles` have a lock each.
 """
 
 from __future__ import annotations
@@ -32,15 +33,22 @@ log = logging.getLogger(__name__)
 # Replies of a server that does not know a command, or not its argument.
 UNKNOWN = (500, 501, 502, 504)
 
+# Looks in a row that a busy server may leave without an answer before ftpfs stops waiting for one.
+MOST_BUSY_LOOKS = 5
+
 
 @dataclass(frozen=True)
 class Seen:
-    """What the server tells about a file. A field that it does not tell is None."""
+    """What the server tells about a file. A field that it does not tell is None.
+
+    `busy`: the server was not able to tell now (4xx), so another look may show more.
+    """
 
     there: bool | None
     size: int | None = None
     mtime: int | None = None
     directory: bool = False
+    busy: bool = False
 
     def is_other_than(self, base: Entry | None, profile: Profile) -> bool:
         """Whether another client has changed the file `base`.
@@ -77,16 +85,20 @@ def seen_in(session: Session, replies: Sequence[Reply]) -> Seen:
         return Seen(True, size, when)
     if replies[0].code in UNKNOWN:
         return Seen(True, None, when) if when is not None else Seen(None)
-    # 550: nothing there, a directory, or a folder that shows nothing.
-    return Seen(False if replies[0].code == 550 else None)
+    return _not_seen(replies[0])
 
 
 def _seen_in_mlst(session: Session, reply: Reply) -> Seen:
     entry = lister.entry_in(session, reply)
     if entry is None:
-        return Seen(False if reply.code == 550 else None)
+        return _not_seen(reply)
     mtime = int(entry.mtime) if entry.mtime is not None else None
     return Seen(True, entry.size, mtime, entry.kind is Kind.DIRECTORY)
+
+
+def _not_seen(reply: Reply) -> Seen:
+    # 550: nothing there, a directory, or a folder that shows nothing.
+    return Seen(False if reply.code == 550 else None, busy=400 <= reply.code < 500)
 
 
 def size_in(reply: Reply) -> int | None:
@@ -183,6 +195,27 @@ class Checksums:
                 f"the server has {theirs.algorithm} {theirs.digits} of {path} "
                 f"instead of {ours.digits}"
             )
+
+
+class Looks:
+    """Looks at the final names of uploads: whether this server answers them.
+
+    A busy server (4xx) will answer later. One that has left MOST_BUSY_LOOKS in a row without an
+    answer is taken for one that never tells, until it does.
+    """
+
+    def __init__(self) -> None:
+        self._lock = ranked_lock(Rank.UPLOADS)
+        self._busy = 0  # looks in a row without an answer. Guarded by _lock.
+
+    def note(self, path: str, seen: Seen) -> bool:
+        """Note a look. Returns whether another look may show what this one did not."""
+        with self._lock:
+            self._busy = self._busy + 1 if seen.busy else 0
+            count = self._busy
+        if count == MOST_BUSY_LOOKS:
+            log.warning("%s: the server does not tell which file is there", path)
+        return 0 < count < MOST_BUSY_LOOKS
 
 
 class TornFiles:

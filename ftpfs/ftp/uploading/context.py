@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ftpfs.ftp.profile import Profile
-from ftpfs.ftp.uploading.checks import Checksums, TornFiles
+from ftpfs.ftp.uploading.checks import Checksums, Looks, TornFiles
 from ftpfs.ftp.uploading.folders import Folders
 from ftpfs.ftp.uploading.probes import Probes
 from ftpfs.ftp.uploading.temporaries import Temporaries
@@ -21,3 +21,4 @@ class Context:
     probes: Probes
     checksums: Checksums
     torn: TornFiles
+    looks: Looks

@@ -73,10 +73,18 @@ class Expectation:
 
         Raises Conflict if it is another client's, AlreadyThere if it has all of this content, and
         DataMismatch if it has a part: it was torn, and has to be sent again. Closes `upload` first,
-        because the comparison needs the session.
+        because the comparison needs the session. Raises Busy if a busy server does not tell.
         """
-        self.seen, self._seen_at = seen, time.monotonic()
+        self.seen = seen
         context = self._target.context
+        may_tell_later = context.looks.note(self._target.path, seen)
+        if may_tell_later and self._is_checked and not self.ours:
+            if upload is None:  # else another look follows before the rename
+                raise errors.Busy(
+                    450, f"{self._target.path}: the server does not tell what is there"
+                )
+            return
+        self._seen_at = time.monotonic()
         unchanged = not seen.is_other_than(self._base, context.profile)
         if self.ours or not self._is_checked or unchanged:
             return

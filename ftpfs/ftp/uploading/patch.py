@@ -163,15 +163,17 @@ class Patch:
         raise errors.NotSupported("the server does not keep what lies around a change")
 
     def _expect_base(self, session: Session, seen: Seen, upload: Upload | None = None) -> None:
-        """Raises Conflict for another file, and NotSupported if the file is gone.
+        """Raises Conflict for another file, and NotSupported if the file is gone or was not seen.
 
         Closes `upload` first.
         """
         gone = seen.there is False
-        if not gone and not seen.is_other_than(self._base, self._profile):
+        if not gone and not seen.busy and not seen.is_other_than(self._base, self._profile):
             return
         if upload:
             upload.close()
+        if seen.busy:
+            raise errors.NotSupported("a busy server does not tell which file is there")
         if not gone:
             raise self._target.conflict(seen)
         if upload and session.alive:

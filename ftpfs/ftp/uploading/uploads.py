@@ -21,7 +21,7 @@ from ftpfs.ftp.connections.admission import Use
 from ftpfs.ftp.connections.pool import Pool
 from ftpfs.ftp.profile import Placing, Profile
 from ftpfs.ftp.uploading.append import Append, SharedFiles
-from ftpfs.ftp.uploading.checks import Checksums, TornFiles
+from ftpfs.ftp.uploading.checks import Checksums, Looks, TornFiles
 from ftpfs.ftp.uploading.context import Context
 from ftpfs.ftp.uploading.folders import Folders
 from ftpfs.ftp.uploading.in_place import hand_over
@@ -67,6 +67,7 @@ class Uploads:
             self.probes,
             self.checksums,
             TornFiles(profile),
+            Looks(),
         )
         self._broken = BrokenUploads(self.temporaries)
         self._shared = SharedFiles()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -9,9 +10,11 @@ import pytest
 
 from ftpfs import errors
 from ftpfs.ftp.remote import Remote
+from ftpfs.ftp.uploading.checks import MOST_BUSY_LOOKS
 from ftpfs.ftp.uploading.expectation import RECHECK_SECONDS
 from ftpfs.model.entry import Entry, Kind
 from tests.conftest import RemoteDir
+from tests.support.relay import Relay
 from tests.support.uploading import (
     MEG,
     WHEN,
@@ -113,3 +116,37 @@ def test_truncated_file_renamed_before_the_kill_is_completed(
     entry = remote.store("/file", Local(b"small content"), base=None)
     assert entry.size == 13
     assert on_disk(remote_dir.disk) == {"file": b"small content"}
+
+
+def _refuse_looks(relay: Relay, reply: str, times: int | None) -> None:
+    for verb in ("SIZE", "MDTM", "MLST"):
+        relay.refuse(verb, reply, times=times, where=lambda asked: asked.arg.endswith("/file"))
+
+
+@pytest.mark.parametrize("reply", ["450 busy", "451 local error"])
+def test_change_by_others_is_seen_although_the_server_was_busy_at_the_first_look(
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir, reply: str
+) -> None:
+    remote_dir.write("file", b"what was there")
+    base = found(relayed, "/file")
+    relayed.store("/other", Local(b"warm"), base=None)
+    remote_dir.write("file", b"of somebody else, and longer")
+    _refuse_looks(relay, reply, times=1)
+    with pytest.raises(errors.Conflict):
+        relayed.store("/file", Local(b"new"), base=base)
+    assert (remote_dir.disk / "file").read_bytes() == b"of somebody else, and longer"
+
+
+def test_server_that_never_tells_what_is_there_gets_the_file_in_the_end(
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    remote_dir.write("file", b"what was there")
+    base = found(relayed, "/file")
+    _refuse_looks(relay, "451 local error", times=MOST_BUSY_LOOKS + 20)
+    content = Local(b"new")
+    for _ in range(MOST_BUSY_LOOKS):
+        with contextlib.suppress(errors.Refused):
+            relayed.store("/file", content, base=base)
+            break
+        assert (remote_dir.disk / "file").read_bytes() == b"what was there"
+    assert (remote_dir.disk / "file").read_bytes() == b"new"

@@ -13,7 +13,7 @@ import pytest
 from ftpfs import errors
 from ftpfs.ftp.profile import Profile
 from ftpfs.ftp.remote import Remote
-from ftpfs.ftp.uploading.checks import Checksums, TornFiles
+from ftpfs.ftp.uploading.checks import Checksums, Looks, TornFiles
 from ftpfs.ftp.uploading.context import Context
 from ftpfs.ftp.uploading.folders import Folders
 from ftpfs.ftp.uploading.probes import Probes
@@ -265,7 +265,7 @@ def context() -> Context:
     temporaries, folders = Temporaries(None), Folders(profile)
     probes = Probes(profile, temporaries, folders)
     checksums = Checksums(profile, verify_content=False)
-    return Context(profile, temporaries, folders, probes, checksums, TornFiles(profile))
+    return Context(profile, temporaries, folders, probes, checksums, TornFiles(profile), Looks())
 
 
 def test_broken_upload_is_resumed_once_with_the_same_content(context: Context) -> None:
