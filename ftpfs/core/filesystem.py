@@ -38,6 +38,7 @@ from dataclasses import replace
 from ftpfs import errors
 from ftpfs.core import processes
 from ftpfs.core.files.openfile import OpenFile
+from ftpfs.core.names.behind import Changes
 from ftpfs.core.reading.ahead import FEW_SESSIONS
 from ftpfs.core.reading.blocks import BLOCK_SIZE
 from ftpfs.core.reading.generated import GeneratedFiles
@@ -92,7 +93,19 @@ class Filesystem:
         is called.
         """
         write = write or Write()
-        rooms = build(remote, spool, cache, write, prefetchers=prefetchers, disk=disk, clock=clock)
+        rooms = build(
+            remote,
+            spool,
+            cache,
+            write,
+            prefetchers=prefetchers,
+            disk=disk,
+            report=self._report_changes,
+            clock=clock,
+        )
+        # Called with the paths of entries that others changed, in a thread of its own, with no lock
+        # and no lease held.
+        self.tell_changed: Callable[[list[str]], None] = lambda _paths: None
         # Dependencies and constants:
         self._remote = remote
         self._spool = spool
@@ -106,6 +119,7 @@ class Filesystem:
         self._folders = rooms.folders
         self._looks = rooms.looks
         self._ahead = rooms.ahead
+        self._behind = rooms.behind
         self._intents = rooms.intents
         self._hiding = rooms.hiding
         self._endings = rooms.endings
@@ -400,6 +414,16 @@ class Filesystem:
         if self._read_only:
             raise errors.ReadOnly("mounted read-only")
 
+    def _report_changes(self, changes: Changes) -> None:
+        """Tell of entries that others changed.
+
+        Not of open files: what a handle shows follows the server by itself (`Looks.follow`), or is
+        the content that was written here.
+        """
+        here = self._files.in_folder(changes.folder)
+        names = (name for name in changes.names if name not in here)
+        self.tell_changed([posixpath.join(changes.folder, name) for name in names])
+
     # For the daemon.
 
     def warm_up(self) -> None:
@@ -499,6 +523,7 @@ class Filesystem:
         file system must not be used afterwards.
         """
         self._ahead.close()
+        self._behind.close()
         # first, because a deletion may wait for a server until this process is killed
         self._demands.commit_all()
         self._hiding.close()

@@ -7,8 +7,8 @@ after that.
                -> Delivery -> Doubts, Conflicts -> Aftermath, Endings
                -> Looks -> KnownNames, OpenFiles, Folders
 
-Three rooms call one that is built later: the tree reports visited folders, the hidden names of
-libfuse are deleted, and the queue sends.
+Three rooms call one that is built later: the tree reports visited and outdated folders, the hidden
+names of libfuse are deleted, and the queue sends.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ftpfs.core.files.looks import Looks, peek
 from ftpfs.core.files.openfile import OpenFile
 from ftpfs.core.files.table import OpenFiles
 from ftpfs.core.names.aftermath import Aftermath
+from ftpfs.core.names.behind import Behind, Changes
 from ftpfs.core.names.doubts import Doubts
 from ftpfs.core.names.hiding import Hiding
 from ftpfs.core.names.intents import Intents
@@ -63,6 +64,7 @@ class Rooms:
     folders: Folders
     looks: Looks
     ahead: LookAhead
+    behind: Behind
     intents: Intents
     hiding: Hiding
     endings: Endings
@@ -82,13 +84,16 @@ def build(
     *,
     prefetchers: int,
     disk: DiskCache | None,
+    report: Callable[[Changes], None],
     clock: Callable[[], float],
 ) -> Rooms:
-    """The rooms of a new mount. See `Filesystem` for the arguments.
+    """The rooms of a new mount. See `Filesystem` for the arguments. `report` hears of changes by
+    others that a look behind an answer has found.
 
     One idea: a list of what is built, in order.
     """
     ahead: LookAhead
+    behind: Behind
     delivery: Delivery
     renames: Renames
     files = OpenFiles()
@@ -100,8 +105,11 @@ def build(
         ahead=remote.ahead,
         peek=functools.partial(peek, remote),
         visited=lambda folder: ahead.visited(folder, read=False),
+        due=lambda folder: behind.wanted(folder),
+        is_far=lambda: link.is_long(remote.round_trip()),
         clock=clock,
     )
+    behind = Behind(tree.list_behind, report=report, clock=clock)
     known = KnownNames(tree)
     blocks = BlockCache(cache.block_cache, disk)
     if disk is not None:
@@ -155,6 +163,7 @@ def build(
         folders=folders,
         looks=looks,
         ahead=ahead,
+        behind=behind,
         intents=intents,
         hiding=hiding,
         endings=endings,

@@ -370,6 +370,7 @@ def _serve_fuse3(library: str, operations: Any, mountpoint: str, kwargs: dict[st
         # Always send attributes. Otherwise the kernel guesses: it asks for them only while it sees
         # them used, and `find` and `du` read a directory to its end before they use any.
         connection.want &= ~CAP_READDIRPLUS_AUTO
+        operations.kernel.invalidate = _invalidation(library)
         operations.init("/")
 
     operations.caller = lambda: mfusepy.fuse_get_context()[2]
@@ -380,6 +381,26 @@ def _serve_fuse3(library: str, operations: Any, mountpoint: str, kwargs: dict[st
         kwargs["max_threads"] = MAX_THREADS
     serve = _fuse3(operations)
     serve(_Configured(operations, configure), mountpoint, raw_fi=True, **kwargs)
+
+
+def _invalidation(library: str) -> Callable[[str], None] | None:
+    """`fuse_invalidate_path` for this mount; None if this libfuse lacks it (before 3.2).
+
+    To be made, and to be called, inside a callback.
+    """
+    import mfusepy
+
+    libfuse = ctypes.CDLL(library)
+    if not hasattr(libfuse, "fuse_invalidate_path"):
+        return None
+    call = libfuse.fuse_invalidate_path
+    call.argtypes, call.restype = (ctypes.c_void_p, ctypes.c_char_p), ctypes.c_int
+    fuse = mfusepy._libfuse.fuse_get_context().contents.fuse
+
+    def invalidate(path: str) -> None:
+        call(fuse, _raw(path))  # fails if the kernel does not know the path: then all is well
+
+    return invalidate
 
 
 class _Configured:

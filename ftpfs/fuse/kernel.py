@@ -24,8 +24,22 @@ daemon; an open device would keep the kernel waiting endlessly. Therefore the th
 descriptors before it asks: close_range(2) with CLOSE_RANGE_UNSHARE, or unshare(2). Closing every
 number up to the limit would take minutes if the limit is a thousand million, as in many containers.
 
-Owns: the sizes and times of files that the kernel was told lately. Knows neither entries nor
-servers.
+**What others changed, as a look behind an answer has found** (`core.names.behind`). Here nobody
+waits, and `fuse_invalidate_path` of libfuse 3 is the right call: at the next use, the kernel asks.
+(With libfuse 2 the kernel asks when its `attr_timeout` is over.) Three things can go wrong with it:
+
+- It drops the file's pages, and waits for those that are being read. If the daemon is killed
+  meanwhile, the thread that waits holds the device open, and both stay for ever. Only an open file
+  has such pages, so open files are left out (`core.filesystem`).
+- libfuse destroys its tables, and closes its device, when its loop has ended, without a call to us
+  before. A thread of ours would use them after that. So the call is made inside a callback: while
+  one runs, the loop cannot end.
+- A callback must not make the call while the kernel holds a lock for the program that it serves. So
+  it is a callback of our own: a thread reads the attribute `user.ftpfs.outdated` of the mount's
+  folder. For that the kernel holds no lock. The thread has closed all its descriptors, as above.
+
+Owns: the sizes and times of files that the kernel was told lately, and the paths about which it
+should ask. Knows neither entries nor servers.
 
 Threading: any. `_lock` is a leaf; nothing waits under it.
 """
@@ -39,7 +53,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 log = logging.getLogger(__name__)
@@ -53,6 +67,9 @@ SHORTEST_MEMORY_SECONDS = 1.0
 MOST_FILES = 50_000
 # Maximum time (seconds) that an open waits for a kernel that cannot be corrected.
 LONGEST_WAIT_SECONDS = 2.0
+
+# Reading it makes the kernel ask about the paths that are outdated.
+OUTDATED_ATTRIBUTE = "user.ftpfs.outdated"
 
 # fcntl.h, linux/stat.h, sched.h, resource.h
 _AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_STATX_FORCE_SYNC = -100, 0x100, 0x2000
@@ -75,6 +92,9 @@ class KernelView:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`believes_for`: the mount's `attr_timeout`, in seconds."""
+        # Makes the kernel ask about a path when it is used next; only called inside a callback. The
+        # binding sets it if its libfuse has the call.
+        self.invalidate: Callable[[str], None] | None = None
         self._mountpoint = mountpoint.rstrip("/")
         self._believes_for = believes_for
         self._generation = max(believes_for, SHORTEST_MEMORY_SECONDS)
@@ -85,6 +105,8 @@ class KernelView:
         self._new: dict[str, Shape] = {}
         self._old: dict[str, Shape] = {}
         self._since = clock()
+        self._outdated: set[str] = set()  # paths about which the kernel should ask
+        self._asks_for_outdated = False  # a thread does
 
     # What the kernel believes.
 
@@ -119,6 +141,54 @@ class KernelView:
         if now - self._since >= self._generation or len(self._new) >= MOST_FILES:
             self._old = self._new if now - self._since < 2 * self._generation else {}
             self._new, self._since = {}, now
+
+    # What others changed.
+
+    def outdated(self, paths: Iterable[str]) -> None:
+        """Make the kernel ask about these entries when they are used next. Returns at once.
+
+        None of them may be open.
+        """
+        if self.invalidate is None:
+            return
+        with self._lock:
+            if len(self._outdated) < MOST_FILES:
+                self._outdated.update(paths)
+            starts = bool(self._outdated) and not self._asks_for_outdated
+            self._asks_for_outdated = self._asks_for_outdated or starts
+        if starts:
+            try:
+                threading.Thread(
+                    target=self._have_outdated_invalidated, name="ftpfs-outdated", daemon=True
+                ).start()
+            except RuntimeError:  # no thread can be started: the next change tries again
+                self._asks_for_outdated = False
+
+    def invalidate_outdated(self) -> None:
+        """The callback: what OUTDATED_ATTRIBUTE is read for."""
+        while paths := self._take_outdated():
+            for path in paths:
+                if self.invalidate is not None:
+                    self.invalidate(path)
+
+    def _take_outdated(self) -> set[str]:
+        with self._lock:
+            paths, self._outdated = self._outdated, set()
+            return paths
+
+    def _have_outdated_invalidated(self) -> None:
+        """Read the attribute until nothing is outdated. Run it in a thread of its own."""
+        place, name = os.fsencode(self._mountpoint), OUTDATED_ATTRIBUTE.encode()
+        able = False
+        with contextlib.suppress(OSError):  # no /proc
+            able = self._give_files_up()
+        while True:
+            if not able or self._libc.getxattr(place, name, None, 0) < 0:
+                self._take_outdated()  # the kernel asks by itself soon
+            with self._lock:
+                if not self._outdated:
+                    self._asks_for_outdated = False
+                    return
 
     # How to correct it.
 

@@ -26,7 +26,7 @@ from ftpfs import errors
 from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.names.inode import inode
 from ftpfs.core.names.listings import ROOT
-from ftpfs.fuse.kernel import KernelView, Shape
+from ftpfs.fuse.kernel import OUTDATED_ATTRIBUTE, KernelView, Shape
 from ftpfs.model.entry import Entry, Kind
 from ftpfs.model.names import NAME_MAX
 
@@ -157,6 +157,7 @@ class Operations:
 
     - `mounted`: the kernel has accepted the mount.
     - `caller`: returns the calling process (or thread), 0 if unknown; the binding sets it.
+    - `kernel`: what the kernel believes of this mount.
     """
 
     use_ns = True
@@ -178,7 +179,7 @@ class Operations:
         self.caller: Callable[[], int] = lambda: 0
         self._fs = filesystem
         self._look = look
-        self._kernel = kernel
+        self.kernel = kernel
         self._started = started
         self._stopped = stopped
         self._began = int(time.time())
@@ -194,6 +195,7 @@ class Operations:
     def init(self, _path: str) -> None:
         """Called when mounted; threads may be started from now on (never before the fork)."""
         self.mounted = True
+        self._fs.tell_changed = self.kernel.outdated
         self._started()
 
     def destroy(self, _path: str) -> None:
@@ -283,7 +285,7 @@ class Operations:
 
     @_answered
     def open(self, path: str, info: Any) -> int:
-        believed = self._kernel.believes(path)
+        believed = self.kernel.believes(path)
         try:
             info.fh = self._fs.open(path, info.flags, self.caller())
         except errors.NotFound as error:
@@ -325,7 +327,7 @@ class Operations:
     def flush(self, _path: str | None, info: Any) -> int:
         self._fs.flush(info.fh, self.caller())
         if self._fs.followed(info.fh) is None:
-            self._kernel.knows_better(self._fs.path_of(info.fh))
+            self.kernel.knows_better(self._fs.path_of(info.fh))
         return 0
 
     @_answered
@@ -374,7 +376,7 @@ class Operations:
             self._fs.hide(old, new)
         else:
             self._fs.rename(old, new, flags)
-        self._kernel.renamed(old, new)
+        self.kernel.renamed(old, new)
         return 0
 
     @_answered
@@ -414,6 +416,9 @@ class Operations:
         EOPNOTSUPP for all names outside "user.", and not "no such attribute": `ls` then stops
         asking for ACLs.
         """
+        if name == OUTDATED_ATTRIBUTE:
+            self.kernel.invalidate_outdated()
+            return b""
         if name != STATE_ATTRIBUTE:
             if name.startswith("user."):
                 raise OSError(errno.ENODATA, f"no attribute {name}")
@@ -451,16 +456,16 @@ class Operations:
 
     def _told(self, path: str, entry: Entry, told: Stat) -> None:
         if entry.kind is Kind.FILE:
-            self._kernel.told(path, told.st_size, told.st_mtimespec)
+            self.kernel.told(path, told.st_size, told.st_mtimespec)
 
     def _correct(self, path: str, handle: int, believed: Shape | None) -> None:
         """Correct the kernel if it believes a size and time that another client has changed."""
         entry = self._fs.followed(handle)
-        believed = self._kernel.believes(path) or believed
+        believed = self.kernel.believes(path) or believed
         if entry is not None and believed is not None:
             now = self._stat(path, entry)
             if believed != (now.st_size, now.st_mtimespec):
-                self._kernel.correct(path, (now.st_size, now.st_mtimespec))
+                self.kernel.correct(path, (now.st_size, now.st_mtimespec))
 
     def _attempt(self, change: Callable[[], None]) -> int:
         """Change an attribute.

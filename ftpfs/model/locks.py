@@ -41,6 +41,7 @@ class Rank(enum.IntEnum):
     QUEUE = enum.auto()  # writing/queue
     FOLDERS = enum.auto()  # writing/folders
     WALKS = enum.auto()  # names/walks
+    BEHIND = enum.auto()  # names/behind
     LOOKS = enum.auto()  # files/looks
     SPOOL_FILE = enum.auto()  # files/state: the order of writes; held over disk I/O
     OPEN_FILE = enum.auto()  # files/state: all else of an open file

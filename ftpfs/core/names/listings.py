@@ -8,8 +8,9 @@ Threading: the tree's lock guards everything here. No I/O.
 
 from __future__ import annotations
 
+import enum
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from ftpfs import errors
@@ -31,11 +32,21 @@ class Directory:
         since: when the server was asked for the listing.
         took: how long the listing took (seconds).
         checked: the later of `since` and the last failed attempt to list the directory again.
+        asked: when a look behind an answer was asked for.
         looked_at: when single entries were asked for, or changed here, after `since`, by name.
         ahead: no program has asked for the listing yet.
     """
 
-    __slots__ = ("_subdirectories", "ahead", "checked", "entries", "looked_at", "since", "took")
+    __slots__ = (
+        "_subdirectories",
+        "ahead",
+        "asked",
+        "checked",
+        "entries",
+        "looked_at",
+        "since",
+        "took",
+    )
 
     def __init__(self, entries: Iterable[Entry], since: float) -> None:
         self.entries: dict[str, Entry] = {}
@@ -44,6 +55,7 @@ class Directory:
         self.since = since
         self.took = 0.0
         self.checked = since
+        self.asked = float("-inf")
         self.looked_at: dict[str, float] = {}
         self.ahead = False
         self._subdirectories: list[str] | None = None
@@ -54,6 +66,15 @@ class Directory:
                 e.name for e in self.entries.values() if e.kind is Kind.DIRECTORY
             ]
         return self._subdirectories
+
+    def follows(self, before: Directory) -> None:
+        """This listing replaces that one: names of sub-directories that stayed are one object.
+
+        So a walk through them goes on (`walks`).
+        """
+        names = before._subdirectories
+        if names is not None and names == self.subdirectories():
+            self._subdirectories = names
 
     def set(self, name: str, entry: Entry | None) -> None:
         """Apply a change made by this mount; None: the name is gone."""
@@ -77,26 +98,36 @@ class Single:
         self.entry: Entry | None = None  # None: not known (yet), only the listing tells
 
 
+class For(enum.Enum):
+    """For whom a listing is made."""
+
+    PROGRAM = "a program that waits for it"
+    WALK = "a program that will ask for it next, as it seems"
+    REFRESH = "nobody: a program has been answered from the listing before"
+
+
 class Fetch:
     """A listing under way, which other threads may wait for.
 
     Attributes:
-        ahead: no program had asked for the listing when it began.
+        purpose: for whom it was begun.
         spoiled: the listing must not be cached, whatever it shows.
         since: when the server was asked for it.
         changed: entries that this mount changed, or looked at singly, since then. None: gone.
         directory: the result; set unless the listing fails.
+        before: the listing that the result replaced in the cache.
     """
 
-    __slots__ = ("ahead", "changed", "directory", "done", "error", "since", "spoiled")
+    __slots__ = ("before", "changed", "directory", "done", "error", "purpose", "since", "spoiled")
 
-    def __init__(self, *, ahead: bool = False) -> None:
-        self.ahead = ahead
+    def __init__(self, purpose: For = For.PROGRAM) -> None:
+        self.purpose = purpose
         self.done = False
         self.spoiled = False
         self.since = 0.0
         self.changed: dict[str, Entry | None] = {}
         self.directory: Directory
+        self.before: Directory | None = None
         self.error: errors.FtpfsError | None = None
 
 
@@ -147,7 +178,8 @@ class Listings:
 
     def add(self, path: str, directory: Directory) -> None:
         """Cache a listing. The oldest ones are evicted if there are too many entries."""
-        self._drop(path)
+        if before := self._drop(path):
+            directory.follows(before)
         self.singles.pop(path, None)
         self.directories[path] = directory
         self._held += len(directory.entries)
@@ -270,10 +302,28 @@ class Listings:
             if fetched == path or fetched.startswith(below):
                 fetch.spoiled = True
 
-    def _drop(self, path: str) -> None:
+    def _drop(self, path: str) -> Directory | None:
         directory = self.directories.pop(path, None)
         if directory is not None:
             self._held -= len(directory.entries)
+        return directory
+
+
+def differences(before: Mapping[str, Entry], now: Mapping[str, Entry]) -> frozenset[str]:
+    """The names that came, went, or have other attributes.
+
+    A time that one of the listings tells only to the minute or the day is no other time: the exact
+    time of an old file often comes after its listing.
+    """
+    changed = before.keys() ^ now.keys()
+    for name, entry in now.items():
+        known = before.get(name)
+        if known is not None and known != entry:
+            if known.exact is not entry.exact:
+                known = replace(known, mtime=entry.mtime, exact=entry.exact)
+            if known != entry:
+                changed.add(name)
+    return frozenset(changed)
 
 
 def split(path: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ whole listing was given up, or its directory moved), the listing is fetched agai
 
 **Missing names.** A name that is not in a recent listing does not exist. *Recent* is stricter than
 *fresh*: the names in a listing count for longer (`ttl`) than the absence of other names
-(`names_ttl`).
+(`names_ttl`). `belief` tells what counts.
 
 Threading: any thread. `_lock` (Rank.TREE) guards everything. No I/O is done under it.
 """
@@ -27,7 +27,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from ftpfs import errors
-from ftpfs.core.names.listings import Directory, Fetch, Listings, named, split
+from ftpfs.core.names.behind import Changes
+from ftpfs.core.names.belief import Belief
+from ftpfs.core.names.listings import (
+    Directory,
+    Fetch,
+    For,
+    Listings,
+    differences,
+    named,
+    split,
+)
 from ftpfs.model.entry import Entry
 from ftpfs.model.locks import Rank, ranked_lock
 from ftpfs.model.names import check_length
@@ -36,9 +46,8 @@ from ftpfs.model.remote import ListPath
 # Attempts to list a directory that other threads keep giving up. Then the last listing counts.
 FETCHES = 4
 
-# A listing stays recent for this multiple of the time that it took, if that is longer than
-# `names_ttl`. So no more than a twentieth of the time goes into listing a directory again.
-RECENT_FACTOR = 20
+# These tell of the folder, not of the network or of this machine: its listing is wrong.
+_TELLS_OF_FOLDER = (errors.NotFound, errors.NotADirectory, errors.PermissionDenied)
 
 
 class Tree:
@@ -54,6 +63,8 @@ class Tree:
         ahead: Callable[[], AbstractContextManager[ListPath]],
         peek: Callable[[str], Entry | None] = lambda _path: None,
         visited: Callable[[str], None] = lambda _path: None,
+        due: Callable[[str], None] = lambda _path: None,
+        is_far: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -62,14 +73,17 @@ class Tree:
 
         `ahead()` leases a connection that nobody else needs now, and lists with it. `peek(path)`
         asks for one name if that is cheaper than listing its directory (None: not known).
-        `visited` is called before a directory's names are looked up for the first time."""
+        `visited` is called before a directory's names are looked up for the first time. `due` is
+        called after an answer from an old listing: `list_behind` may list that directory now.
+        `is_far()`: whether a program notices the round trips to the server."""
         self._fetch_list = fetch_list
         self._ahead = ahead
         self._peek = peek
         self._visited = visited
+        self._due = due
         self._fetch_entry = fetch_entry
         self._ttl = ttl
-        self._names_ttl = names_ttl
+        self._belief = Belief(ttl, names_ttl, is_far, clock)
         self._clock = clock
         self._lock = ranked_lock(Rank.TREE)
         self._changed = threading.Condition(self._lock)
@@ -87,13 +101,14 @@ class Tree:
         with self._lock:
             directory = self._listings.directories.get(parent)
             entries = directory.entries if directory and self._counts(directory) else None
+            due = entries is not None and name in entries and self._is_due(parent)
         try:
             if entries is None:
                 single = self._single(path, parent, name)
                 if single is not None:
                     return single
                 self._visited(parent)
-                entries = self._entries(parent)
+                entries = self._entries(parent, self._belief.is_fresh)
             if name not in entries:
                 entries = self._entries_by_now(parent)
         except errors.PermissionDenied:
@@ -104,6 +119,8 @@ class Tree:
         if entry is None:
             check_length(name)
             raise errors.NotFound(f"{path}: no such file or directory")
+        if due:
+            self._due(parent)
         return entry
 
     def _single(self, path: str, parent: str, name: str) -> Entry | None:
@@ -130,10 +147,14 @@ class Tree:
         return named(entry, name)
 
     def children(self, path: str) -> list[Entry]:
-        """All entries of a directory, from a recent listing."""
-        entries = self._entries(path, lately=True)
+        """All entries of a directory, from a listing that `Belief.shows`."""
+        entries = self._entries(path, self._belief.shows)
         with self._lock:
-            return list(entries.values())
+            shown = list(entries.values())
+            due = self._is_due(path)
+        if due:
+            self._due(path)
+        return shown
 
     def fresh(self, path: str) -> Mapping[str, Entry] | None:
         """The entries of a directory by name; None if it is not listed, or its listing is stale.
@@ -142,7 +163,7 @@ class Tree:
         """
         with self._lock:
             directory = self._listings.directories.get(path)
-            return directory.entries if directory and self._is_fresh(directory) else None
+            return directory.entries if directory and self._belief.is_fresh(directory) else None
 
     def took(self, path: str) -> float:
         """How long the listing of `path` took (seconds); infinite if it is not cached. No I/O."""
@@ -204,15 +225,42 @@ class Tree:
         meanwhile waits for this listing; if it fails, the program's own request lists it. Raises
         what listing raises.
         """
+        self._list_for_later(choose, For.WALK)
+
+    def list_behind(self, choose: Callable[[], str | None]) -> Changes | None:
+        """List a directory again from whose listing a program was answered.
+
+        Like `list_ahead`. Returns what has changed by others; None if nothing was listed. If the
+        server no longer has the directory, or no longer lists it, its listing is dropped.
+        """
+        listed = self._list_for_later(choose, For.REFRESH)
+        if listed is None:
+            return None
+        path, fetch = listed
+        before = fetch.before
+        with self._lock:
+            now = dict(fetch.directory.entries)
+        return Changes(path, differences(before.entries, now) if before else frozenset())
+
+    def _list_for_later(
+        self, choose: Callable[[], str | None], purpose: For
+    ) -> tuple[str, Fetch] | None:
         with self._ahead() as fetch_list:
-            begun = self._begin_ahead(choose)
+            begun = self._begin_for_later(choose, purpose)
             if begun is None:
-                return
+                return None
             path, fetch = begun
-            with self._ending(path, fetch):
-                fetch.directory, settled = self._list_once(path, fetch, fetch_list)
-                if not settled:
-                    raise errors.FtpfsError(f"{path}: changed while it was being listed ahead")
+            try:
+                with self._ending(path, fetch):
+                    fetch.directory, settled = self._list_once(path, fetch, fetch_list)
+                    if not settled:
+                        raise errors.FtpfsError(f"{path}: changed while it was being listed")
+            except _TELLS_OF_FOLDER:
+                with self._lock:
+                    if not fetch.spoiled:  # else this mount has made or changed it meanwhile
+                        self._listings.forget(path)
+                raise
+        return begun
 
     def subdirectories(self, path: str) -> Sequence[str] | None:
         """The names of the sub-directories in listed order; None if the listing is stale or absent.
@@ -221,7 +269,7 @@ class Tree:
         """
         with self._lock:
             directory = self._listings.directories.get(path)
-            if directory is None or not self._is_fresh(directory):
+            if directory is None or not self._belief.is_fresh(directory):
                 return None
             return directory.subdirectories()
 
@@ -282,24 +330,24 @@ class Tree:
         """
         with self._lock:
             directory = self._listings.directories.get(path)
-            known = directory is not None and self._is_recent(directory)
+            known = directory is not None and self._belief.is_recent(directory)
         if not known:
             self._visited(path)
-        return self._entries(path, lately=True)
+        return self._entries(path, self._belief.is_recent)
 
-    def _entries(self, path: str, *, lately: bool = False) -> dict[str, Entry]:
-        """The entries of `path` from a fresh listing, or with `lately` from a recent one.
+    def _entries(self, path: str, counts: Callable[[Directory], bool]) -> dict[str, Entry]:
+        """The entries of `path` from a listing that `counts`.
 
         If the network fails, a fresh listing serves for a recent one. After a failure that took
         long, the directory is not listed again soon.
         """
         begun = self._clock()
         try:
-            return self._fetched_entries(path, self._is_recent if lately else self._is_fresh)
+            return self._fetched_entries(path, counts)
         except errors.NetworkError:
             with self._lock:
                 directory = self._listings.directories.get(path)
-                if not lately or directory is None or not self._is_fresh(directory):
+                if directory is None or not self._belief.is_fresh(directory):
                     raise
                 directory.checked = self._clock()
                 directory.took = max(directory.took, directory.checked - begun)
@@ -322,19 +370,22 @@ class Tree:
                 if fetch.error is None:
                     fetch.directory.ahead = False
                     return fetch.directory.entries
-                if not fetch.ahead:  # after a failed listing ahead, this thread lists by itself
+                if fetch.purpose is For.PROGRAM:  # else this thread lists by itself
                     raise errors.again(fetch.error) from fetch.error
         with self._ending(path, fetch):
             fetch.directory = self._list(path, fetch)
         return fetch.directory.entries
 
-    def _begin_ahead(self, choose: Callable[[], str | None]) -> tuple[str, Fetch] | None:
+    def _begin_for_later(
+        self, choose: Callable[[], str | None], purpose: For
+    ) -> tuple[str, Fetch] | None:
         while (path := choose()) is not None:
             with self._lock:
                 directory = self._listings.directories.get(path)
-                known = directory is not None and self._is_recent(directory)
-                if not known and path not in self._listings.fetches:
-                    fetch = self._listings.fetches[path] = Fetch(ahead=True)
+                known = directory is not None and self._belief.is_recent(directory)
+                forgotten = directory is None and purpose is For.REFRESH
+                if not known and not forgotten and path not in self._listings.fetches:
+                    fetch = self._listings.fetches[path] = Fetch(purpose)
                     return path, fetch
         return None
 
@@ -359,15 +410,11 @@ class Tree:
 
     def _counts(self, directory: Directory) -> bool:
         """Whether a lookup may use the listing without telling `visited` first."""
-        return self._is_fresh(directory) and not directory.ahead
+        return self._belief.is_fresh(directory) and not directory.ahead
 
-    def _is_fresh(self, directory: Directory) -> bool:
-        return self._clock() - directory.since < self._ttl
-
-    def _is_recent(self, directory: Directory) -> bool:
-        """Whether a name that the listing lacks counts as missing."""
-        believed = max(self._names_ttl, RECENT_FACTOR * directory.took)
-        return self._is_fresh(directory) and self._clock() - directory.checked < believed
+    def _is_due(self, path: str) -> bool:
+        directory = self._listings.directories.get(path)
+        return directory is not None and self._belief.becomes_due(directory)
 
     def _list(self, path: str, fetch: Fetch) -> Directory:
         for _ in range(FETCHES):
@@ -387,11 +434,12 @@ class Tree:
             fetch.since = since = self._clock()
         directory = Directory(fetch_list(path), since)
         directory.took = self._clock() - since
-        directory.ahead = fetch.ahead
+        directory.ahead = fetch.purpose is For.WALK
         with self._lock:
             for name, entry in fetch.changed.items():
                 directory.set(name, entry)
                 directory.looked_at[name] = self._clock()
             if not fetch.spoiled:
+                fetch.before = self._listings.directories.get(path)
                 self._listings.add(path, directory)
             return directory, not fetch.spoiled

@@ -1,0 +1,93 @@
+"""How long a listing counts, and for what. A pure decision but for its clock.
+
+    age of the listing              a listed name   a missing name       `ls`
+    ------------------------------  --------------  -------------------  -----------------------
+    recent (names_ttl, 5 s)         from memory     does not exist       from memory
+    up to PATIENCE_SECONDS more     from memory *   the folder is        far: from memory *
+                                                    listed first         near: listed first
+    fresh (ttl, 60 s)               from memory *   listed first         listed first
+    older                           listed first    listed first         listed first
+
+    *: the folder is looked at again behind the answer (`behind`).
+
+**Which programs wait.** A mount promises that names that others make or delete show within ten
+seconds. A listing of a minute ago cannot answer an `ls`, however far the server is: the program may
+ask only once. So an `ls` gets at most PATIENCE_SECONDS beyond the time for which names are
+believed. Within them it is answered at once, where a listing takes long enough to be noticed. On a
+near server it is not: there a listing takes a millisecond or two, and a listing behind the answer
+would cost as much, and show the new names one `ls` later.
+
+A look-up of a missing name waits, because that name was most likely told to the program: "I have
+put it there". The open would fail for good, while an `ls` that lacks a name is repeated.
+
+Threading: none of its own; the tree's lock guards the listings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ftpfs.core.names.listings import Directory
+
+# A listing stays recent for this multiple of the time that it took, if that is longer than
+# `names_ttl`. So no more than a twentieth of the time goes into listing a directory again.
+RECENT_FACTOR = 20
+
+# For so long (seconds) after it stopped being recent, a listing answers an `ls` of a far server.
+# Together with the five seconds of `names_ttl` these are the ten seconds that are promised.
+PATIENCE_SECONDS = 5.0
+
+# A listing that took longer than this (seconds) is not waited for, near or far: a long folder.
+NOTICED_SECONDS = 0.1
+
+
+class Belief:
+    """For what the listings of one server count now."""
+
+    def __init__(
+        self,
+        ttl: float,
+        names_ttl: float,
+        is_far: Callable[[], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        """`ttl`, `names_ttl`: how long an entry counts, and the absence of a name (seconds).
+
+        `is_far()`: whether a round trip to the server is so long that a program notices it.
+        """
+        self._ttl = ttl
+        self._names_ttl = names_ttl
+        self._is_far = is_far
+        self._clock = clock
+
+    def is_fresh(self, directory: Directory) -> bool:
+        """Whether the names in the listing count."""
+        return self._clock() - directory.since < self._ttl
+
+    def is_recent(self, directory: Directory) -> bool:
+        """Whether a name that the listing lacks counts as missing."""
+        age = self._clock() - directory.checked
+        return self.is_fresh(directory) and age < self._believed_for(directory)
+
+    def shows(self, directory: Directory) -> bool:
+        """Whether the listing answers an `ls`."""
+        if self.is_recent(directory):
+            return True
+        age = self._clock() - directory.checked
+        if not self.is_fresh(directory) or age >= self._believed_for(directory) + PATIENCE_SECONDS:
+            return False
+        return directory.took > NOTICED_SECONDS or self._is_far()
+
+    def becomes_due(self, directory: Directory) -> bool:
+        """Whether to look at a directory again, from whose listing a program was just answered.
+
+        True only once in the time for which the listing is believed.
+        """
+        now = self._clock()
+        if now - max(directory.checked, directory.asked) < self._believed_for(directory):
+            return False
+        directory.asked = now
+        return True
+
+    def _believed_for(self, directory: Directory) -> float:
+        return max(self._names_ttl, RECENT_FACTOR * directory.took)
