@@ -38,7 +38,7 @@ from ftpfs.core.names.listings import (
     named,
     split,
 )
-from ftpfs.model.entry import Entry
+from ftpfs.model.entry import Entry, Kind
 from ftpfs.model.locks import Rank, ranked_lock
 from ftpfs.model.names import check_length
 from ftpfs.model.remote import ListPath
@@ -101,7 +101,9 @@ class Tree:
         with self._lock:
             directory = self._listings.directories.get(parent)
             entries = directory.entries if directory and self._counts(directory) else None
-            due = entries is not None and name in entries and self._is_due(parent)
+            known = entries.get(name) if entries is not None else None
+            # A directory is most often a part of a path: all folders above a file would be due.
+            due = known is not None and known.kind is not Kind.DIRECTORY and self._is_due(parent)
         try:
             if entries is None:
                 single = self._single(path, parent, name)
