@@ -162,7 +162,8 @@ class KernelView:
                     target=self._have_outdated_invalidated, name="ftpfs-outdated", daemon=True
                 ).start()
             except RuntimeError:  # no thread can be started: the next change tries again
-                self._asks_for_outdated = False
+                with self._lock:
+                    self._asks_for_outdated = False
 
     def invalidate_outdated(self) -> None:
         """The callback: what OUTDATED_ATTRIBUTE is read for."""

@@ -145,3 +145,73 @@ def test_thousands_of_corrections_leak_no_thread_and_no_memory(tmp_path: Path) -
 
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# What others changed.
+
+
+class Kernel:
+    """Stands for the C library: reading the attribute calls the mount, as the kernel does."""
+
+    def __init__(self, known: KernelView) -> None:
+        self.known = known
+        self.asked: list[str] = []
+        self.threads: set[int] = set()
+        self.go = threading.Event()
+        self.go.set()
+        known.invalidate = self.asked.append
+
+    def syscall(self, *_arguments: object) -> int:
+        return 0  # close_range: the descriptors of the tests stay
+
+    def getxattr(self, place: bytes, name: bytes, *_rest: object) -> int:
+        assert (place, name) == (b"/mnt", b"user.ftpfs.outdated")
+        self.threads.add(threading.get_ident())
+        assert self.go.wait(10)
+        self.known.invalidate_outdated()
+        return 0
+
+
+@pytest.fixture
+def asking() -> Kernel:
+    known = KernelView("/mnt", 1.0)
+    kernel = Kernel(known)
+    known._libc = kernel  # type: ignore[assignment]
+    return kernel
+
+
+def test_kernel_is_asked_to_forget_what_others_changed_in_another_thread(asking: Kernel) -> None:
+    asking.known.outdated(["/a", "/b"])
+    until(lambda: sorted(asking.asked) == ["/a", "/b"])
+    assert threading.get_ident() not in asking.threads
+
+
+def test_nobody_waits_for_kernel_that_does_not_answer_and_all_is_told_later(
+    asking: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "MOST_FILES", 10)
+    asking.go.clear()
+    for number in range(100):
+        asking.known.outdated([f"/{number}"])
+    until(lambda: len(asking.threads) == 1)
+    asking.go.set()
+    until(lambda: len(asking.asked) == 10)
+    until(lambda: not asking.known._asks_for_outdated)
+    asking.known.outdated(["/last"])
+    until(lambda: "/last" in asking.asked)
+
+
+def test_without_libfuse_3_nothing_is_told() -> None:
+    known, _ = view()
+    known.outdated(["/a"])
+    assert not known._outdated
+    assert not known._asks_for_outdated
+
+
+def test_what_a_kernel_without_this_mount_was_to_be_told_is_dropped(tmp_path: Path) -> None:
+    """Another file system is mounted over it, or none is mounted any more."""
+    known = KernelView(str(tmp_path), 1.0)
+    known.invalidate = lambda path: pytest.fail(f"{path} was told")
+    known.outdated(["/a"])
+    until(lambda: not known._asks_for_outdated)
+    assert not known._outdated
