@@ -59,6 +59,22 @@ def test_second_ls_shows_what_others_changed_and_costs_one_listing(
     assert relay.count("LIST", "MLSD") == 1
 
 
+def test_program_that_lists_again_and_again_costs_a_listing_every_five_seconds(
+    remote_dir: RemoteDir, folder: Path, mount_dir: MountDir, relay: Relay, fuse_binding: str
+) -> None:
+    mounted = mount_dir(binding=fuse_binding, through=relay, options=FAR)
+    assert names(mounted) == BEFORE
+    relay.reset()
+    begun = time.monotonic()
+    while (passed := time.monotonic() - begun) < 16:
+        assert names(mounted) == BEFORE
+        assert (mounted.path / "folder" / "stays").stat().st_size == 1
+        time.sleep(0.2)
+    listings = relay.count("LIST", "MLSD")
+    assert 1 <= listings <= passed / 5
+    assert len(relay.verbs) <= 10 * listings, "nothing but the listings"
+
+
 def test_ls_of_an_old_listing_does_not_wait_for_a_server_that_is_slow(
     remote_dir: RemoteDir, folder: Path, mount_dir: MountDir, relay: Relay, fuse_binding: str
 ) -> None:
