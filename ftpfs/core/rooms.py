@@ -103,6 +103,7 @@ def build(
         ttl=cache.list_ttl,
         names_ttl=max(NAMES_BELIEVED_SECONDS, cache.open_ttl),
         ahead=remote.ahead,
+        behind=remote.behind,
         peek=functools.partial(peek, remote),
         visited=lambda folder: ahead.visited(folder, read=False),
         due=lambda folder: behind.wanted(folder),

@@ -60,9 +60,9 @@ class Looking:
         )
 
     @contextlib.contextmanager
-    def ahead(self) -> Iterator[ListPath]:
+    def unasked(self, use: Use) -> Iterator[ListPath]:
         self._root.on_server("/")
-        with self._pool.leased(Use.AHEAD) as session:
+        with self._pool.leased(use) as session:
             yield lambda path: self._listed(session, self._root.on_server(path))
 
     def all_entries(self, path: str) -> list[Entry]:

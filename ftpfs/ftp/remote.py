@@ -183,7 +183,11 @@ class Remote:
 
         Nothing is tried twice, and no refusal is explained.
         """
-        return self._looking.ahead()
+        return self._looking.unasked(Use.AHEAD)
+
+    def behind(self) -> contextlib.AbstractContextManager[ListPath]:
+        """Like `ahead`, but no connection is made for it."""
+        return self._looking.unasked(Use.BEHIND)
 
     def stat(self, path: str) -> Entry:
         """One entry, asked for now. Raises NotFound."""

@@ -244,6 +244,8 @@ class MemoryRemote:
     def ahead(self) -> Iterator[ListPath]:
         yield self.list
 
+    behind = ahead
+
     def peek(self, path: str) -> Entry | None:
         if not self.tells_singles:
             return None

@@ -5,10 +5,9 @@ from memory, at once; behind the answer the folder is listed anew, and the next 
 the file. What has changed is reported, for the kernel to hear of it (`fuse.kernel`).
 
 Nobody waits for such a look, so it takes what nobody else needs: one look at a time, on a
-connection that is leased as for a listing ahead (it leaves two places and one idle session to
-others, and stands back while anybody waits). A program that needs the same listing waits for this
-one in place of making another (`tree`). After a network failure there is a pause, longer after each
-one.
+connection that is there and idle, while no one else waits for one. No connection is made for it. A
+program that needs the same listing waits for this one in place of making another (`tree`). After a
+network failure there is a pause, longer after each one.
 
 Owns: the folders that wait for a look, and the thread that takes them in turn. Does not own which
 folder is due (`belief`). Raises nothing to a caller.

@@ -61,6 +61,7 @@ class Tree:
         ttl: float,
         names_ttl: float = float("inf"),
         ahead: Callable[[], AbstractContextManager[ListPath]],
+        behind: Callable[[], AbstractContextManager[ListPath]] | None = None,
         peek: Callable[[str], Entry | None] = lambda _path: None,
         visited: Callable[[str], None] = lambda _path: None,
         due: Callable[[str], None] = lambda _path: None,
@@ -71,13 +72,14 @@ class Tree:
         """`ttl`: how long an entry counts (seconds). `names_ttl`: how long the absence of a name
         counts, if that is shorter.
 
-        `ahead()` leases a connection that nobody else needs now, and lists with it. `peek(path)`
+        `ahead()` leases a connection that nobody else needs now, and lists with it; `behind()`
+        leases one that is there already. `peek(path)`
         asks for one name if that is cheaper than listing its directory (None: not known).
         `visited` is called before a directory's names are looked up for the first time. `due` is
         called after an answer from an old listing: `list_behind` may list that directory now.
         `is_far()`: whether a program notices the round trips to the server."""
         self._fetch_list = fetch_list
-        self._ahead = ahead
+        self._leases = {For.WALK: ahead, For.REFRESH: behind or ahead}
         self._peek = peek
         self._visited = visited
         self._due = due
@@ -247,7 +249,7 @@ class Tree:
     def _list_for_later(
         self, choose: Callable[[], str | None], purpose: For
     ) -> tuple[str, Fetch] | None:
-        with self._ahead() as fetch_list:
+        with self._leases[purpose]() as fetch_list:
             begun = self._begin_for_later(choose, purpose)
             if begun is None:
                 return None

@@ -9,6 +9,8 @@ it. The rules:
 - Waiting metadata goes before waiting transfers, and both go before listings ahead. Listings ahead
   leave two places free, and one idle session to other callers. Prefetches leave that one, too, as
   long as there is room to log in one more.
+- Listings behind an answer are like those ahead, but no session is logged in for them. So they take
+  the last idle one if another caller could log in one more.
 - A session that is being groomed, or logged in as a spare, will be idle soon: a caller waits for it
   rather than log in another one (7 round trips), unless more callers wait than sessions come.
 - After a failed login, or after a long time without one, one thread logs in and the others wait for
@@ -34,9 +36,12 @@ class Use(enum.Enum):
     UPLOAD = "upload"  # likewise, to the server; readers are more urgent
     PREFETCH = "prefetch"  # file contents that no program waits for yet
     AHEAD = "ahead"  # listings that no program waits for yet
+    BEHIND = "behind"  # listings that no program will wait for
 
 
 TRANSFERS = (Use.TRANSFER, Use.PREFETCH, Use.UPLOAD)
+# They stand back while anybody else waits.
+UNASKED = (Use.AHEAD, Use.BEHIND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +80,8 @@ class Books:
         return self.leased[use] + self.connecting[use]
 
     def in_line(self, use: Use) -> int:
-        """How many callers wait, including those for `use`. None waits behind AHEAD."""
-        return sum(n for u, n in self.waiting.items() if u is not Use.AHEAD or u is use)
+        """How many callers wait, including those for `use`. None waits behind UNASKED ones."""
+        return sum(n for u, n in self.waiting.items() if u not in UNASKED or u is use)
 
 
 class Verdict(enum.Enum):
@@ -104,6 +109,8 @@ def decide(use: Use, books: Books) -> Decision:
     room = books.has_room
     if books.idle > _idle_left_alone(use, books):
         return Decision(Verdict.TAKE, spare=room and use is Use.TRANSFER and not books.spares)
+    if use is Use.BEHIND:
+        return Decision(Verdict.WAIT)
     if room and _needs_one_more(use, books):
         if use is Use.AHEAD or not books.living:
             return Decision(Verdict.CONNECT)
@@ -118,9 +125,9 @@ def decide(use: Use, books: Books) -> Decision:
 
 
 def _may_start(use: Use, books: Books) -> bool:
-    if use is Use.AHEAD:
-        others_wait = any(n for u, n in books.waiting.items() if u is not Use.AHEAD)
-        return not others_wait and books.under_way(use) < books.cap_now - 2
+    if use in UNASKED:
+        others_wait = any(n for u, n in books.waiting.items() if u not in UNASKED)
+        return not others_wait and sum(map(books.under_way, UNASKED)) < books.cap_now - 2
     if use not in TRANSFERS:
         return True
     metadata_waits = books.waiting[Use.METADATA] + books.waiting[Use.LISTING] > 0
@@ -138,6 +145,8 @@ def _idle_left_alone(use: Use, books: Books) -> int:
     """
     if use is Use.AHEAD:
         return 1
+    if use is Use.BEHIND:
+        return int(not books.has_room)
     return int(use is Use.PREFETCH and books.has_room and not books.spares and books.may_log_in)
 
 

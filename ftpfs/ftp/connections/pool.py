@@ -36,7 +36,7 @@ from typing import TypeVar
 
 from ftpfs import errors
 from ftpfs.ftp.connections import retries
-from ftpfs.ftp.connections.admission import Books, Use, Verdict, decide
+from ftpfs.ftp.connections.admission import UNASKED, Books, Use, Verdict, decide
 from ftpfs.ftp.connections.channels import ARMED_AGE_SECONDS
 from ftpfs.ftp.connections.groomers import Groomers
 from ftpfs.ftp.connections.health import ServerHealth
@@ -223,7 +223,7 @@ class Pool:
     def status(self) -> PoolStatus:
         with self._changed:
             idle = len(self._idle) + len(self._grooming)
-            waiting = sum(self._waiting.values())
+            waiting = sum(n for use, n in self._waiting.items() if use not in UNASKED)
             return PoolStatus(
                 idle, len(self._leases), self._limit.cap(), waiting, self._limit.others
             )
@@ -303,7 +303,7 @@ class Pool:
                     self._log_in_spares(1)
                 if verdict is not Verdict.WAIT:
                     return lease
-                self._wait_for_change(seen, [] if use is Use.AHEAD else holders)
+                self._wait_for_change(seen, [] if use in UNASKED else holders)
 
     @contextlib.contextmanager
     def _waits(self, use: Use) -> Iterator[None]:
@@ -315,7 +315,7 @@ class Pool:
         finally:
             with self._changed:
                 self._waiting[use] -= 1
-                if use is not Use.AHEAD and not self._waiting[use]:
+                if use not in UNASKED and not self._waiting[use]:
                     self._notify_locked()  # callers behind this one may go on
 
     def _admit_locked(
@@ -400,7 +400,7 @@ class Pool:
         return missing
 
     def _choose_locked(self, use: Use) -> Session:
-        """Take the idle session that serves `use` best; for listing ahead, the second best.
+        """Take the idle session that serves `use` best; for what nobody asked for, the second best.
 
         Among equals it takes the one used last, whose TCP window is open. The others may grow old.
         """
@@ -409,7 +409,8 @@ class Pool:
             range(len(self._idle)),
             key=lambda n: self._rank(self._idle[n], wants_armed, n),
         )
-        return self._idle.pop(ranked[-2] if use is Use.AHEAD else ranked[-1])
+        second = use in UNASKED and len(ranked) > 1
+        return self._idle.pop(ranked[-2] if second else ranked[-1])
 
     @staticmethod
     def _rank(session: Session, wants_armed: bool, n: int) -> tuple[bool, bool, bool, int]:

@@ -13,6 +13,7 @@ from ftpfs.ftp.connections.admission import TRANSFERS, Books, Decision, Use, Ver
 
 METADATA, LISTING, TRANSFER = Use.METADATA, Use.LISTING, Use.TRANSFER
 UPLOAD, PREFETCH, AHEAD = Use.UPLOAD, Use.PREFETCH, Use.AHEAD
+BEHIND = Use.BEHIND
 
 TAKE = Decision(Verdict.TAKE)
 TAKE_AND_SPARE = Decision(Verdict.TAKE, spare=True)
@@ -119,6 +120,33 @@ def rows() -> Iterator[Row]:
     yield Row("listing ahead stands back for others", AHEAD, WAIT, idle=2, waiting={TRANSFER: 1})
     yield Row("listing ahead leaves two places", AHEAD, WAIT, idle=2, leased={AHEAD: 2})
     yield Row("listing ahead logs in for itself", AHEAD, CONNECT, cap=8, leased={METADATA: 1})
+    yield Row("listing behind an answer takes the second idle session", BEHIND, TAKE, idle=2)
+    yield Row(
+        "listing behind an answer takes the last one, with room for more", BEHIND, TAKE, idle=1
+    )
+    yield Row(
+        "listing behind an answer leaves the last one at the cap",
+        BEHIND,
+        WAIT,
+        idle=1,
+        leased={METADATA: 3},
+    )
+    yield Row(
+        "listing behind an answer logs in no session", BEHIND, WAIT, cap=8, leased={UPLOAD: 1}
+    )
+    yield Row("listing behind an answer does not begin a mount", BEHIND, WAIT)
+    yield Row("listing behind an answer stands back", BEHIND, WAIT, idle=2, waiting={UPLOAD: 1})
+    yield Row("listings for nobody leave two places", BEHIND, WAIT, idle=2, leased={AHEAD: 2})
+    yield Row(
+        "listing ahead does not stand back for one behind", AHEAD, TAKE, idle=2, waiting={BEHIND: 1}
+    )
+    yield Row(
+        "listing is not counted behind one for nobody",
+        LISTING,
+        WAIT,
+        grooming=1,
+        waiting={BEHIND: 1, AHEAD: 1},
+    )
     yield Row("prefetch leaves the last idle session", PREFETCH, WAIT_FOR_SPARE, idle=1)
     yield Row("prefetch takes the last one at the cap", PREFETCH, TAKE, cap=2, idle=1, grooming=1)
     yield Row("prefetch takes the last one beside a spare", PREFETCH, TAKE, idle=1, spares=1)

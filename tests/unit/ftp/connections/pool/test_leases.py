@@ -340,3 +340,34 @@ def test_listing_ahead_asks_no_stream_to_give_way(make_pool: MakePool) -> None:
     assert not asked
     pool.close()
     waiting.join(5)
+
+
+def test_listing_behind_an_answer_waits_for_an_idle_session_and_logs_none_in(
+    make_pool: MakePool, server: FakeServer
+) -> None:
+    pool = make_pool(cap=4)
+    got: list[Lease] = []
+    waiting = elsewhere(lambda: got.append(pool.lease(Use.BEHIND)))
+    time.sleep(0.05)
+    assert (server.connects, pool.status().waiting) == (0, 0), "and nobody counts it as a caller"
+    first = pool.lease(Use.METADATA)
+    time.sleep(0.05)
+    assert not got
+    first.release()
+    waiting.join(5)
+    assert len(got) == server.connects == 1
+    got.pop().release()
+    waiting = elsewhere(lambda: leased_or_closed(pool, Use.BEHIND))
+    waiting.join(5)
+    pool.close()
+
+
+def test_closed_pool_ends_the_wait_of_a_listing_behind_an_answer(make_pool: MakePool) -> None:
+    pool = make_pool(cap=2)
+    waiting = elsewhere(lambda: leased_or_closed(pool, Use.BEHIND))
+    pool.lease(Use.TRANSFER).release()
+    time.sleep(0.05)
+    assert pool.status().leased == 0, "both places are for others"
+    pool.close()
+    waiting.join(5)
+    assert not waiting.is_alive()
