@@ -1,6 +1,6 @@
 """Folders and files that belong to this user alone, even if others may write beside them.
 
-The problem: `spool_dir` and `disk_cache_dir` may be in /tmp or on a shared disk. Another user may
+The problem: `spool_dir` and `cache_dir` may be in /tmp or on a shared disk. Another user may
 have put a symbolic link where ftpfs's folder belongs. If ftpfs followed it, ftpfs would change the
 mode of its target and write files there.
 

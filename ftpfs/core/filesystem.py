@@ -43,14 +43,14 @@ from ftpfs.core.reading.ahead import FEW_SESSIONS
 from ftpfs.core.reading.blocks import BLOCK_SIZE
 from ftpfs.core.reading.generated import GeneratedFiles
 from ftpfs.core.rooms import build
-from ftpfs.core.store.disk_cache import DiskCache
+from ftpfs.core.store.store import Store
 from ftpfs.core.writing import recovery
 from ftpfs.core.writing.spool import Spool
 from ftpfs.model import link
 from ftpfs.model.entry import Entry, Kind
 from ftpfs.model.names import check_name, is_within
 from ftpfs.model.remote import Remote, Space
-from ftpfs.model.status import CacheStatus, UploadStatus
+from ftpfs.model.status import CacheStatus, StoreStatus, UploadStatus
 from ftpfs.settings.config import Cache, Write
 
 log = logging.getLogger(__name__)
@@ -83,13 +83,13 @@ class Filesystem:
         write: Write | None = None,
         read_only: bool = False,
         prefetchers: int = 0,
-        disk: DiskCache | None = None,
+        store: Store | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`prefetchers`: limit of connections that fetch ahead of the programs.
 
-        They fetch small files, or a part of a long file further on. `disk`: the disk cache, closed
-        with the file system. Nothing that earlier mounts left in the spool is sent before `recover`
+        They fetch small files, or a part of a long file further on. `store`: closed with the
+        file system. Nothing that earlier mounts left in the spool is sent before `recover`
         is called.
         """
         write = write or Write()
@@ -99,7 +99,7 @@ class Filesystem:
             cache,
             write,
             prefetchers=prefetchers,
-            disk=disk,
+            store=store,
             report=self._report_changes,
             clock=clock,
         )
@@ -109,7 +109,7 @@ class Filesystem:
         # Dependencies and constants:
         self._remote = remote
         self._spool = spool
-        self._disk = disk
+        self._store = store
         self._read_only = read_only
         self._most_uploads = write.uploads
         self._generated = GeneratedFiles(spool.folder)
@@ -434,6 +434,10 @@ class Filesystem:
         """What the block cache holds, and how often it was of use."""
         return self._blocks.status()
 
+    def store_status(self) -> StoreStatus | None:
+        """What the store on the disk holds; None: there is none, or it was not used so far."""
+        return self._store.status() if self._store is not None else None
+
     def upload_status(self) -> UploadStatus:
         """What is to be uploaded, and deletions that wait for an unreachable server."""
         status = self._queue.status(self._spool.used, self._spool.limit)
@@ -535,9 +539,9 @@ class Filesystem:
         left += sum(isinstance(job, OpenFile) for job in stuck) + self._folders.count()
         if left:
             log.error("%d files are not on the server; the next mount goes on with them", left)
+        if self._store is not None:
+            self._store.close()  # it may take files from the spool until now
         self._spool.remove()
-        if self._disk is not None:
-            self._disk.close()
         return left
 
     def stop_waiting(self) -> None:

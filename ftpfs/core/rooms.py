@@ -32,7 +32,7 @@ from ftpfs.core.names.tree import Tree
 from ftpfs.core.reading.ahead import LookAhead
 from ftpfs.core.reading.blocks import BlockCache
 from ftpfs.core.reading.reader import StreamBudget
-from ftpfs.core.store.disk_cache import DiskCache
+from ftpfs.core.store.store import Store
 from ftpfs.core.writing.attributes import ModesAndTimes
 from ftpfs.core.writing.conflicts import Conflicts
 from ftpfs.core.writing.delivery import Delivery
@@ -83,7 +83,7 @@ def build(
     write: Write,
     *,
     prefetchers: int,
-    disk: DiskCache | None,
+    store: Store | None,
     report: Callable[[Changes], None],
     clock: Callable[[], float],
 ) -> Rooms:
@@ -112,9 +112,9 @@ def build(
     )
     behind = Behind(tree.list_behind, report=report, clock=clock)
     known = KnownNames(tree)
-    blocks = BlockCache(cache.block_cache, disk)
-    if disk is not None:
-        disk.follow(known.generations)
+    blocks = BlockCache(cache.block_cache, store)
+    if store is not None:
+        store.follow(known.generations)
     round_trip = remote.round_trip
     budget = StreamBudget(
         cache.block_cache, cache.read_ahead, helped=prefetchers, round_trip=round_trip

@@ -35,7 +35,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ftpfs import errors, private
-from ftpfs.model.status import CacheStatus, ConnectionStatus, MountStatus, PendingFile, UploadStatus
+from ftpfs.model.status import (
+    CacheStatus,
+    ConnectionStatus,
+    MountStatus,
+    PendingFile,
+    StoreStatus,
+    UploadStatus,
+)
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +113,7 @@ class Report:
                 ),
                 uploads=_build(UploadStatus, uploads, pending=pending),
                 cache=_build(CacheStatus, status["cache"]),
+                store=_build(StoreStatus, store) if (store := status.get("store")) else None,
             )
             lines = {name: tuple(map(str, reply.get(name, ()))) for name in ("lost", "held")}
             return _build(cls, reply, status=built, **lines)

@@ -26,10 +26,8 @@ from typing import NoReturn
 
 from ftpfs import errors, private
 from ftpfs.core.filesystem import Filesystem
-from ftpfs.core.store import disk_cache
-from ftpfs.core.store.disk_cache import DiskCache
 from ftpfs.core.writing.spool import Spool
-from ftpfs.daemon import logs, mountpoints, places, spools, systemd
+from ftpfs.daemon import logs, mountpoints, places, spools, stores, systemd
 from ftpfs.daemon.running import LeftBehind, Running
 from ftpfs.ftp.connections.neighbours import Neighbours
 from ftpfs.ftp.memory import Memory
@@ -347,7 +345,7 @@ def _filesystem(config: Config, remote: Remote, spool: Spool) -> Filesystem:
         read_only=config.mount.ro,
         # One connection is left for metadata, and one for reads that were not foreseen.
         prefetchers=max(0, config.network.max_connections - 2),
-        disk=_disk_cache(config),
+        store=stores.open_store(config),
     )
 
 
@@ -429,15 +427,6 @@ def neighbours_folder(server: Server) -> Path:
     """
     name = hashlib.sha256(f"{server.host}:{server.port}".encode()).hexdigest()[:16]
     return places.state() / "servers" / f"{name}.now"
-
-
-def _disk_cache(config: Config) -> DiskCache | None:
-    if not config.cache.disk_cache:
-        return None
-    # The same names in another encoding are other files.
-    folder = disk_cache.folder_of(f"{config.server} {config.server.encoding}")
-    where = config.cache.disk_cache_dir or places.cache() / "blocks"
-    return DiskCache(where / folder, config.cache.disk_cache)
 
 
 def _keep_heap() -> None:

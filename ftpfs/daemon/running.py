@@ -396,6 +396,7 @@ class Running:
             ),
             uploads=self._filesystem.upload_status(),
             cache=self._filesystem.cache_status(),
+            store=self._filesystem.store_status(),
         )
 
     def _sample(self, status: MountStatus) -> _Sample:

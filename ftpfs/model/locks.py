@@ -56,7 +56,8 @@ class Rank(enum.IntEnum):
     STREAM_BUDGET = enum.auto()
     BLOCKS = enum.auto()  # reading/blocks: the cache
     GENERATIONS = enum.auto()  # reading/blocks
-    DISK_CACHE = enum.auto()  # store/disk_cache
+    STORE = enum.auto()  # store/store: contents that are open
+    STORE_WRITER = enum.auto()  # store/writer: what waits for the disk
 
     # Writing, on the disk.
     SPOOL = enum.auto()  # writing/spool: room

@@ -46,6 +46,18 @@ class CacheStatus:
 
 
 @dataclass(frozen=True)
+class StoreStatus:
+    """The store of one server's contents on this machine's disk, of all mounts that share it."""
+
+    used: int  # bytes of disk, without those of kept contents
+    kept: int  # bytes of kept contents
+    capacity: int  # bound of `used`
+    files: int
+    hits: int  # blocks asked for that were here, since the store was made
+    misses: int
+
+
+@dataclass(frozen=True)
 class ConnectionStatus:
     idle: int
     busy: int
@@ -60,3 +72,4 @@ class MountStatus:
     connections: ConnectionStatus
     uploads: UploadStatus
     cache: CacheStatus
+    store: StoreStatus | None = None

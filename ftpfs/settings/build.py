@@ -12,7 +12,7 @@ from typing import Any
 from ftpfs.errors import InvalidArgument
 from ftpfs.settings.config import Cache, Config, Mount, Network, Server, Tls, Write
 from ftpfs.settings.credentials import Surroundings, login, proxy_password
-from ftpfs.settings.options import KERNEL_FLAGS, OPTIONS
+from ftpfs.settings.options import FORMER, KERNEL_FLAGS, OPTIONS
 from ftpfs.settings.source import Source, unquote
 
 # Each of these demands TLS: with one of them nothing goes in clear.
@@ -25,8 +25,11 @@ def build_config(source: Source, values: Mapping[str, object], around: Surroundi
     Raises InvalidArgument, also if a password is needed and no place has one.
     """
     values = {**source.options, **values}
-    if values.get("disk_cache_dir") and not values.get("disk_cache"):
-        around.warn("disk_cache_dir has no effect: disk_cache sets the size of the disk cache")
+    for former in sorted(set(FORMER) & set(values)):
+        around.warn(f"{former} is called {FORMER[former]} now")
+        values.setdefault(FORMER[former], values[former])
+    if values.get("cache_dir") and not values.get("cache_size"):
+        around.warn("cache_dir has no effect: cache_size sets how much is stored")
     if values.get("proxy") and values.get("active"):
         raise InvalidArgument("active and proxy exclude each other: no server connects to a proxy")
     kernel_flags = values.get(KERNEL_FLAGS)

@@ -207,16 +207,16 @@ class Cache:
         default=16 * MIB_BYTES,
         metadata=_option("Maximum read-ahead for sequential reads.", values.SIZE),
     )
-    # Off by default: after a single mount nothing stays on the disk.
-    disk_cache: int = field(
+    # Off by default: after a single mount nothing stays on the disk. `auto`: `daemon.stores`.
+    cache_size: int = field(
         default=0,
         metadata=_option(
-            "Disk space for the contents of files, kept for the next mount.",
-            values.DISK_CACHE_SIZE,
+            "Disk space to store contents of files: a size, or auto; 0: none.",
+            values.STORE_SIZE,
         ),
     )
-    disk_cache_dir: Path | None = field(
-        default=None, metadata=_option("Folder of the disk cache.", values.PATH)
+    cache_dir: Path | None = field(
+        default=None, metadata=_option("Folder of the stored contents.", values.PATH)
     )
 
 

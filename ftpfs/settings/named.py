@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ftpfs.errors import InvalidArgument, printable
-from ftpfs.settings.options import OPTIONS, parse_options
+from ftpfs.settings.options import FORMER, OPTIONS, parse_options
 from ftpfs.settings.source import Source, parse_source
 
 
@@ -142,12 +142,13 @@ def _values(where: str, table: Mapping[str, object]) -> dict[str, object]:
     """The values of options in TOML: text, numbers, true or false for switches (None: off)."""
     values: dict[str, object] = {}
     for name, value in table.items():
-        option = OPTIONS.get(name.replace("-", "_"))
+        key = name.replace("-", "_")
+        option = OPTIONS.get(FORMER.get(key, key))
         try:
             if value is False and option and option.kind is None:
                 values[option.name] = None
             elif isinstance(value, str | int | float) and option and not isinstance(value, bool):
-                values[option.name] = option.read(str(value))
+                values[key] = option.read(str(value))
             elif value is True or option is None:
                 values.update(parse_options(name))
             else:

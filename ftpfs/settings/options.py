@@ -63,6 +63,9 @@ OPTIONS: Mapping[str, Option] = {
     for option in _options_of(part)
 }
 
+# Names that options had before. `-o` and the file of named servers take them.
+FORMER = {"disk_cache": "cache_size", "disk_cache_dir": "cache_dir"}
+
 # Words of fstab for mount(8), systemd and desktops: ignored. `user` with a value is an option of
 # ftpfs; alone it is mount(8)'s, which adds nosuid and nodev by itself. FTP has no access times, so
 # the words about them are ignored, too.
@@ -92,6 +95,8 @@ def parse_options(text: str) -> dict[str, object]:
         name = name.replace("-", "_")
         if item == "rw":
             values["ro"] = False
+        elif name in FORMER and has_value:
+            values[name] = OPTIONS[FORMER[name]].read(value)
         elif name not in OPTIONS:
             raise InvalidArgument(_unknown_option(name))
         elif has_value:

@@ -30,8 +30,10 @@ class Kind(NamedTuple):
 
 _SECONDS_PER_UNIT = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _BYTES_PER_UNIT = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-# The index of the disk cache takes up to 1 MiB of it.
-_DISK_CACHE_MIN_BYTES = 16 * MIB_BYTES
+# The index of the store takes up to 1 MiB of it.
+_STORE_MIN_BYTES = 16 * MIB_BYTES
+# The value of a size that the mount chooses.
+AUTO = -1
 
 
 def _number(low: int, high: int) -> Callable[[str], int]:
@@ -70,13 +72,17 @@ def _size(text: str) -> int:
     return int(float(match[1]) * _BYTES_PER_UNIT[match[2]])
 
 
-def _disk_cache_size(text: str) -> int:
-    if 0 < (size := _size(text)) < _DISK_CACHE_MIN_BYTES:
-        raise ValueError("a disk cache needs at least 16M (0: no disk cache)")
+def _store_size(text: str) -> int:
+    if text == "auto":
+        return AUTO
+    if 0 < (size := _size(text)) < _STORE_MIN_BYTES:
+        raise ValueError("the store needs at least 16M (0: no store)")
     return size
 
 
 def _show_size(size: int) -> str:
+    if size == AUTO:
+        return "auto"
     if not size:
         return "0"
     fitting = (unit for unit, factor in _BYTES_PER_UNIT.items() if size % factor == 0)
@@ -189,7 +195,7 @@ def choice(*words: str) -> Kind:
 TIME = Kind("SECONDS", _seconds, lambda seconds: f"{seconds:g}")
 DEADLINE = TIME._replace(parse=_deadline)
 SIZE = Kind("SIZE", _size, _show_size)
-DISK_CACHE_SIZE = SIZE._replace(parse=_disk_cache_size)
+STORE_SIZE = SIZE._replace(parse=_store_size)
 PORT = Kind("PORT", parse_port)
 COUNT = Kind("NUMBER", _number(1, 1000))
 PATH = Kind("PATH", _path)

@@ -170,7 +170,7 @@ class Peer:
 class Ftpfs(Peer):
     """This project, with one of its FUSE bindings.
 
-    `disk`: with the default binding, and with the disk cache that rclone's mode `full` has.
+    `disk`: with the default binding, and with the store, which rclone's mode `full` has.
     """
 
     def __init__(self, variant: str) -> None:
@@ -183,7 +183,7 @@ class Ftpfs(Peer):
         url = f"ftp://{server.user}@{server.host}:{server.port}/"
         options = f"binding={self._binding.module},spool_dir={place.state / 'spool'}"
         if self._disk:
-            options += f",disk_cache=4G,disk_cache_dir={place.state / 'disk'}"
+            options += f",cache_size=4G,cache_dir={place.state / 'disk'}"
         mount = [sys.executable, "-m", "ftpfs", "mount", "--foreground"]
         return Command(
             [*mount, url, str(place.here), "-o", options],

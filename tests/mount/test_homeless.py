@@ -96,13 +96,13 @@ def test_mount_with_a_place_for_what_is_written_needs_no_home(
     home: Path, server: ScriptedServer, tmp_path: Path
 ) -> None:
     here = tmp_path / "mnt"
-    mounting = Mounting(server, home, here, f",spool_dir={tmp_path}/spool,disk_cache=16M")
+    mounting = Mounting(server, home, here, f",spool_dir={tmp_path}/spool,cache_size=16M")
     assert mounting.done.returncode == 0, mounting.done.stderr
     (here / "new").write_bytes(b"new")
     assert (here / "hello").read_bytes() == b"hello, world\n"
     wait_until_sent(here)
     assert (server.root / "new").read_bytes() == b"new"
     told = mounting.log.read_text()
-    assert told.count("the disk cache in") == 1
+    assert told.count("the store in") == 1
     assert told.count("ftpfs status will not find") == 1
     unmount(here)

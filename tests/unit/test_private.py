@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ftpfs import errors, private
-from ftpfs.core.store.disk_cache import DiskCache
+from ftpfs.core.store.store import Store
 from ftpfs.core.writing.journal import NAME
 from ftpfs.core.writing.spool import KEPT, Spool, left_behind
 from ftpfs.daemon import logs
@@ -49,11 +49,11 @@ def is_untouched(target: Path) -> bool:
     "use",
     [
         Spool,
-        lambda path: DiskCache(path, 1 << 30).close(),
+        lambda path: Store(path, 1 << 30).close(),
         lambda path: Control(path, "/mnt", {}),
         private.make_folder,
     ],
-    ids=["spool", "disk cache", "sockets", "folder"],
+    ids=["spool", "store", "sockets", "folder"],
 )
 def test_symbolic_link_in_the_place_of_a_folder_is_not_followed(
     shared: Path, target: Path, use: Callable[[Path], object], caplog: pytest.LogCaptureFixture
@@ -99,12 +99,12 @@ def test_kept_file_is_not_moved_through_a_link(shared: Path, target: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["lock", "index.db", "index.db-wal"])
-def test_link_in_the_place_of_one_of_the_disk_caches_files_switches_it_off(
+def test_link_in_the_place_of_one_of_the_stores_files_switches_it_off(
     shared: Path, target: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (shared / "ours").mkdir(mode=0o700)
     (shared / "ours" / name).symlink_to(target / "file")
-    DiskCache(shared / "ours", 1 << 30).close()
+    Store(shared / "ours", 1 << 30).close()
     assert "switched off" in caplog.text
     assert is_untouched(target)
 

@@ -28,6 +28,7 @@ it with no lock held.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Iterator
@@ -398,26 +399,28 @@ class OpenFile(Facts):
             left = state.progress.is_dirty and not state.progress.is_deleted
             reader = state.server.take_reader_locked()
             spooled, state.spooled = state.spooled, None
-            is_cached = spooled is not None and self._is_cacheable_locked(spooled)
+            is_whole = spooled is not None and self._is_whole_locked(spooled)
             size, version = state.changes.size, state.server.version
         if reader:
             reader.close()
         if spooled is None:
             return left
-        if is_cached:
+        if is_whole and size <= CACHE_UP_TO:
             for index, offset in enumerate(range(0, size, BLOCK_SIZE)):
                 block = spooled.read(offset, min(BLOCK_SIZE, size - offset))
                 self._cache.put(version, index, block, downloaded=False)
-        spooled.close(delete=not left)
+        if is_whole and self._cache.outlives_mount:
+            spooled.hand_over(functools.partial(self._cache.adopt, version))
+        else:
+            spooled.close(delete=not left)
         return left
 
-    def _is_cacheable_locked(self, spooled: SpoolFile) -> bool:
-        """Whether the spool holds a small file, all of it, as the server has it."""
+    def _is_whole_locked(self, spooled: SpoolFile) -> bool:
+        """Whether the spool holds all of the file, as the server has it."""
         progress, size = self._state.progress, self._state.changes.size
         if progress.is_dirty or progress.is_deleted or self._state.server.entry is None:
             return False
-        is_small = self._state.server.version.size == size <= CACHE_UP_TO
-        return is_small and spooled.present.covers(0, size)
+        return self._state.server.version.size == size and spooled.present.covers(0, size)
 
 
 def _join(

@@ -158,8 +158,8 @@ class ServerFile:
         """How the reader of `version` gets bytes: under the name that the file has at that time.
 
         If a content arrives in several pieces, all of them have to be of one content, and some may
-        have been read earlier. A block in the disk cache must belong to its version even a year
-        later. So with a disk cache, a single piece is checked, too.
+        have been read earlier. A block in the store must belong to its version even a year
+        later. So with a store, a single piece is checked, too.
         """
         while True:
             with self._changed:

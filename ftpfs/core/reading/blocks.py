@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import cachetools
@@ -102,6 +103,9 @@ class LowerCache(Protocol):
 
     def put(self, version: Version, index: int, block: bytes) -> None:
         """Store a block if that is possible without waiting. Called with no lock held."""
+
+    def adopt(self, version: Version, source: Path) -> bool:
+        """Make a file the stored content, without waiting. False: the caller keeps the file."""
 
 
 # Bytes that a block takes beside its content: the object, its key, and its places in the tables
@@ -201,14 +205,21 @@ class BlockCache:
     def put(self, version: Version, index: int, block: bytes, *, downloaded: bool = True) -> None:
         """File a block that the server has: BLOCK_SIZE bytes, or less at the end of a file.
 
-        Without `downloaded`, the block is known because it was uploaded.
+        Without `downloaded`, the block is known because it was uploaded: memory alone files it.
         """
         with self._lock:
             if downloaded:
                 self._downloaded += len(block)
             self._keep_locked(version, index, block)
-        if self._lower is not None:
+        if self._lower is not None and downloaded:
             self._lower.put(version, index, block)
+
+    def adopt(self, version: Version, source: Path) -> bool:
+        """Have the lower cache take over a file that holds all of a content that was uploaded.
+
+        True: the file belongs to that cache from now on, and nobody may write to it.
+        """
+        return self._lower is not None and self._lower.adopt(version, source)
 
     def holds(self, version: Version, indexes: Iterable[int]) -> list[bool]:
         """Which of these blocks are in memory. Does not count as a use of them."""

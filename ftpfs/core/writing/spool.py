@@ -29,7 +29,7 @@ import posixpath
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -546,6 +546,17 @@ class SpoolFile(LocalFile):
             for block in blocks if len(blocks) < len(self._sums) else list(self._sums):
                 if block in blocks:
                     self._sums.pop(block, None)
+
+    def hand_over(self, take: Callable[[Path], bool]) -> None:
+        """Close the file, of which the server has all. If `take(path)` is false, delete it.
+
+        Until the new owner has moved it, a kill leaves it here, and the next mount deletes it.
+        """
+        is_taken = False
+        with contextlib.suppress(errors.OutOfDescriptors):
+            self.note_fetched(True)
+            is_taken = take(self.path)
+        self.close(delete=not is_taken)
 
     def close(self, *, delete: bool = True) -> None:
         self.let_go()

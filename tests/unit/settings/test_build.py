@@ -84,8 +84,9 @@ class TestBuild:
                 {"tls_fingerprint": "ab" * 32, "tls_ca": Path("/etc/passwd")},
                 ["tls_ca"],
             ),
-            ("h", {"disk_cache_dir": Path("/var/cache/x")}, ["disk_cache_dir"]),
-            ("h", {"disk_cache_dir": Path("/var/cache/x"), "disk_cache": 1 << 30}, []),
+            ("h", {"cache_dir": Path("/var/cache/x")}, ["cache_dir"]),
+            ("h", {"cache_dir": Path("/var/cache/x"), "cache_size": 1 << 30}, []),
+            ("h", {"disk_cache": 1 << 30}, ["disk_cache"]),
         ],
     )
     def test_option_without_effect_is_warned_about(

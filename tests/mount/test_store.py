@@ -1,4 +1,4 @@
-"""`disk_cache` on real mounts: a mount reads what an earlier one fetched from the disk, if it is
+"""The store on real mounts: a mount reads what an earlier one fetched from the disk, if it is
 unchanged. A relay counts each RETR."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.mount
 
 MIB = 1 << 20
 OLD = 1_000_000_000  # long past: files that changed within the last minute are not kept
-MountDisk = Callable[..., Mounted]
+MountStore = Callable[..., Mounted]
 
 
 @pytest.fixture(scope="session")
@@ -37,15 +37,15 @@ def server_kind() -> Kind:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tmp_path / "disk-cache"
+    return tmp_path / "store"
 
 
 @pytest.fixture
-def mount(relay: Relay, mount_dir: MountDir, folder: Path) -> MountDisk:
-    """Mount the folder of the server, through the relay, with the disk cache."""
+def mount(relay: Relay, mount_dir: MountDir, folder: Path) -> MountStore:
+    """Mount the folder of the server, through the relay, with a store."""
 
     def mount(size: str = "1G", where: Path = folder) -> Mounted:
-        return mount_dir(through=relay, options=f"disk_cache={size},disk_cache_dir={where}")
+        return mount_dir(through=relay, options=f"cache_size={size},cache_dir={where}")
 
     return mount
 
@@ -73,7 +73,7 @@ def log_lines(mounted: Mounted, words: str) -> list[str]:
 
 @pytest.mark.long
 def test_second_mount_reads_unchanged_files_without_one_retr(
-    remote_dir: RemoteDir, relay: Relay, mount: MountDisk
+    remote_dir: RemoteDir, relay: Relay, mount: MountStore
 ) -> None:
     names = {f"big{n}": 30 * MIB + n for n in range(5)}
     names |= {f"folder/small{n}": 4096 + n for n in range(300)}
@@ -86,7 +86,7 @@ def test_second_mount_reads_unchanged_files_without_one_retr(
         for name in names:
             assert digest(first.path / name) == digest(remote_dir.disk / name)
         first.unmount()
-        if " 0 dropped" in log_lines(first, "disk cache: ")[-1]:
+        if " 0 dropped" in log_lines(first, "store: ")[-1]:
             break
     assert relay.count("RETR") >= 300
 
@@ -106,8 +106,8 @@ def test_second_mount_reads_unchanged_files_without_one_retr(
     assert fetched == {"big0", "big1"}
 
 
-def test_file_written_here_with_its_old_time_is_not_read_from_the_disk_cache(
-    remote_dir: RemoteDir, mount: MountDisk
+def test_file_written_here_with_its_old_time_is_not_read_from_the_store(
+    remote_dir: RemoteDir, mount: MountStore
 ) -> None:
     old = make(remote_dir, "file", 300_000)
     make(remote_dir, "old/file", 300_000, seed=3)
@@ -136,8 +136,8 @@ def test_file_written_here_with_its_old_time_is_not_read_from_the_disk_cache(
 
 
 @pytest.mark.long
-def test_disk_cache_serves_right_bytes_after_kill_while_filling(
-    remote_dir: RemoteDir, relay: Relay, mount: MountDisk, tmp_path: Path
+def test_store_serves_right_bytes_after_kill_while_filling(
+    remote_dir: RemoteDir, relay: Relay, mount: MountStore, tmp_path: Path
 ) -> None:
     data = {f"file{n}": make(remote_dir, f"file{n}", 12 * MIB + n) for n in range(4)}
     rng = random.Random(3)
@@ -159,7 +159,7 @@ def test_disk_cache_serves_right_bytes_after_kill_while_filling(
         for name, content in data.items():
             assert (after.path / name).read_bytes() == content
         after.unmount()
-        for path in (tmp_path / "disk-cache").glob("*/data/*"):
+        for path in (tmp_path / "store").glob("*/data/*"):
             if rng.random() < 0.5:
                 path.unlink()  # so that the next one has something to fill
     relay.reset()
@@ -168,8 +168,8 @@ def test_disk_cache_serves_right_bytes_after_kill_while_filling(
         assert (last.path / name).read_bytes() == content
 
 
-def test_two_mounts_share_the_disk_cache_and_its_bound(
-    remote_dir: RemoteDir, relay: Relay, mount: MountDisk, folder: Path
+def test_two_mounts_share_the_store_and_its_bound(
+    remote_dir: RemoteDir, relay: Relay, mount: MountStore, folder: Path
 ) -> None:
     data = {f"file{n}": make(remote_dir, f"file{n}", 3 * MIB + n) for n in range(20)}
     two = [mount("32M"), mount("32M")]
@@ -193,13 +193,13 @@ def test_two_mounts_share_the_disk_cache_and_its_bound(
 
 
 def test_block_with_a_flipped_byte_is_fetched_again(
-    remote_dir: RemoteDir, relay: Relay, mount: MountDisk, folder: Path
+    remote_dir: RemoteDir, relay: Relay, mount: MountStore, folder: Path
 ) -> None:
     data = make(remote_dir, "file", 3 * MIB)
     first = mount()
     assert (first.path / "file").read_bytes() == data
     first.unmount()
-    [path] = folder.glob("*/data/*")
+    [path] = folder.glob("*/data/file~*[!.side]")
     with open(path, "r+b") as file:
         file.seek(2 * MIB + 5)
         byte = file.read(1)
@@ -225,8 +225,8 @@ def small_disk(path: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", path], check=True)
 
 
-def test_disk_cache_switches_off_when_the_disk_is_full_and_reading_continues(
-    remote_dir: RemoteDir, mount: MountDisk, tmp_path: Path
+def test_store_switches_off_when_the_disk_is_full_and_reading_continues(
+    remote_dir: RemoteDir, mount: MountStore, tmp_path: Path
 ) -> None:
     data = make(remote_dir, "file", 40 * MIB)
     with small_disk(tmp_path / "small", "size=8m") as disk:
@@ -238,8 +238,8 @@ def test_disk_cache_switches_off_when_the_disk_is_full_and_reading_continues(
         assert re.search("No space left|disk is full", log_lines(mounted, "switched off")[0])
 
 
-def test_disk_cache_switches_off_when_the_disk_is_read_only_and_reading_continues(
-    remote_dir: RemoteDir, mount: MountDisk, tmp_path: Path
+def test_store_switches_off_when_the_disk_is_read_only_and_reading_continues(
+    remote_dir: RemoteDir, mount: MountStore, tmp_path: Path
 ) -> None:
     data = make(remote_dir, "file", 2 * MIB)
     with small_disk(tmp_path / "small", "ro") as disk:
@@ -249,8 +249,8 @@ def test_disk_cache_switches_off_when_the_disk_is_read_only_and_reading_continue
         assert len(log_lines(mounted, "switched off")) == 1
 
 
-def test_disk_cache_switches_off_when_its_folder_vanishes_and_reading_continues(
-    remote_dir: RemoteDir, mount: MountDisk, folder: Path
+def test_store_switches_off_when_its_folder_vanishes_and_reading_continues(
+    remote_dir: RemoteDir, mount: MountStore, folder: Path
 ) -> None:
     data = {name: make(remote_dir, name, 2 * MIB) for name in ("one", "two", "three")}
     mounted = mount()

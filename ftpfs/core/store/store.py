@@ -1,0 +1,247 @@
+"""The store: contents of one server's files on the local disk, for this mount and later ones.
+
+Owns one folder for each server, which all mounts of that server share, and what may be stored and
+served. Does not know where blocks come from, nor whether a reader waits for them. If the store
+lacks a block, the caller fetches it; if the store cannot take a block, the block is dropped.
+
+    contents.py   the files of the contents         data/
+    index.py      rows, bound, eviction             index.db
+    writer.py     the thread that changes both
+
+**Which contents can be confused.** A content is known by path, size and time, and FTP's times have
+whole seconds. A content on the disk may be served a year later, so no other content may ever have
+the same three.
+
+- *Fetched* contents: a file that was changed a second ago may change again within the same second,
+  after a part of it was read. So only contents are stored whose time is exact and long past
+  (`SETTLED_SECONDS`).
+- *Uploaded* contents are known here to the byte, and their time is the one that this mount gave
+  them, or was confirmed by the server. But another client may write the file right after the
+  upload. If that gives it the same time and the same size, nobody can tell: there is no later
+  moment at which a look at the server would prove anything. The time of such a change is the
+  server's clock at that moment. So if the content's time is long past when the upload is confirmed
+  (`cp -p`, `rsync -t`, `tar`), no ordinary change can have the same, and the content is stored for
+  everybody. If not, the content is stored for this mount alone: under a name that no other mount
+  looks for, and until the end of this mount. That promises just what memory promises: at each open
+  the server is asked after `open_ttl`, and a change that keeps size and time is not noticed.
+- A content that this mount changes is dropped, because a program may set size and time back to
+  what they were.
+
+If the disk is full or broken, or the folder is gone, the store switches itself off and logs why.
+Reading goes on without it.
+
+Threading: any number of threads call the methods. `get` reads the disk in its caller's thread.
+Nothing else waits for the disk. `_lock` (Rank.STORE) guards the open contents; no I/O is done under
+it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+from ftpfs import errors, private
+from ftpfs.core.reading.blocks import Generations, Version
+from ftpfs.core.store.contents import Content, ContentFolder, Damaged, Facts, name_of
+from ftpfs.core.store.index import FILES
+from ftpfs.core.store.writer import Adopt, Drop, Forget, Put, Writer
+from ftpfs.model.locks import Rank, ranked_lock
+from ftpfs.model.status import StoreStatus
+
+log = logging.getLogger(__name__)
+
+# A file that was changed within this time (s) is not stored for other mounts: see the module. One
+# second would be enough if the server's clock agreed with ours and no byte waited in a buffer; a
+# minute covers both.
+SETTLED_SECONDS = 60.0
+# Limit of contents that are open for reading, with two descriptors each, and of contents known to
+# be absent.
+OPEN_CONTENTS, ABSENT_CONTENTS = 32, 64
+# After a content was absent, the store looks for it again after this time (s): another mount may
+# have stored it.
+ABSENT_SECONDS = 1.0
+# Part of the folder's name, so that another layout gets another folder.
+LAYOUT = 2
+
+
+def folder_of(host: str, server: str) -> str:
+    """The name of a server's folder. `server` has all that tells this server from others."""
+    text = f"{LAYOUT} {server}".encode("utf-8", "surrogateescape")
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in host)
+    return f"{plain[-60:].lstrip('.')}~{hashlib.sha256(text).hexdigest()[:16]}"
+
+
+class Store:
+    """Contents of one server's files in `folder`, which takes at most `capacity` bytes."""
+
+    def __init__(
+        self, folder: Path, capacity: int, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`clock()` returns seconds since the epoch. A folder that cannot be used is logged."""
+        self._folder = folder
+        self._files = ContentFolder(folder / "data")
+        self._clock = clock
+        self._owner = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._writer = Writer(
+            folder, self._files, capacity, self._owner, clock=clock, changed=self._let_go
+        )
+        self._lock = ranked_lock(Rank.STORE)
+        # Guarded by _lock:
+        self._open: OrderedDict[str, Content] = OrderedDict()
+        self._absent: OrderedDict[str, float] = OrderedDict()  # until then (time.monotonic())
+        self._has_own = False  # contents for this mount alone
+        try:
+            self._make_folder()
+        except OSError as error:
+            self._writer.switch_off(error)
+
+    def follow(self, generations: Generations) -> None:
+        """Learn from `generations` which contents this mount changes. Called before any use."""
+        self._writer.generations = generations
+        generations.changed = self.forget
+
+    def get(self, version: Version, index: int) -> bytes | None:
+        """Block `index` of that content, verified, or None."""
+        if not self._is_current(version):
+            return None
+        facts = Facts.of(version)
+        with self._lock:
+            owners = ["", self._owner] if self._has_own else [""]
+        try:
+            for owner in owners:
+                content = self._content(name_of(facts, owner))
+                if content is not None and (block := self._read(content, index)) is not None:
+                    return block
+        except OSError as error:
+            self._writer.switch_off(error)
+        self._writer.note_miss()
+        return None
+
+    def put(self, version: Version, index: int, block: bytes) -> None:
+        """Queue a block to be written. Never waits; if the queue is full, the block is dropped."""
+        if not version.exact or not self._is_settled(version):
+            return
+        if len(block) == Facts.of(version).length(index):
+            self._writer.add(Put(version, index, block))
+
+    def adopt(self, version: Version, source: Path) -> bool:
+        """Make the file at `source` the stored content. Never waits.
+
+        It holds all of the content, and nobody writes to it any more. True: it belongs to the store
+        from now on, and is gone from its place soon, in any case.
+        """
+        if not version.exact or version.mtime is None or not version.size:
+            return False
+        owner = "" if self._is_settled(version) else self._owner
+        if not self._writer.add(Adopt(version, source, owner)):
+            return False
+        with self._lock:
+            self._has_own |= bool(owner)
+        return True
+
+    def forget(self, path: str) -> None:
+        """This mount changed `path` or something below it: delete the contents stored there."""
+        self._writer.add(Forget(path))
+
+    def status(self) -> StoreStatus | None:
+        """What is in the store; None: it was not used so far, or is switched off."""
+        return None if self._writer.is_off else self._writer.status
+
+    def close(self) -> None:
+        """Do what is queued, for some seconds. After it, nothing is stored or served."""
+        self._writer.close()
+        with self._lock:
+            self._open.clear()
+            self._absent.clear()
+        counts = self._writer.counts
+        if any(counts):
+            log.info(
+                "store: %d blocks served, %d stored, %d dropped, %d files adopted",
+                counts.hits,
+                counts.stored,
+                counts.dropped,
+                counts.adopted,
+            )
+
+    # Inside.
+
+    def _is_current(self, version: Version) -> bool:
+        """Whether no other content can be meant, and this mount has not changed this one."""
+        if not version.exact or version.mtime is None or self._writer.is_off:
+            return False
+        if self._writer.generations.of(version.path) != version.generation:
+            return False
+        return not self._writer.is_forgetting(version.path)
+
+    def _is_settled(self, version: Version) -> bool:
+        mtime = version.mtime
+        return mtime is not None and self._clock() - mtime >= SETTLED_SECONDS
+
+    def _content(self, name: str) -> Content | None:
+        """The content of that name, opened when it is first needed; None if it is absent."""
+        with self._lock:
+            known = self._open.get(name)
+            if known is not None:
+                self._open.move_to_end(name)
+                return known
+            if time.monotonic() < self._absent.get(name, 0.0):
+                return None
+        try:
+            found = self._files.open(name)
+        except FileNotFoundError:
+            with self._lock:
+                self._absent[name] = time.monotonic() + ABSENT_SECONDS
+                while len(self._absent) > ABSENT_CONTENTS:
+                    self._absent.popitem(last=False)
+            return None
+        except Damaged as damage:
+            self._drop(name, name, damage)
+            return None
+        with self._lock:
+            self._absent.pop(name, None)
+            self._open[name] = found
+            while len(self._open) > OPEN_CONTENTS:
+                self._open.popitem(last=False)
+        return found
+
+    def _read(self, content: Content, index: int) -> bytes | None:
+        try:
+            block = content.read(index)
+        except Damaged as damage:
+            self._drop(content.name, content.facts.path, damage)
+            return None
+        if block is None:
+            if content.is_unlinked:  # another mount deleted it, and may have stored it again
+                self._let_go([content.name])
+            return None
+        self._writer.note_use(content.name)
+        return block
+
+    def _drop(self, name: str, what: str, damage: Damaged) -> None:
+        log.warning("store: %s of %s is damaged on the disk: it is fetched again", damage, what)
+        self._writer.add(Drop(name))
+        self._let_go([name])
+
+    def _let_go(self, names: list[str]) -> None:
+        """Drop the open files of these contents; the next read opens them again."""
+        with self._lock:
+            for name in names:
+                self._open.pop(name, None)
+                self._absent.pop(name, None)
+
+    def _make_folder(self) -> None:
+        try:
+            private.make_folder(self._folder)
+            private.make_folder(self._files.path)
+            for name in ("lock", *FILES):  # SQLite follows symbolic links
+                private.check_file(self._folder / name)
+        except errors.PermissionDenied as error:
+            raise PermissionError(str(error)) from error
+        if not os.access(self._files.path, os.W_OK | os.X_OK):
+            raise PermissionError(f"{self._files.path} is not writable")

@@ -1,0 +1,70 @@
+"""Stores: finds the stores of this user, and opens that of a mount.
+
+Owns where stores are, and how large one may become if the user does not say. `core.store` owns what
+is in a store.
+
+Threading: any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from pathlib import Path
+
+from ftpfs import errors, private
+from ftpfs.core.store.store import Store, folder_of
+from ftpfs.daemon import places
+from ftpfs.settings.config import Config
+from ftpfs.settings.values import AUTO
+
+log = logging.getLogger(__name__)
+
+# `cache_size=auto`: this part of the disk's free space, this much at most (bytes), and nothing on a
+# disk that has less than that free.
+AUTO_PART, AUTO_MOST_BYTES, AUTO_LEAST_FREE_BYTES = 10, 8 << 30, 2 << 30
+# The file in a store's folder that tells the server's address.
+SERVER = "server"
+
+
+def open_store(config: Config) -> Store | None:
+    """The store for a mount of this server, or None if there shall be none."""
+    where = config.cache.cache_dir or default_folder()
+    size = config.cache.cache_size
+    if size == AUTO:
+        size = auto_size(where)
+    if not size:
+        return None
+    server = config.server
+    # The same names in another encoding are other files.
+    folder = where / folder_of(server.host, f"{server} {server.encoding}")
+    store = Store(folder, size)
+    with contextlib.suppress(OSError, errors.FtpfsError):  # the store has told why
+        _note(folder, str(server))
+    return store
+
+
+def default_folder() -> Path:
+    """The folder of the stores of all servers."""
+    return places.cache() / "store"
+
+
+def _note(folder: Path, server: str) -> None:
+    """Note in a store's folder whose it is."""
+    place = folder / SERVER
+    private.check_file(place)
+    if not place.exists() or place.read_text() != server:
+        place.write_text(server)
+        place.chmod(0o600)
+
+
+def auto_size(where: Path) -> int:
+    """How large a store in the folder `where` may become, by the disk's free space (bytes)."""
+    try:
+        disk = next(path for path in (where, *where.parents) if path.exists())
+        free = shutil.disk_usage(disk).free
+    except (OSError, StopIteration) as error:
+        log.warning("nothing is stored in %s: %s", where, error)
+        return 0
+    return 0 if free < AUTO_LEAST_FREE_BYTES else min(free // AUTO_PART, AUTO_MOST_BYTES)
