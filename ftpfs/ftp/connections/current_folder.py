@@ -38,7 +38,7 @@ class CurrentFolder:
         self._entered_before: object = None  # the profile's `moved` at that time
         self._moves_other = True  # the RNFR in flight is about a file that is not ours
 
-    def is_(self, folder: str) -> bool:
+    def is_known_to_be(self, folder: str) -> bool:
         """Whether the session is in that folder for sure."""
         is_there = self.path == folder and self._entered_before is self._profile.names.moved
         return is_there and time.monotonic() - self._entered_at < FOLDER_AGE_SECONDS

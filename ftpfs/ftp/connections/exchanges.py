@@ -58,7 +58,7 @@ class Exchanges:
 
     def _enter(self, folder: str) -> Reply | None:
         """Enter this folder ("": any will do); return the refusal if the server denies it."""
-        if not folder or self._folder.is_(folder):
+        if not folder or self._folder.is_known_to_be(folder):
             return None
         (reply,) = self._channels.exchange([f"CWD {folder}"])
         return None if reply.ok else reply

@@ -75,7 +75,7 @@ class Hearing:
         A 421 ends the session. So does "500 OOPS": the last words of a vsftpd session whose other
         half was killed. Read as "unknown command", it would reach a program as EOPNOTSUPP.
         """
-        self.hear_it_wake()
+        self.finish_waking()
         reply = self._control.reply(timeout or self._reply_timeout)
         if reply.code == 421:
             raise errors.from_reply(reply.code, reply.text)
@@ -191,9 +191,9 @@ class Hearing:
         self._send_type()
         self.waking = True
         if not self._profile.wire.pipelining:
-            self.hear_it_wake()
+            self.finish_waking()
 
-    def hear_it_wake(self) -> None:
+    def finish_waking(self) -> None:
         """Read the reply to the TYPE of `wake`, if it is not read yet."""
         if not self.waking:
             return

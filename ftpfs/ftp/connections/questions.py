@@ -113,7 +113,7 @@ class Asking:
         began, at_once = 0.0, 0  # when the first answers came, and how many
         while not asked.done:
             self._send_more(asked)
-            self._hearing.hear_it_wake()
+            self._hearing.finish_waking()
             there = self._answers_there(asked)
             if not began:
                 began, at_once = time.monotonic(), len(there)
