@@ -30,6 +30,7 @@ _TITLES = {
 _FILES = [
     ("~/.config/ftpfs/config.toml", "Named servers, and defaults for all."),
     ("~/.netrc", "User names and passwords by host; mode 600."),
+    ("~/.cache/ftpfs/store", "Contents of files, if cache_size is given."),
     ("~/.local/state/ftpfs/log/ftpfs.log", "The log of mounts in the background."),
 ]
 _ENVIRONMENT = [
@@ -39,7 +40,10 @@ _ENVIRONMENT = [
         "CREDENTIALS_DIRECTORY",
         "Where systemd keeps the credentials ftpfs-password and ftpfs-proxy-password.",
     ),
-    ("XDG_CONFIG_HOME, XDG_STATE_HOME", "Instead of ~/.config and ~/.local/state."),
+    (
+        "XDG_CONFIG_HOME, XDG_STATE_HOME, XDG_CACHE_HOME",
+        "Instead of ~/.config, ~/.local/state and ~/.cache.",
+    ),
 ]
 _EXAMPLES = [
     "ftpfs mount ftpes://me@nas.local/photos /mnt/photos",
@@ -66,6 +70,8 @@ def page() -> str:
     for name in cli.cli.list_commands(program):
         if command := cli.cli.get_command(program, name):
             parts += _command(name, command)
+            for below, each in getattr(command, "commands", {}).items():
+                parts += _command(f"{name} {below}", each)
     parts.append(".SH OPTIONS")
     parts.append(_text(_INTRODUCTION))
     part = None

@@ -25,8 +25,9 @@ from rich.text import Text
 from ftpfs.commands import bars
 from ftpfs.commands.mounts import Mount, Progress, count, failed, to_go
 from ftpfs.daemon.control_socket import Report
+from ftpfs.daemon.stores import Stored
 from ftpfs.errors import printable
-from ftpfs.model.status import PendingFile, UploadStatus
+from ftpfs.model.status import CacheStatus, PendingFile, StoreStatus, UploadStatus
 
 _FILES_SHOWN = 10  # pending files by name
 _WATCH_PAUSE_SECONDS = 1.0
@@ -54,11 +55,15 @@ def _plain(mount: Mount) -> dict[str, Any]:
 
 def status(mounts: list[Mount], out: TextIO) -> None:
     """Print a report of these mounts."""
+    _print(_picture(mounts), out)
+
+
+def _print(picture: RenderableType, out: TextIO) -> None:
     if out.isatty():
-        Console(file=out).print(_picture(mounts))
+        Console(file=out).print(picture)
         return
     text = io.StringIO()
-    Console(file=text, width=_PIPE_WIDTH_COLUMNS).print(_picture(mounts))
+    Console(file=text, width=_PIPE_WIDTH_COLUMNS).print(picture)
     out.writelines(line.rstrip() + "\n" for line in text.getvalue().splitlines())
 
 
@@ -120,10 +125,49 @@ def _facts(mount: Mount) -> Table:
     if report.note:
         table.add_row("note", Text(printable(report.note), style="bold"))
     table.add_row("downloads", f"{decimal(cache.downloaded)}{_rate(report.download_rate)}")
-    asked = cache.hits + cache.misses
-    share = f", {cache.hits / asked:.0%} of {asked:,} reads" if asked else ""
+    share = _share(cache, "reads")
     table.add_row("cache", f"{decimal(cache.used)} of {decimal(cache.capacity)}{share}")
+    if store := report.status.store:
+        table.add_row("store", _store(store))
     return table
+
+
+def _store(store: StoreStatus) -> str:
+    kept = f", and {decimal(store.kept)} kept" if store.kept else ""
+    return (
+        f"{decimal(store.used)} of {decimal(store.capacity)}{kept}, {count(store.files)}"
+        f"{_share(store)}"
+    )
+
+
+def _share(status: CacheStatus | StoreStatus, what: str = "blocks") -> str:
+    """How many of the reads found what they looked for."""
+    asked = status.hits + status.misses
+    return f", {status.hits / asked:.0%} of {asked:,} {what}" if asked else ""
+
+
+def stores(found: list[Stored], out: TextIO) -> None:
+    """Print what is stored of each server."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("disk", "kept", "files", "found"):
+        table.add_column(title, justify="right")
+    table.add_column("server", overflow="fold")
+    for server, status in found:
+        asked = status.hits + status.misses
+        table.add_row(
+            decimal(status.used),
+            decimal(status.kept) if status.kept else "",
+            f"{status.files:,}",
+            f"{status.hits / asked:.0%}" if asked else "",
+            Text(printable(server)),
+        )
+    _print(table if found else Text("nothing is stored"), out)
+
+
+def freed(found: list[tuple[str, int]], out: TextIO) -> None:
+    """Print what was freed of each server's store."""
+    lines = [Text(f"{decimal(size)} freed of {printable(server)}") for server, size in found]
+    _print(Group(*lines) if lines else Text("nothing is stored"), out)
 
 
 def _add_what_waits(table: Table, mount: Mount) -> None:

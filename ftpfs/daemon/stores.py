@@ -11,11 +11,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ftpfs import errors, private
+from ftpfs.core.store.contents import ContentFolder
+from ftpfs.core.store.index import FILES, Index
 from ftpfs.core.store.store import Store, folder_of
 from ftpfs.daemon import places
+from ftpfs.model.status import StoreStatus
 from ftpfs.settings.config import Config
 from ftpfs.settings.values import AUTO
 
@@ -48,6 +55,58 @@ def open_store(config: Config) -> Store | None:
 def default_folder() -> Path:
     """The folder of the stores of all servers."""
     return places.cache() / "store"
+
+
+class Stored(NamedTuple):
+    """The store of one server."""
+
+    server: str  # its URL
+    status: StoreStatus  # its capacity is 0: that is up to the mounts
+
+
+def stored(where: Path | None = None) -> list[Stored]:
+    """The stores in the folder `where` (None: the default one), by server."""
+    found = []
+    for server, folder in _servers(where):
+        with _index_in(folder) as index:
+            found.append(Stored(server, index.status(0)))
+    return found
+
+
+def clear(where: Path | None, chosen: Callable[[str], bool]) -> list[tuple[str, int]]:
+    """Delete what is stored of the servers whose URL is `chosen`, but for kept contents.
+
+    Mounts that use a store go on with it. Returns URL and freed bytes of each.
+    """
+    freed = []
+    for server, folder in _servers(where):
+        if chosen(server):
+            with _index_in(folder) as index:
+                index.reconcile(time.time())
+                freed.append((server, index.clear()))
+    return freed
+
+
+def _servers(where: Path | None) -> list[tuple[str, Path]]:
+    found = []
+    for place in (where or default_folder()).glob(f"*/{SERVER}"):
+        if (place.parent / FILES[0]).exists():
+            private.check_file(place)
+            found.append((place.read_text(errors="replace"), place.parent))
+    return sorted(found)
+
+
+@contextlib.contextmanager
+def _index_in(folder: Path) -> Iterator[Index]:
+    """The index of the store in `folder`. Raises FtpfsError if it is damaged or locked."""
+    try:
+        index = Index(folder / FILES[0], ContentFolder(folder / "data"))
+        try:
+            yield index
+        finally:
+            index.close()
+    except sqlite3.Error as error:
+        raise errors.FtpfsError(f"{folder}: {error} (it may be deleted)") from error
 
 
 def _note(folder: Path, server: str) -> None:

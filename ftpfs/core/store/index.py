@@ -184,6 +184,13 @@ class Index:
             rows = self._db.execute("SELECT name FROM contents WHERE owner = ?", (owner,))
             self._remove([name for (name,) in rows.fetchall()])
 
+    def clear(self) -> int:
+        """Delete all contents that are not kept. Returns how many bytes that frees."""
+        with self._transaction():
+            rows = self._db.execute("SELECT name, bytes FROM contents WHERE NOT kept").fetchall()
+            self._remove([name for name, _ in rows])
+        return sum(taken for _, taken in rows)
+
     # Questions.
 
     def status(self, capacity: int) -> StoreStatus:

@@ -89,7 +89,13 @@ class Store:
         self._clock = clock
         self._owner = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._writer = Writer(
-            folder, self._files, capacity, self._owner, clock=clock, changed=self._let_go
+            folder,
+            self._files,
+            capacity,
+            self._owner,
+            clock=clock,
+            changed=self._let_go,
+            resting=self._let_go_deleted,
         )
         self._lock = ranked_lock(Rank.STORE)
         # Guarded by _lock:
@@ -234,6 +240,12 @@ class Store:
             for name in names:
                 self._open.pop(name, None)
                 self._absent.pop(name, None)
+
+    def _let_go_deleted(self) -> None:
+        """Drop the contents that others deleted: only then does the disk get their space back."""
+        with self._lock:
+            known = list(self._open.items())
+        self._let_go([name for name, content in known if content.is_unlinked])
 
     def _make_folder(self) -> None:
         try:

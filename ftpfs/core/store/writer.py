@@ -110,8 +110,10 @@ class Writer:
         *,
         clock: Callable[[], float],
         changed: Callable[[list[str]], None],
+        resting: Callable[[], None],
     ) -> None:
-        """`changed(names)` is called after these contents were made or deleted."""
+        """`changed(names)` is called after these contents were made or deleted; `resting()` in
+        pauses."""
         self.generations = Generations()  # replaced before the first use
         self._folder = folder
         self._files = files
@@ -119,6 +121,7 @@ class Writer:
         self._owner = owner
         self._clock = clock
         self._report = changed
+        self._rest = resting
         # Of the thread:
         self._unsealed: dict[str, None] = {}
         self._is_resting = False
@@ -248,6 +251,7 @@ class Writer:
                 for _, run in groupby(items, _run_of):
                     self._do(index, list(run))
                 if not items:
+                    self._rest()
                     self._seal_one()
                 self._note(index)
             index.remove_owned(self._owner)
