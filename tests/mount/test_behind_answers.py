@@ -90,6 +90,22 @@ def test_ls_of_an_old_listing_does_not_wait_for_a_server_that_is_slow(
     until(lambda: names(mounted) == AFTER, within=4)
 
 
+def test_ls_of_an_old_listing_does_not_wait_for_a_server_that_is_away(
+    remote_dir: RemoteDir, folder: Path, mount_dir: MountDir, relay: Relay, fuse_binding: str
+) -> None:
+    mounted = mount_dir(binding=fuse_binding, through=relay, options=FAR)
+    assert names(mounted) == BEFORE
+    change(remote_dir)
+    relay.vanish()
+    time.sleep(OLD)
+    begun = time.monotonic()
+    for _ in range(20):
+        assert names(mounted) == BEFORE
+    assert time.monotonic() - begun < AT_ONCE
+    relay.come_back()
+    until(lambda: names(mounted) == AFTER, within=30)
+
+
 def test_ls_after_a_long_pause_shows_what_others_changed(
     remote_dir: RemoteDir, folder: Path, mount_dir: MountDir, fuse_binding: str
 ) -> None:

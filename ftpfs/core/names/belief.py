@@ -27,7 +27,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ftpfs.core.names.listings import Directory
+from ftpfs.core.names.listings import ROOT, Directory
+from ftpfs.model.entry import Entry, Kind
 
 # A listing stays recent for this multiple of the time that it took, if that is longer than
 # `names_ttl`. So no more than a twentieth of the time goes into listing a directory again.
@@ -39,6 +40,10 @@ PATIENCE_SECONDS = 5.0
 
 # A listing that took longer than this (seconds) is not waited for, near or far: a long folder.
 NOTICED_SECONDS = 0.1
+
+
+# What a program asks for that lists a directory.
+WHOLE = ROOT
 
 
 class Belief:
@@ -78,12 +83,18 @@ class Belief:
             return False
         return directory.took > NOTICED_SECONDS or self._is_far()
 
-    def becomes_due(self, directory: Directory) -> bool:
+    def becomes_due(self, directory: Directory, entry: Entry | None = WHOLE) -> bool:
         """Whether to look at a directory again, from whose listing a program was just answered.
 
-        True only once in the time for which the listing is believed.
+        True only once in the time for which the listing is believed. `entry`: what the program
+        asked for. None, a missing name, is another matter. The name of a directory is most often a
+        part of a path: with it, all folders above a file would become due.
         """
         now = self._clock()
+        if now - directory.checked < self._names_ttl:  # each `stat` calls this
+            return False
+        if entry is None or (entry.kind is Kind.DIRECTORY and entry is not WHOLE):
+            return False
         if now - max(directory.checked, directory.asked) < self._believed_for(directory):
             return False
         directory.asked = now

@@ -38,7 +38,7 @@ from ftpfs.core.names.listings import (
     named,
     split,
 )
-from ftpfs.model.entry import Entry, Kind
+from ftpfs.model.entry import Entry
 from ftpfs.model.locks import Rank, ranked_lock
 from ftpfs.model.names import check_length
 from ftpfs.model.remote import ListPath
@@ -102,10 +102,10 @@ class Tree:
         parent, name = split(path)
         with self._lock:
             directory = self._listings.directories.get(parent)
-            entries = directory.entries if directory and self._counts(directory) else None
-            known = entries.get(name) if entries is not None else None
-            # A directory is most often a part of a path: all folders above a file would be due.
-            due = known is not None and known.kind is not Kind.DIRECTORY and self._is_due(parent)
+            entries, due = None, False
+            if directory is not None and self._counts(directory):
+                entries = directory.entries
+                due = self._belief.becomes_due(directory, entries.get(name))
         try:
             if entries is None:
                 single = self._single(path, parent, name)
@@ -155,7 +155,8 @@ class Tree:
         entries = self._entries(path, self._belief.shows)
         with self._lock:
             shown = list(entries.values())
-            due = self._is_due(path)
+            directory = self._listings.directories.get(path)
+            due = directory is not None and self._belief.becomes_due(directory)
         if due:
             self._due(path)
         return shown
@@ -415,10 +416,6 @@ class Tree:
     def _counts(self, directory: Directory) -> bool:
         """Whether a lookup may use the listing without telling `visited` first."""
         return self._belief.is_fresh(directory) and not directory.ahead
-
-    def _is_due(self, path: str) -> bool:
-        directory = self._listings.directories.get(path)
-        return directory is not None and self._belief.becomes_due(directory)
 
     def _list(self, path: str, fetch: Fetch) -> Directory:
         for _ in range(FETCHES):
