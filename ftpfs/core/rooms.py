@@ -94,7 +94,6 @@ def build(
     """
     ahead: LookAhead
     behind: Behind
-    delivery: Delivery
     renames: Renames
     files = OpenFiles()
     tree = Tree(
@@ -120,7 +119,6 @@ def build(
         cache.block_cache, cache.read_ahead, helped=prefetchers, round_trip=round_trip
     )
     queue: UploadQueue[Job] = UploadQueue(
-        lambda job: delivery.send(job),
         workers=write.uploads if link.is_long(round_trip()) else min(write.uploads, NEAR_UPLOADS),
         holds_bursts=lambda: not link.is_long(round_trip()),
     )
@@ -144,6 +142,7 @@ def build(
     conflicts = Conflicts(remote, files, known, intents)
     doubts = Doubts(intents, hiding, files, folders, known, aftermath, endings, conflicts)
     delivery = Delivery(remote, folders, known, doubts, conflicts, endings)
+    queue.deliver = delivery.send
     renames = Renames(
         remote,
         files,

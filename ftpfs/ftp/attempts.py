@@ -21,6 +21,7 @@ from ftpfs.ftp.connections.admission import Use
 from ftpfs.ftp.connections.pool import Pool
 from ftpfs.ftp.connections.session import Session
 from ftpfs.ftp.profile import Profile
+from ftpfs.ftp.profile.names import Names
 
 # A file that a program on the server has open (a virus scanner, an indexer) is often free a moment
 # later: the command is repeated after these pauses. Uploads wait in their queue instead.
@@ -60,22 +61,25 @@ class Attempts:
 
             return doing
 
-        def attempt() -> T:
-            for pause in BUSY_PAUSES_SECONDS:
-                with contextlib.suppress(errors.Busy):
-                    return self._pool.run(noted(work), again=noted(again or work), use=use)
-                time.sleep(pause)
-            return self._pool.run(noted(work), again=noted(again or work), use=use)
-
+        # For a listing the folder is entered anyway.
+        explained = Explained(self._profile.names, why, tries_names=use is not Use.LISTING)
         try:
-            if use is not Use.LISTING:
-                return self.explain(attempt, why)
-            return attempt()
+            while True:
+                with explained:
+                    return self._patiently(noted(work), noted(again or work), use)
         except errors.NetworkError as error:
             error.asked = asked
             raise
-        except errors.Refused as refusal:  # of a listing, for which the folder is entered anyway
-            raise self._reason(why) or _denied(refusal) from refusal
+
+    def _patiently(
+        self, work: Callable[[Session], T], again: Callable[[Session], T], use: Use
+    ) -> T:
+        """Do it, also if a program has the file open for a moment."""
+        for pause in BUSY_PAUSES_SECONDS:
+            with contextlib.suppress(errors.Busy):
+                return self._pool.run(work, again=again, use=use)
+            time.sleep(pause)
+        return self._pool.run(work, again=again, use=use)
 
     def begin(
         self,
@@ -85,41 +89,63 @@ class Attempts:
         use: Use = Use.TRANSFER,
     ) -> T:
         """Start a transfer (see `Pool.begin`)."""
-        return self.explain(lambda: self._pool.begin(start, use=use, give_way=give_way), why)
+        explained = self.explained(why)
+        while True:
+            with explained:
+                return self._pool.begin(start, use=use, give_way=give_way)
 
-    def explain(self, attempt: Callable[[], T], why: Why) -> T:
-        """Run `attempt`, and explain its refusal.
+    def explained(self, why: Why) -> Explained:
+        """An operation whose refusal is explained: see `Explained`."""
+        return Explained(self._profile.names, why, tries_names=True)
 
-        If nothing explains it, and the server has not taken a path yet, the server may take bare
-        names only. Then the attempt is repeated with names, and the profile learns from the result.
-        """
-        try:
-            return attempt()
-        except errors.Refused as refusal:
-            reason = self._reason(why)
-            explained = reason is not None or isinstance(refusal, errors.Busy)
-            if self._profile.names.may_be_bare_only and not explained:
-                with contextlib.suppress(errors.Refused):
-                    return self._by_name(attempt)
-            raise reason or _denied(refusal) from refusal
 
-    def _reason(self, why: Why) -> errors.FtpfsError | None:
+class Explained:
+    """One operation, whose refusal is explained. Its attempts are `with` blocks in an endless loop:
+
+        explained = attempts.explained(why)
+        while True:
+            with explained:
+                return work()
+
+    If nothing explains a refusal, and the server has not taken a path yet, the server may take bare
+    names only. Then the block ends without an error, and the next attempt goes by names. The
+    profile learns from its result.
+    """
+
+    def __init__(self, names: Names, why: Why, *, tries_names: bool) -> None:
+        self._names = names
+        self._why = why
+        self._tries_names = tries_names
+        self._refusal: errors.Refused | None = None  # of the path; set: this attempt is by names
+
+    def __enter__(self) -> None:
+        if self._refusal is not None:
+            self._names.trying = True
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if self._refusal is not None:
+            self._end_by_name(self._refusal, error)
+        elif isinstance(error, errors.Refused):
+            reason = self._reason()
+            is_explained = reason is not None or isinstance(error, errors.Busy)
+            if is_explained or not (self._tries_names and self._names.may_be_bare_only):
+                raise reason or _denied(error) from error
+            self._refusal = error
+            return True
+        return False
+
+    def _reason(self) -> errors.FtpfsError | None:
         """What `why` finds, or None if the server refuses to tell: the first refusal counts."""
         with contextlib.suppress(errors.Refused):
-            return why()
+            return self._why()
         return None
 
-    def _by_name(self, attempt: Callable[[], T]) -> T:
-        self._profile.names.trying = True
-        try:
-            done = attempt()
-        except errors.CrossesFolders:  # its source was found
-            self._profile.names.saw_bare()
-            raise
-        finally:
-            self._profile.names.trying = False
-        self._profile.names.saw_bare()
-        return done
+    def _end_by_name(self, refusal: errors.Refused, error: BaseException | None) -> None:
+        self._names.trying = False
+        if isinstance(error, errors.Refused):
+            raise _denied(refusal) from refusal
+        if error is None or isinstance(error, errors.CrossesFolders):  # its source was found
+            self._names.saw_bare()
 
 
 def _denied(refusal: errors.Refused) -> errors.FtpfsError:

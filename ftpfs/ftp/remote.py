@@ -320,11 +320,11 @@ class Remote:
         content raises, Superseded above all; NetworkError if the server cannot be reached.
         """
         where = self._root.on_server(path)
+        explained = self._attempts.explained(lambda: self._reasons.not_written(path))
         with self._forgetting_time(path):
-            return self._attempts.explain(
-                lambda: self._uploads.store(where, content, base, check=check),
-                lambda: self._reasons.not_written(path),
-            )
+            while True:
+                with explained:
+                    return self._uploads.store(where, content, base, check=check)
 
     def patch(
         self, path: str, content: Content, ranges: Sequence[tuple[int, int]], *, base: Entry
@@ -341,11 +341,11 @@ class Remote:
         sent again, look, and pass the entry that is found as `base`.
         """
         where = self._root.on_server(path)
+        explained = self._attempts.explained(lambda: self._reasons.not_written(path))
         with self._forgetting_time(path):
-            return self._attempts.explain(
-                lambda: self._uploads.patch(where, content, ranges, base),
-                lambda: self._reasons.not_written(path),
-            )
+            while True:
+                with explained:
+                    return self._uploads.patch(where, content, ranges, base)
 
     def append(self, path: str, content: Content, start: int, end: int, *, base: Entry) -> Entry:
         """Send the bytes [start, end) of `content` to the end of the server's file at `path`.
@@ -359,11 +359,11 @@ class Remote:
         to look.
         """
         where = self._root.on_server(path)
+        explained = self._attempts.explained(lambda: self._reasons.not_written(path))
         with self._forgetting_time(path):
-            return self._attempts.explain(
-                lambda: self._uploads.append(where, content, start, end, base),
-                lambda: self._reasons.not_written(path),
-            )
+            while True:
+                with explained:
+                    return self._uploads.append(where, content, start, end, base)
 
     def takes_files(self, path: str) -> bool:
         """Whether the folder above `path` takes new files.
@@ -372,7 +372,10 @@ class Remote:
         the server's refusal.
         """
         where = self._root.on_server(path)
-        return self._attempts.explain(lambda: self._uploads.takes_files(where), lambda: None)
+        explained = self._attempts.explained(lambda: None)
+        while True:
+            with explained:
+                return self._uploads.takes_files(where)
 
     # Changing.
 

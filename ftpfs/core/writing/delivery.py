@@ -69,7 +69,12 @@ class Delivery:
             return
         try:
             with self._exclusive(job):
-                self._upload(job, streamed=True)
+                repaired = _Repaired(self, job)
+                while True:
+                    with repaired:
+                        self.set_folder_of(job.path)
+                        job.outgoing.upload(streamed=True)
+                        break
         except errors.NetworkError:
             raise  # the queue tries again; the folder's mode and time wait for it
         except Exception:
@@ -83,11 +88,12 @@ class Delivery:
         The upload ends even if a program writes to the file all the time.
         """
         file.demand()
-        for _ in range(OVERTAKEN):
-            with contextlib.suppress(errors.Superseded):
-                self._upload(file)
+        repaired = _Repaired(self, file, most_overtaken=OVERTAKEN)
+        while True:
+            with repaired:
+                self.set_folder_of(file.path)
+                file.outgoing.upload()
                 return
-        self._upload(file)
 
     def set_folder_of(self, path: str) -> None:
         """Set the mode that the folder of `path` needs before an entry is put into it."""
@@ -112,32 +118,14 @@ class Delivery:
         finally:
             self._endings.retire(file)
 
-    def _upload(self, file: OpenFile, *, streamed: bool = False) -> None:
-        """Upload the file. Needs exclusive use of it. A failure is reported to waiting callers."""
-        try:
-            self.set_folder_of(file.path)
-            for _ in range(MOST_REPAIRS):
-                try:
-                    file.outgoing.upload(streamed=streamed)
-                except errors.FtpfsError as error:
-                    if not self._repairs(file, error):
-                        raise
-                else:
-                    return
-            file.outgoing.upload()
-        except errors.Superseded:
-            raise
-        except errors.FtpfsError as error:
-            if not isinstance(error, errors.NetworkError):
-                self._known.note_refused(posixpath.dirname(file.path))
-            file.failed(error)
-            raise
-        except Exception as error:
-            # An error of ftpfs itself. The queue logs it; a waiting caller must hear of it, too.
-            file.failed(_as_foreseen(error))
-            raise
+    def note_failure(self, file: OpenFile, error: Exception) -> None:
+        """Tell the callers that wait for the file why it is not on the server."""
+        if isinstance(error, errors.FtpfsError) and not isinstance(error, errors.NetworkError):
+            self._known.note_refused(posixpath.dirname(file.path))
+        # An error of ftpfs itself is logged by the queue. A waiting caller must hear of it, too.
+        file.failed(_as_foreseen(error))
 
-    def _repairs(self, file: OpenFile, error: errors.FtpfsError) -> bool:
+    def repairs(self, file: OpenFile, error: errors.FtpfsError) -> bool:
         """Remove the cause of a failed upload. Returns False if that is impossible."""
         if isinstance(error, (errors.Conflict, errors.Changed)):
             self._conflicts.resolve(file, error)
@@ -164,6 +152,40 @@ class Delivery:
                 self._known.outdated(folder)
                 made = True
         return made
+
+
+class _Repaired:
+    """One file's upload. Its attempts are `with` blocks in an endless loop, left when it is done.
+
+    If the cause of a failure can be removed, the block ends without an error, and the next attempt
+    follows. So it does if a program wrote to the file meanwhile, `most_overtaken` times. Any other
+    failure is told to the callers that wait for the file. Needs exclusive use of the file.
+    """
+
+    def __init__(self, delivery: Delivery, file: OpenFile, *, most_overtaken: int = 0) -> None:
+        self._delivery = delivery
+        self._file = file
+        self._repairs_left = MOST_REPAIRS
+        self._overtaken_left = most_overtaken
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if isinstance(error, errors.Superseded):
+            self._overtaken_left -= 1
+            return self._overtaken_left >= 0
+        try:
+            if isinstance(error, errors.FtpfsError) and self._repairs_left:
+                self._repairs_left -= 1
+                if self._delivery.repairs(self._file, error):
+                    return True
+        except Exception as failure:
+            self._delivery.note_failure(self._file, failure)
+            raise
+        if isinstance(error, Exception):
+            self._delivery.note_failure(self._file, error)
+        return False
 
 
 def _as_foreseen(error: Exception) -> errors.FtpfsError:

@@ -2,7 +2,7 @@
 
 Owns the lock and the workers, and what others learn of the queue. `schedule` decides which file is
 next, when, and how many go at a time; `backoff` decides what follows a failure; `jobs` holds the
-files in their order. The queue does not know what a file is made of: it calls `upload(file)`.
+files in their order. The queue does not know what a file is made of: it calls `deliver(file)`.
 
 Threading: any thread. `_changed` (Rank.QUEUE) guards everything; files are asked under it. Workers
 start when there is something to do; they are daemons, ended by `stop`.
@@ -35,7 +35,10 @@ class UploadQueue(Generic[F]):
     """Files on their way to the server, `workers` at a time.
 
     Attributes:
-        _upload, _workers, _linger, _short_linger, _holds_bursts, _clock: constant.
+        deliver: `deliver(file)` returns when the server has what was closed of the file. It raises
+            Superseded if a program wrote to the file meanwhile: then the file waits for its next
+            close. Set once, before the first file.
+        _workers, _linger, _short_linger, _holds_bursts, _clock: constant.
 
         Guarded by `_changed`:
         _jobs: the files.
@@ -49,19 +52,14 @@ class UploadQueue(Generic[F]):
 
     def __init__(
         self,
-        upload: Callable[[F], None],
         *,
         workers: int,
         linger: float = schedule.LINGER_SECONDS,
         holds_bursts: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`upload(file)` returns when the server has what was closed of the file.
-
-        It raises Superseded if a program wrote to the file meanwhile: then the file waits for its
-        next close. `holds_bursts()`: whether uploads slow down the programs that are still writing.
-        """
-        self._upload = upload
+        """`holds_bursts()`: whether uploads slow down the programs that are still writing."""
+        self.deliver: Callable[[F], None]
         self._workers = workers
         self._linger = linger
         self._short_linger = min(linger, schedule.SHORT_LINGER_SECONDS)
@@ -296,7 +294,7 @@ class UploadQueue(Generic[F]):
         while (job := self._next()) is not None:
             error: errors.FtpfsError | None = None
             try:
-                self._upload(job.file)
+                self.deliver(job.file)
             except errors.FtpfsError as failure:
                 error = failure
             except Exception as failure:

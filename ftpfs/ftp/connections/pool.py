@@ -80,6 +80,46 @@ class Lease:
             self._pool._take_back(self)
 
 
+class Repeated:
+    """One piece of work on a session, in attempts. Each is a `with` block in a loop without end:
+
+        repeated = pool.repeated(use)
+        while True:
+            with repeated as session:
+                return work(session)
+
+    If the connection breaks, the block ends without an error, and the next one has another session;
+    `retries` says how often. Any other end of the block is the end of the work. The block gives its
+    session back, unless it ends well after `keep`.
+    """
+
+    def __init__(self, pool: Pool, use: Use, give_way: Callable[[], None] | None) -> None:
+        self.is_first = True  # no attempt was made before this one
+        self._pool = pool
+        self._use = use
+        self._give_way = give_way
+        self._policy = retries.Retries()
+        self._is_kept = False
+
+    def __enter__(self) -> Session:
+        self._lease = self._pool.lease(self._use, self._give_way)
+        self._is_kept = False
+        if not self.is_first:
+            self._lease.session.disarm()  # the armed connection did not cause the failure
+        return self._lease.session
+
+    def keep(self) -> Callable[[], None]:
+        """Let what this attempt begins have the session until it calls the result."""
+        self._is_kept = True
+        return self._lease.release
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        self.is_first = False
+        if error is not None or not self._is_kept:
+            self._lease.release()
+        return error is not None and self._pool._goes_on_after(error, self._policy)
+
+
 @dataclass(frozen=True)
 class PoolStatus:
     """A snapshot for people: how many sessions are idle and in use, and how many there may be.
@@ -180,13 +220,10 @@ class Pool:
         retried, because the caller has waited long enough.
         """
 
-        def attempt(lease: Lease, number: int) -> T:
-            try:
-                return (again or work)(lease.session) if number > 1 else work(lease.session)
-            finally:
-                lease.release()
-
-        return self._repeat(attempt, use)
+        repeated = self.repeated(use)
+        while True:
+            with repeated as session:
+                return work(session) if again is None or repeated.is_first else again(session)
 
     def begin(
         self,
@@ -200,14 +237,14 @@ class Pool:
         Repeated like `run`, until `start` has returned.
         """
 
-        def attempt(lease: Lease, _: int) -> T:
-            try:
-                return start(lease.session, lease.release)
-            except BaseException:
-                lease.release()
-                raise
+        repeated = self.repeated(use, give_way)
+        while True:
+            with repeated as session:
+                return start(session, repeated.keep())
 
-        return self._repeat(attempt, use, give_way)
+    def repeated(self, use: Use, give_way: Callable[[], None] | None = None) -> Repeated:
+        """One piece of work, in attempts: see `Repeated`."""
+        return Repeated(self, use, give_way)
 
     def warm(self, count: int) -> None:
         """Log in sessions until there are `count`, because they will be needed soon.
@@ -277,19 +314,14 @@ class Pool:
 
     # Inside.
 
-    def _repeat(
-        self,
-        attempt: Callable[[Lease, int], T],
-        use: Use,
-        give_way: Callable[[], None] | None = None,
-    ) -> T:
-        def take(number: int) -> Lease:
-            lease = self.lease(use, give_way)
-            if number > 1:
-                lease.session.disarm()  # the armed connection did not cause the failure
-            return lease
-
-        return retries.repeat(take, attempt, broke=self._drop_idle, sleep=self._sleep)
+    def _goes_on_after(self, error: BaseException, policy: retries.Retries) -> bool:
+        """Wait before the next attempt at work that failed so. Returns False if there is none."""
+        if isinstance(error, errors.ConnectionLost) and not isinstance(error, errors.Retreat):
+            self._drop_idle()  # others may have broken, too
+        pause = policy.pause_after(error)
+        if pause:
+            self._sleep(pause)
+        return pause is not None
 
     def _acquire(self, use: Use, give_way: Callable[[], None] | None) -> Lease | None:
         """Wait for a place. Returns a lease on an idle session; None: the caller connects."""

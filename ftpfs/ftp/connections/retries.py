@@ -15,7 +15,6 @@ from ftpfs import errors
 
 log = logging.getLogger(__name__)
 
-L = TypeVar("L")
 T = TypeVar("T")
 
 # Attempts of work that may be repeated, including the first. A server's restart, or a NAT that
@@ -29,38 +28,28 @@ MOST_RETREATS = 20
 PAUSE_SECONDS = 0.2
 
 
-def repeat(
-    take: Callable[[int], L],
-    attempt: Callable[[L, int], T],
-    *,
-    broke: Callable[[], None],
-    sleep: Callable[[float], None],
-) -> T:
-    """The result of `attempt(lease, number)`, repeated as often as the policy allows.
+class Retries:
+    """What the failures of one piece of work lead to."""
 
-    `number` counts from 1. `take(number)` returns a lease for each attempt; its exceptions are
-    final. `broke` is called if a control connection broke, because others may have broken, too.
-    """
-    number, retreats, begun = 1, 0, 0
-    while True:
-        begun += 1
-        lease = take(begun)
-        try:
-            return attempt(lease, begun)
-        except errors.Retreat as error:
-            retreats += 1
-            if retreats > MOST_RETREATS:
-                raise
+    def __init__(self) -> None:
+        self._failures = 0
+        self._retreats = 0
+
+    def pause_after(self, error: BaseException) -> float | None:
+        """How long (s) to wait before the next attempt after this error; None: it is final."""
+        if isinstance(error, errors.Retreat):
+            self._retreats += 1
+            if self._retreats > MOST_RETREATS:
+                return None
             log.info("trying again: %s", error)
-        except (errors.ConnectionLost, errors.DataConnectionFailed) as error:
-            if isinstance(error, errors.ConnectionLost):
-                broke()
-            if number == ATTEMPTS:
-                raise
-            log.info("attempt %d of %d failed, trying again: %s", number, ATTEMPTS, error)
-            if number > 1:
-                sleep(PAUSE_SECONDS * 2 ** (number - 2))
-            number += 1
+            return 0.0
+        if not isinstance(error, (errors.ConnectionLost, errors.DataConnectionFailed)):
+            return None
+        self._failures += 1
+        if self._failures == ATTEMPTS:
+            return None
+        log.info("attempt %d of %d failed, trying again: %s", self._failures, ATTEMPTS, error)
+        return PAUSE_SECONDS * 2 ** (self._failures - 2) if self._failures > 1 else 0.0
 
 
 def log_in(connect: Callable[[], T]) -> T:

@@ -298,7 +298,11 @@ class Upload(Transfer):
         end = offset + count
         while offset < end:
             if self._plain:
-                sent = self._send_from(fd, offset, end - offset)
+                try:
+                    sent = os.sendfile(self._channel.fileno(), fd, offset, end - offset)
+                except OSError as error:
+                    raise self._refusal(error) from error
+                self._session.used_at = time.monotonic()
             else:
                 piece = os.pread(fd, min(CHUNK_BYTES, end - offset), offset)
                 self.write(piece)
@@ -307,14 +311,6 @@ class Upload(Transfer):
                 sent = min(CHUNK_BYTES, end - offset)
                 self.write(bytes(sent))
             offset += sent
-
-    def _send_from(self, fd: int, offset: int, count: int) -> int:
-        try:
-            sent = os.sendfile(self._channel.fileno(), fd, offset, count)
-        except OSError as error:
-            raise self._refusal(error) from error
-        self._session.used_at = time.monotonic()
-        return sent
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of `data`. The deadline is for progress, not for the whole.

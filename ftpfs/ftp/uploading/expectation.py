@@ -21,7 +21,7 @@ from ftpfs import errors
 from ftpfs.ftp.connections.session import Session
 from ftpfs.ftp.connections.transfers import Upload
 from ftpfs.ftp.profile import SetTime
-from ftpfs.ftp.uploading.checks import Seen
+from ftpfs.ftp.uploading.checks import Seen, seen_in
 from ftpfs.ftp.uploading.content import CHUNK_BYTES, local_bytes
 from ftpfs.ftp.uploading.target import Target
 from ftpfs.model.entry import Entry
@@ -100,6 +100,14 @@ class Expectation:
             raise AlreadyThere(ours)
         self.ours = True
         raise errors.DataMismatch(f"an earlier upload left {ours} bytes of {self._target.path}")
+
+    def check_ahead(self, session: Session, upload: Upload) -> None:
+        """`check` the answers to the questions that left ahead of `upload`."""
+        try:
+            self.check(session, seen_in(session, upload.before), upload)
+        except BaseException:
+            upload.close()
+            raise
 
     def _count_ours(self, session: Session, seen: Seen) -> int | None:
         """How many bytes the file has, if they are the beginning of this content; else None.

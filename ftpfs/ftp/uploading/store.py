@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from ftpfs import errors
 from ftpfs.ftp import digest
 from ftpfs.ftp.connections.session import Session
+from ftpfs.ftp.connections.transfers import Upload
 from ftpfs.ftp.profile import Restart
 from ftpfs.ftp.uploading.aside import OldFile
 from ftpfs.ftp.uploading.checks import (
@@ -201,13 +202,23 @@ class Store:
             self._start_over(session)
         if self._stage < Stage.SENT:
             try:
-                self._send(session, begin)
+                upload = self._begin(session, begin)
             except _TakesNoTemporary as refused:
                 log.info("no temporary file beside %s: %s", self._target.path, refused)
                 entry = self._write_in_place(session)
                 if not refused.passes:
                     self._context.folders.must_write_in_place(self._target.folder)
                 return entry
+            with upload:
+                # Compare bytes that were sent earlier: a program may have overwritten them.
+                position = self._sender.handed if upload.complete else begin
+                self._size = self._sender.pump(upload, position, new=self._expectation.is_new)
+                self._stage = Stage.SENT
+                upload.finish()
+            if upload.was_reset:
+                self._stage = Stage.DOUBTED
+            if not self._profile.times.zone_seen or self._profile.setting.time_grain is None:
+                self._learn_times(session)
         return self._place(session)
 
     def _delete_temporary(self, session: Session) -> bool:
@@ -255,7 +266,8 @@ class Store:
         restart = self._context.probes.restart(session, self._target.path)
         return restart is not Restart.NOTHING
 
-    def _send(self, session: Session, begin: int) -> None:
+    def _begin(self, session: Session, begin: int) -> Upload:
+        """Begin to send to the temporary file, from that byte on. A small content may be sent."""
         before = [] if self._expectation.is_fresh else self._target.questions()
         mode = None if begin else private_mode(self._target)
         if mode is not None:
@@ -276,24 +288,13 @@ class Store:
                 raise errors.ConnectionLost(f"the server does not go on: {refusal}") from refusal
             self._sender.handed = 0  # nor do the bytes count that were sent before the refusal
             if mode is not None:
-                self._send_openly(session, refusal)
-                return
+                return self._begin_openly(session, refusal)
             self._stage = Stage.NEW
             raise _TakesNoTemporary(refusal) from refusal
-        with upload:
-            if before:
-                self._expectation.check(session, seen_in(session, upload.before), upload)
-            self._stage = Stage.PARTIAL
-            # Compare bytes that were sent earlier once more: a program may have overwritten them.
-            position = len(ahead) if ahead and upload.complete else begin
-            new = self._expectation.is_new
-            self._size = self._sender.pump(upload, position, new=new)
-            self._stage = Stage.SENT
-            upload.finish()
-        if upload.was_reset:
-            self._stage = Stage.DOUBTED
-        if not self._profile.times.zone_seen or self._profile.setting.time_grain is None:
-            self._learn_times(session)
+        if before:
+            self._expectation.check_ahead(session, upload)
+        self._stage = Stage.PARTIAL
+        return upload
 
     def _make_empty(self, session: Session, before: Sequence[str]) -> None:
         """Make the temporary file without content (see `private`)."""
@@ -305,18 +306,18 @@ class Store:
             raise _TakesNoTemporary(refusal) from refusal
         with upload:
             if before:
-                self._expectation.check(session, seen_in(session, upload.before), upload)
+                self._expectation.check_ahead(session, upload)
             upload.finish()
 
-    def _send_openly(self, session: Session, refusal: Exception) -> None:
-        """Send without the private step: the server does not let a file be written over."""
+    def _begin_openly(self, session: Session, refusal: Exception) -> Upload:
+        """Begin without the private step: the server does not let a file be written over."""
         self._context.folders.cannot_keep_private(self._target.folder, refusal)
         if not self._delete_temporary(session):
             self._stage = Stage.NEW
             self._context.folders.takes_each_name_once(self._target.folder)
             raise _TakesNoTemporary(refusal) from refusal
         self._take_new_name()
-        self._send(session, 0)
+        return self._begin(session, 0)
 
     def _learn_times(self, session: Session) -> None:
         """Look how the server shows a file that was just written.

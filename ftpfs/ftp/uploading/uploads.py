@@ -82,25 +82,26 @@ class Uploads:
         if remains is not None:
             upload.follow(remains)
         upload.expect(base, check=check)
+        repeated, progress = self._pool.repeated(Use.UPLOAD), upload.progress
         while True:
-            progress = upload.progress
             try:
-                entry = self._pool.run(upload.run, use=Use.UPLOAD)
+                with repeated as session:
+                    entry = upload.run(session)
+                    self.temporaries.forget(upload.temporary)
+                    self._context.torn.forget(path)
+                    return entry
             except errors.NetworkError as error:
                 if not upload.goes_on_after(error, progress):
                     self._broken.keep(path, content, upload)
                     raise
                 log.info("%s: going on after %s", path, error)
+                repeated, progress = self._pool.repeated(Use.UPLOAD), upload.progress
             except errors.Busy:
                 self._broken.keep(path, content, upload)
                 raise
             except BaseException:
                 self._broken.give_up(path, upload)
                 raise
-            else:
-                self.temporaries.forget(upload.temporary)
-                self._context.torn.forget(path)
-                return entry
 
     def _hand_over(self, path: str, content: Content) -> Entry:
         """Send the file once, to a folder that takes each file away.

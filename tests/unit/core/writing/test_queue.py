@@ -39,8 +39,9 @@ class Bench:
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
         self.queue: UploadQueue[File] = UploadQueue(
-            self.upload, workers=workers, linger=linger, holds_bursts=lambda: holds
+            workers=workers, linger=linger, holds_bursts=lambda: holds
         )
+        self.queue.deliver = self.upload
 
     def upload(self, file: File) -> None:
         with self.lock:

@@ -8,7 +8,7 @@ import pytest
 
 from ftpfs import errors
 from ftpfs.ftp.connections.admission import Use
-from ftpfs.ftp.connections.retries import ATTEMPTS
+from ftpfs.ftp.connections.retries import ATTEMPTS, MOST_RETREATS, Retries
 from ftpfs.ftp.connections.session import Session
 from tests.support.pools import (
     FakeServer,
@@ -91,3 +91,17 @@ def test_begun_work_keeps_its_lease_until_its_end(make_pool: MakePool) -> None:
     assert pool.status().leased == 1
     release()
     assert pool.status().leased == 0
+
+
+def test_pauses_grow_until_the_last_attempt() -> None:
+    policy = Retries()
+    broken = errors.ConnectionLost("gone")
+    assert [policy.pause_after(broken) for _ in range(ATTEMPTS)] == [0.0, 0.2, None]
+
+
+def test_retreats_do_not_count_as_failures() -> None:
+    policy = Retries()
+    learned = errors.Retreat("without it")
+    assert [policy.pause_after(learned) for _ in range(MOST_RETREATS)] == [0.0] * MOST_RETREATS
+    assert policy.pause_after(learned) is None
+    assert policy.pause_after(errors.ConnectionLost("gone")) == 0.0
