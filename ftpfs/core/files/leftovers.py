@@ -28,8 +28,8 @@ from ftpfs.model.remote import Remote
 
 # Bytes of a sample. No network takes so few apart.
 SAMPLE_BYTES = 16
-# Samples of one patch, and of it and the patches before it.
-SAMPLES, MOST_SAMPLES = 4, 12
+# Samples of one change.
+SAMPLES = 4
 # How far behind the known end of a file an append that broke off is looked for (bytes).
 MOST_SEARCHED = 64 << 20
 

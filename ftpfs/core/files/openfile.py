@@ -190,6 +190,7 @@ class OpenFile(Facts):
                 state.write_locked(writer)
                 if state.capture is not None:
                     state.capture.written_locked(offset, end)
+                    state.server.overwrite_samples_locked(offset, data[:count])
                 if stream:
                     changes.is_streamable, state.is_stream_wanted = False, True
         return count, stream

@@ -24,9 +24,9 @@ from typing import NamedTuple
 
 from ftpfs import errors
 from ftpfs.core.files.content import SpooledContent
-from ftpfs.core.files.leftovers import MOST_SAMPLES, Leftovers, samples_of
+from ftpfs.core.files.leftovers import Leftovers, samples_of
 from ftpfs.core.files.row import Row
-from ftpfs.core.files.server_file import version_of
+from ftpfs.core.files.server_file import MOST_SAMPLES, version_of
 from ftpfs.core.files.state import FileState
 from ftpfs.core.names.known import KnownNames
 from ftpfs.core.writing.capture import Attributes, Capture, Way

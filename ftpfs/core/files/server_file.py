@@ -24,6 +24,8 @@ from ftpfs.model.entry import Entry
 from ftpfs.model.remote import Download, Remote
 
 PAGE_BYTES = 4096  # the kernel's page size (bytes)
+# Samples of one change in place and of those before it.
+MOST_SAMPLES = 12
 
 
 class View:
@@ -74,6 +76,20 @@ class ServerFile:
         self.followed_at = float("-inf")  # when the server was asked for what is followed
         self.read_until = 0.0  # until then a program counts as reading the file
         self._next_look = 0.0
+
+    def overwrite_samples_locked(self, offset: int, data: bytes | memoryview) -> None:
+        """Note that a program wrote `data` while a change in place is sent, which may send it, too.
+
+        Where `data` lies over a sample, the server may have either from now on.
+        """
+        written = offset, offset + len(data)
+        for start, sample in self.patching:
+            first, last = max(start, written[0]), min(start + len(sample), written[1])
+            if first < last:
+                head, tail = sample[: first - start], sample[last - start :]
+                now = start, head + bytes(data[first - offset : last - offset]) + tail
+                if now not in self.patching:
+                    self.patching = (*self.patching, now)[-MOST_SAMPLES:]
 
     def is_due_for_a_look_locked(self) -> bool:
         """Whether the server should be asked now what it has; for one caller alone.

@@ -143,6 +143,8 @@ class Capture:
 
     def cut_locked(self, size: int) -> None:
         self.lowest = min(self.lowest, size)
+        # Else a change in place would go on with zeros. Nobody would know the file again by them.
+        self._cancelled = self._cancelled or (self.is_in_place and size < self.end)
         self.written_locked(size, size)
         self._size = size
 

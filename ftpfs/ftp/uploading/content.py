@@ -52,12 +52,17 @@ def local_bytes(content: Content, offset: int, count: int) -> bytes:
 
 
 def chunks(content: Content, start: int, end: int) -> Iterator[bytes]:
-    """The bytes [start, end). Raises DataMismatch if the content ends before."""
+    """The bytes [start, end). Raises DataMismatch if the content ends before.
+
+    Raises Superseded (from `ready`) if the content was cut, also while a chunk was read.
+    """
     while start < end:
         count = min(CHUNK_BYTES, end - start, content.ready(start) - start)
         if count <= 0:
             raise errors.DataMismatch("the content is shorter than what is to be sent of it")
-        yield local_bytes(content, start, count)
+        chunk = local_bytes(content, start, count)
+        content.ready(start)
+        yield chunk
         start += count
 
 

@@ -19,7 +19,7 @@ from tests.support.filesystem_bench import (
     reborn,
     sent_by_the_next,
 )
-from tests.support.memory_remote import MemoryRemote
+from tests.support.memory_remote import Gate, MemoryRemote
 from tests.support.waiting import until
 
 
@@ -271,6 +271,45 @@ def test_new_file_replaces_one_whose_append_broke_off_without_a_conflict(
     bench.fs.retry()
     bench.fs.sync()
     assert bench.remote.files() == {"/a": b"new", "/b": b"bbbb"}
+
+
+def append_held(bench: Bench) -> Gate:
+    """Append 5,000 bytes to `/a`. The upload waits before it reads them, and then breaks off."""
+    open_directory(bench)
+    gate = bench.remote.hold("append begins")
+    bench.remote.fail("append", errors.ConnectionLost("cut"), too_late=True)
+    append(bench, "/a", os.urandom(5000))
+    bench.fs.retry()
+    until(lambda: bench.remote.calls["append begins"] == 1)
+    return gate
+
+
+def test_file_cut_while_something_is_appended_to_it_is_sent_as_it_is_now(bench: Bench) -> None:
+    gate = append_held(bench)
+    handle = bench.fs.open("/a", os.O_WRONLY)
+    bench.fs.truncate_handle(handle, 0)
+    bench.fs.write(handle, 0, b"new")
+    bench.fs.flush(handle)
+    bench.fs.release(handle)
+    gate.open()
+    bench.fs.retry()
+    bench.fs.sync()
+    assert bench.remote.files() == {"/a": b"new", "/b": b"bbbb"}
+    assert not bench.remote.calls["append"], "zeros were appended"
+
+
+def test_appended_bytes_that_are_overwritten_on_their_way_make_no_conflict(bench: Bench) -> None:
+    gate = append_held(bench)
+    new = os.urandom(5000)
+    handle = bench.fs.open("/a", os.O_WRONLY)
+    bench.fs.write(handle, 4, new)
+    bench.fs.flush(handle)
+    bench.fs.release(handle)
+    gate.open()
+    until(lambda: bench.remote.calls["append"] == 1)
+    bench.fs.retry()
+    bench.fs.sync()
+    assert bench.remote.files() == {"/a": b"aaaa" + new, "/b": b"bbbb"}
 
 
 @pytest.mark.parametrize("came", [0, 6, 17, 4000, 5000])
