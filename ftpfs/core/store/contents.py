@@ -125,26 +125,19 @@ class Content:
     """One content, open. It is closed with the last reference to it, because one thread may read
     from it while another drops it."""
 
-    def __init__(self, folder: Path, name: str, *, writable: bool = False) -> None:
-        """The side file is opened first: see `ContentFolder.create`.
-
-        Raises FileNotFoundError if one of the two files is missing, Damaged, and OSError.
-        """
+    def __init__(self, name: str, fd: int, side: int, facts: Facts, flags: Flag) -> None:
+        """`fd` and `side`: the open files, which belong to it from now on."""
         self.name = name
-        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW
+        self.facts = facts
+        self.flags = flags
+        self._fd = fd
+        self._side = side
         self._seed = zlib.crc32(name.encode())
-        self._fd = self._side = -1
-        self._side = os.open(folder / f"{name}{SIDE}", flags)
-        self._fd = os.open(folder / name, flags)
-        self.facts, self.flags = self._read_header()
-        self._table = _table_offset(self.facts)
-        if os.fstat(self._fd).st_size != self.facts.size:
-            raise Damaged("its length")
+        self._table = _table_offset(facts)
 
     def __del__(self) -> None:
-        for fd in (self._fd, self._side):
-            if fd >= 0:
-                os.close(fd)
+        os.close(self._fd)
+        os.close(self._side)
 
     @property
     def is_unlinked(self) -> bool:
@@ -218,22 +211,6 @@ class Content:
         _punch(self._fd, first * BLOCK_SIZE, self.facts.size - first * BLOCK_SIZE)
         return freed
 
-    def _read_header(self) -> tuple[Facts, Flag]:
-        start = os.pread(self._side, PAGE_BYTES, 0)
-        try:
-            magic, size, mtime, flags, length = HEADER.unpack_from(start)
-        except struct.error:
-            raise Damaged("its side file") from None
-        if magic != MAGIC or length > MOST_PATH_BYTES:
-            raise Damaged("its side file")
-        end = HEADER.size + length
-        if end + 4 > len(start):
-            start = os.pread(self._side, end + 4, 0)
-        if zlib.crc32(start[:end], self._seed) != int.from_bytes(start[end : end + 4], "little"):
-            raise Damaged("its side file")
-        path = start[HEADER.size : end].decode("utf-8", "surrogateescape")
-        return Facts(path, size, mtime), Flag(flags)
-
     def _marks(self) -> array[int]:
         """The second half of each entry of the table, as far as it was ever written."""
         table = os.pread(self._side, self.facts.blocks * ENTRY.size, self._table)
@@ -267,37 +244,53 @@ class ContentFolder:
         self.path = path
 
     def open(self, name: str, *, writable: bool = False) -> Content:
-        """See `Content`."""
-        return Content(self.path, name, writable=writable)
+        """The content of that name.
+
+        Raises FileNotFoundError if one of the two files is missing, Damaged, and OSError.
+        """
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW
+        side = os.open(self.path / f"{name}{SIDE}", flags)  # first: see `create`
+        try:
+            fd = os.open(self.path / name, flags)
+        except BaseException:
+            os.close(side)
+            raise
+        try:
+            facts, flag = _read_header(side, name)
+            if os.fstat(fd).st_size != facts.size:
+                raise Damaged("its length")
+        except BaseException:
+            os.close(fd)
+            os.close(side)
+            raise
+        return Content(name, fd, side, facts, flag)
 
     def create(self, facts: Facts, name: str, *, source: Path | None = None) -> Content:
         """A new content under that name, in the place of what is left of an old one.
 
-        It has no block yet. `source`: a file that becomes the content, by a rename.
+        It has no block yet. `source`: a file that becomes the content, by a rename. A reader finds
+        no content before its side file is there, with all of the header.
         """
         self.remove([name])
         flag = Flag.UNSUMMED if source else Flag.NONE
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        path = self.path / name
-        if source is not None:
-            source.rename(path)
-            path.chmod(0o600)
-            os.truncate(path, facts.size)
-        else:
-            fd = os.open(path, flags, 0o600)
-            try:
-                os.ftruncate(fd, facts.size)
-            finally:
-                os.close(fd)
-        # A reader finds no content before its side file is there, with all of the header.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         aside = self.path / f"{os.urandom(8).hex()}{INCOMING}"
-        side = os.open(aside, flags, 0o600)
+        side = os.open(aside, flags | os.O_EXCL, 0o600)
         try:
             _write_all(side, [_header(facts, flag, name)], 0)
-        finally:
+            if source is not None:
+                source.rename(self.path / name)
+            fd = os.open(self.path / name, flags, 0o600)
+        except BaseException:
             os.close(side)
+            aside.unlink(missing_ok=True)
+            raise
+        content = Content(name, fd, side, facts, flag)
+        os.ftruncate(fd, facts.size)
+        if source is not None:
+            os.fchmod(fd, 0o600)
         aside.rename(self.path / f"{name}{SIDE}")
-        return self.open(name, writable=True)
+        return content
 
     def take_in(self, source: Path) -> Path:
         """Move a file from the spool here, by a rename. Returns its path."""
@@ -341,6 +334,25 @@ class ContentFolder:
         if name_of(content.facts) != name:
             return None
         return content, taken + side_bytes(content.facts)
+
+
+def _read_header(side: int, name: str) -> tuple[Facts, Flag]:
+    """What a side file says. Raises Damaged."""
+    start = os.pread(side, PAGE_BYTES, 0)
+    try:
+        magic, size, mtime, flags, length = HEADER.unpack_from(start)
+    except struct.error:
+        raise Damaged("its side file") from None
+    if magic != MAGIC or length > MOST_PATH_BYTES:
+        raise Damaged("its side file")
+    end = HEADER.size + length
+    if end + 4 > len(start):
+        start = os.pread(side, end + 4, 0)
+    summed = zlib.crc32(start[:end], zlib.crc32(name.encode()))
+    if summed != int.from_bytes(start[end : end + 4], "little"):
+        raise Damaged("its side file")
+    path = start[HEADER.size : end].decode("utf-8", "surrogateescape")
+    return Facts(path, size, mtime), Flag(flags)
 
 
 def _header(facts: Facts, flags: Flag, name: str) -> bytes:

@@ -16,6 +16,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,10 @@ log = logging.getLogger(__name__)
 # them are the same objects that the block cache holds in memory: both hold the newest blocks. With
 # 16 MiB, one block in 60 was dropped at 400 MB/s.
 QUEUE_BYTES = 48 << 20
+# The writer waits until nothing came for this time (s), but no longer than `MOST_WAIT_SECONDS`, and
+# not when so many bytes wait. Each of its system calls takes the interpreter from readers, and a
+# program that reads many small files does so in a burst.
+CALM_SECONDS, MOST_WAIT_SECONDS, LAZY_BYTES = 0.25, 2.0, 8 << 20
 # Blocks taken from the queue and written at once: few enough to make room in it soon.
 MOST_AT_ONCE = 64
 # Blocks of a content from the spool whose checksums are computed at a time (64 MiB). Then it is the
@@ -129,6 +134,7 @@ class Writer:
         # Guarded by _changed:
         self._queue: deque[Item] = deque()
         self._queued = 0  # bytes, including those that are being written
+        self._calm_at = self._begins_by = 0.0  # time.monotonic(): when to begin with the queue
         self._forgetting: list[str] = []
         self._used: dict[str, float] = {}
         self._counts = self._noted = Counts()
@@ -178,13 +184,18 @@ class Writer:
                 self._queued += len(item.block)
             elif isinstance(item, Forget):
                 self._forgetting.append(item.path)
+            now = time.monotonic()
+            if not self._queue:
+                self._begins_by = now + MOST_WAIT_SECONDS
+            self._calm_at = min(now + CALM_SECONDS, self._begins_by)
             if isinstance(item, Forget):
                 # It need not wait for blocks of the old content: their generation is over.
                 self._queue.appendleft(item)
             else:
                 self._queue.append(item)
             self._start_locked()
-            self._changed.notify_all()
+            if len(self._queue) == 1 or self._queued >= LAZY_BYTES:
+                self._changed.notify_all()
             return True
 
     def is_forgetting(self, path: str) -> bool:
@@ -272,12 +283,19 @@ class Writer:
                 goes_on = self._is_resting and self._unsealed
                 self._changed.wait(0 if goes_on else PAUSE_SECONDS)
             self._is_resting = not self._queue
+            while self._queue and (left := self._seconds_to_calm_locked()) > 0:
+                self._changed.wait(left)
             if self._is_off or (self._is_closing and not self._queue):
                 return None
             items: list[Item] = []
             while self._queue and len(items) < MOST_AT_ONCE:
                 items.append(self._queue.popleft())
             return items
+
+    def _seconds_to_calm_locked(self) -> float:
+        if self._is_closing or self._queued >= LAZY_BYTES:
+            return 0.0
+        return self._calm_at - time.monotonic()
 
     def _do(self, index: Index, run: list[Item]) -> None:
         """Work on items of one kind; puts of one content."""

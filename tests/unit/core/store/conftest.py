@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ftpfs.core.reading.blocks import BLOCK_SIZE, Generations, Version
+from ftpfs.core.store import writer
 from ftpfs.core.store.contents import SIDE
 from ftpfs.core.store.store import Store
 
@@ -17,6 +18,12 @@ MIB = 1 << 20
 OLD = 1_000_000_000
 FILE = Version("/folder/file", 5 * BLOCK_SIZE + 77, OLD, 0, True)
 MakeStore = Callable[..., Store]
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer does not wait for a calm moment."""
+    monkeypatch.setattr(writer, "CALM_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -128,6 +128,28 @@ def test_new_content_is_stored_after_a_change(make_store: MakeStore) -> None:
     assert make_store().get(FILE, 0) == bytes(BLOCK_SIZE)
 
 
+def test_writer_waits_for_the_end_of_a_burst(
+    make_store: MakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "CALM_SECONDS", 1.0)
+    monkeypatch.setattr(writer, "MOST_WAIT_SECONDS", 2.0)
+    first = make_store()
+    begun = time.monotonic()
+    while time.monotonic() < begun + 0.5:
+        fill(first, FILE)
+        assert files(tmp_path) == []
+        time.sleep(0.1)
+    until(lambda: files(tmp_path), within=2)
+    begun = time.monotonic()
+    until(lambda: first._writer.queued == 0)
+    number = 0
+    while len(files(tmp_path)) < 2:  # a burst without an end is stored, too
+        number += 1
+        first.put(FILE._replace(path=f"/{number}"), 5, block(FILE, 5))
+        time.sleep(0.05)
+    assert 1.5 < time.monotonic() - begun < 10
+
+
 # Two mounts.
 
 

@@ -168,11 +168,15 @@ def test_files_that_wait_for_a_store_that_fails_are_deleted(
 
 CHILD = """
 import sys
+from ftpfs.core.store import writer
 from ftpfs.core.store.store import Store
 from tests.unit.core.store.test_store_adoption import *
+writer.CALM_SECONDS = 0.0
 folder = Path(sys.argv[1])
 store = Store(folder / "store", 96 * MIB)
 store.follow(Generations())
+store.adopt(LARGE, spooled(folder, LARGE))
+comes(store, LARGE)
 print("ready", flush=True)
 for number in range(1000):
     version = LARGE._replace(path=f"/{number % 8}")
@@ -193,8 +197,8 @@ def test_store_killed_while_it_adopts_serves_right_blocks_and_keeps_its_bound(
             time.sleep(rng.uniform(0.1, 0.8))
             child.send_signal(signal.SIGKILL)
         one = make_store(96 * MIB)
-        for number in range(8):
-            found += len(served(one, LARGE._replace(path=f"/{number}")))
+        for name in ["large", *range(8)]:
+            found += len(served(one, LARGE._replace(path=f"/{name}")))
         fill(one, FILE)
         one.close()
         assert disk_usage(tmp_path / "store") <= 96 * MIB
