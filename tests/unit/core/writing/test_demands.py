@@ -72,15 +72,16 @@ def test_close_reports_a_first_file_that_the_server_refuses_at_once(
 
 
 def test_next_close_reports_a_first_file_that_the_server_accepted_and_then_refused(
-    bench: Bench,
+    bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    handle = bench.new("/d/one", LONG)
     gate = bench.remote.hold("store")
     for number in range(2):  # who closes it while it is sent has it tried again
         bench.remote.fail("store", errors.QuotaExceeded("full"), after=number)
+    handle = bench.new("/d/one", LONG)
     bench.fs.flush(handle)
     gate.open()
     until_failed(bench, "/d/one")
+    until(lambda: "/d/one could not be uploaded" in caplog.text)  # right after it shows as failed
     with pytest.raises(errors.QuotaExceeded):
         bench.fs.flush(handle)
     bench.fs.release(handle)
