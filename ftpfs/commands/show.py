@@ -110,6 +110,8 @@ def _facts(mount: Mount) -> Table:
         f"{connections.busy} busy, {connections.idle} idle, {connections.limit} at most"
         + (f"; {connections.waiting} wait for one" if connections.waiting else ""),
     )
+    if connections.allowed is not None:
+        table.add_row("", f"the server allows {connections.allowed} for now")
     for other in connections.others:
         table.add_row("", Text(printable(f"besides, {other}")))
     table.add_row("uploads", Text(_uploads(report)))

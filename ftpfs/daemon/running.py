@@ -393,6 +393,7 @@ class Running:
                 limit=connections.cap,
                 waiting=connections.waiting,
                 others=tuple(other.line() for other in connections.others),
+                allowed=connections.allowed,
             ),
             uploads=self._filesystem.upload_status(),
             cache=self._filesystem.cache_status(),

@@ -64,6 +64,7 @@ class ConnectionStatus:
     limit: int  # what the server is known to allow, or the option
     waiting: int  # threads waiting for a connection now
     others: tuple[str, ...] = ()  # other processes of this user at the server, a line each
+    allowed: int | None = None  # connections that the server allows this user; None: not known
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,11 @@ class ConnectionLimit:
         self._lasts = LIMIT_SECONDS
 
     @property
+    def allowed(self) -> int | None:
+        """How many connections the server is known to allow; None: it refused none."""
+        return self._limit
+
+    @property
     def is_shared(self) -> bool:
         """Whether the limit leaves a place to other programs."""
         return self._limit is not None and self._limit >= SHARED_FROM

@@ -133,6 +133,7 @@ class PoolStatus:
     waiting: int
     # other processes of this user with connections to this server
     others: tuple[Neighbour, ...] = ()
+    allowed: int | None = None  # by the server, as far as is known
 
 
 class Pool:
@@ -261,9 +262,9 @@ class Pool:
         with self._changed:
             idle = len(self._idle) + len(self._grooming)
             waiting = sum(n for use, n in self._waiting.items() if use not in UNASKED)
-            return PoolStatus(
-                idle, len(self._leases), self._limit.cap(), waiting, self._limit.others
-            )
+            limit = self._limit
+            leased = len(self._leases)
+            return PoolStatus(idle, leased, limit.cap(), waiting, limit.others, limit.allowed)
 
     def know_others(self, others: tuple[Neighbour, ...]) -> None:
         """Note which other processes of this user are at the server. The housekeeper calls this."""

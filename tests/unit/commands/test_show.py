@@ -60,6 +60,16 @@ def test_status_of_a_quiet_mount_is_a_few_lines() -> None:
     assert "failed" not in shown
 
 
+def test_status_says_what_the_server_allows() -> None:
+    report = mount().report
+    assert report
+    assert "the server allows" not in text_of(mount())
+    connections = replace(report.status.connections, limit=5, allowed=6)
+    report = replace(report, status=replace(report.status, connections=connections))
+    shown = text_of(Mount("/mnt/nas", "ftp://me@nas/", report))
+    assert "5 at most\n               the server allows 6 for now\n" in shown
+
+
 def test_status_shows_rate_and_time_left_of_uploads() -> None:
     files = [pending("/a", "uploading", sent=500), pending("/b")]
     shown = text_of(mount(*files, upload_rate=100.0))
@@ -129,6 +139,7 @@ def test_json_has_every_field() -> None:
         "limit": 8,
         "waiting": 0,
         "others": [],
+        "allowed": None,
     }
     assert live["uploads"]["pending"][0]["path"] == EVIL
     assert live["cache"]["hits"] == 3

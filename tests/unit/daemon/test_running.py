@@ -77,7 +77,9 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[MemoryRemo
     pool = cast(
         Any,
         SimpleNamespace(
-            status=lambda: SimpleNamespace(idle=0, leased=0, cap=1, waiting=0, others=())
+            status=lambda: SimpleNamespace(
+                idle=0, leased=0, cap=1, waiting=0, others=(), allowed=None
+            )
         ),
     )
     return remote, Running(

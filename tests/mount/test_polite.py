@@ -1,0 +1,93 @@
+"""A mount with many readers leaves a place on a small server to other programs."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.conftest import StartServer
+from tests.mount.conftest import Mounted, MountServer, ftpfs
+from tests.support import servers
+from tests.support.relay import Relay
+from tests.support.servers import FtpServer
+from tests.support.waiting import comes_true, until
+
+pytestmark = pytest.mark.mount
+
+CONNECTIONS, READERS = 6, 60
+BYTES = 3_000_000  # of each file
+SECONDS = 5.0  # until another program is let in
+
+
+LIMITS = [servers.Options(max_clients=CONNECTIONS), servers.Options(max_per_ip=CONNECTIONS)]
+
+
+@pytest.fixture(params=LIMITS, ids=["in-all", "of-an-address"])
+def small_server(request: pytest.FixtureRequest, start_server: StartServer) -> FtpServer:
+    """A server of six connections, with a file for each reader."""
+    server = start_server("vsftpd", options=request.param)
+    for number in range(READERS):
+        file = server.root / f"file{number}"
+        file.write_bytes(bytes(BYTES))
+        os.chown(file, server.uid, server.gid)
+    return server
+
+
+def curl_gets_in(server: FtpServer) -> bool:
+    url = f"ftp://{server.user}:{server.password}@{server.host}:{server.port}/"
+    done = subprocess.run(["curl", "-sS", "-m", "5", url], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+@pytest.fixture
+def busy(
+    small_server: FtpServer, mount_server: MountServer, start_relay: Callable[..., Relay]
+) -> Iterator[Mounted]:
+    """A mount of it in which sixty readers wait for slow data."""
+    relay = start_relay(small_server)
+    relay.data_rate = 1_000_000
+    mounted = mount_server(small_server, small_server.root, port=relay.port)
+    stop = threading.Event()
+
+    def read(number: int) -> None:
+        with open(mounted.path / f"file{number}", "rb", buffering=0) as file:
+            while not stop.is_set() and file.read(100_000):
+                pass
+
+    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+        readers = [pool.submit(read, number) for number in range(READERS)]
+        until(lambda: re.search("allows no more than [1-6] connections", mounted.log_text()), 20)
+        yield mounted
+        assert not all(reader.done() for reader in readers), "they read all the time"
+        stop.set()
+        relay.data_rate = None
+        for reader in readers:
+            reader.result(30)
+
+
+def test_others_get_in_while_sixty_readers_use_a_server_of_six_connections(
+    busy: Mounted, small_server: FtpServer, mount_server: MountServer
+) -> None:
+    server = small_server
+    assert comes_true(lambda: curl_gets_in(server), SECONDS)
+    url = f"ftp://{server.user}@{server.host}:{server.port}/"
+    began = time.monotonic()
+    listed = ftpfs("ls", url, env={"FTPFS_PASSWORD": server.password})
+    assert listed.returncode == 0, listed.stderr
+    assert "file7" in listed.stdout.split()
+    assert time.monotonic() - began < SECONDS
+    began = time.monotonic()
+    second = mount_server(server, server.root)
+    assert len(os.listdir(second.path)) == READERS
+    assert (second.path / "file3").read_bytes() == bytes(BYTES)
+    assert time.monotonic() - began < SECONDS
+    told = ftpfs("status", str(busy.path), env={"XDG_STATE_HOME": str(busy.state)}).stdout
+    assert re.search(r"\d busy, \d idle, \d at most; \d+ wait for one\n", told)
+    assert re.search("the server allows [1-6] for now\n", told)
