@@ -50,7 +50,7 @@ _LONG = re.compile(
 # The minimal conversation. A failure here is reported to the user and names the command.
 _NEEDED = frozenset(
     (
-        *("USER", "PASS", "ACCT", "AUTH", "PBSZ", "PROT", "CCC", "TYPE", "CWD", "QUIT"),
+        *("USER", "PASS", "ACCT", "AUTH", "PBSZ", "PROT", "TYPE", "CWD", "QUIT"),
         *("PASV", "PORT", "LIST", "RETR", "STOR"),
     )
 )

@@ -14,12 +14,14 @@ import calendar
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import socket
 import ssl
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,13 +51,15 @@ MODERN = (
     "AVBL",
 )
 OLD = ("MDTM", "SIZE", "REST STREAM")
+_SETS_TIME = re.compile(r"MDTM \d{14} (?=.)")
 
 
 @dataclass
 class Manners:
     """How the server behaves. The defaults make it an ordinary one."""
 
-    # By the beginning of a command line ("SITE CHMOD", "LIST -a"); the longest match counts.
+    # By the beginning of a command line ("SITE CHMOD", "LIST -a"); the longest match counts. "MDTM
+    # time" is an MDTM that sets a time.
     answers: Mapping[str, str] = field(default_factory=dict)
     # Replies to the first commands of a kind, by its verb; each is taken out when it is sent.
     passing: Mapping[str, list[str]] = field(default_factory=dict)
@@ -109,6 +113,10 @@ class ScriptedServer(Stoppable):
 
     def verbs(self) -> list[str]:
         return [line.partition(" ")[0] for line in self.commands]
+
+    def was_sent(self, beginning: str) -> bool:
+        """Whether a command came that begins so, as in `Manners.answers`."""
+        return any(_is_of(beginning, line) for line in self.commands)
 
     @property
     def clients(self) -> int:
@@ -223,7 +231,7 @@ class _Client:
 
     def _answer(self, line: str) -> None:
         verb, _, argument = line.partition(" ")
-        fitting = [key for key in self._manners.answers if f"{line} ".startswith(f"{key} ")]
+        fitting = [key for key in self._manners.answers if _is_of(key, line)]
         how = self._manners.answers[max(fitting, key=len)] if fitting else ""
         if passing := self._manners.passing.get(verb.upper()):
             how = passing.pop(0)
@@ -314,6 +322,13 @@ class _Client:
         self._protects = level == "P"
         self._say("200 so be it")
 
+    def _do_CCC(self, _: str) -> None:
+        if isinstance(self._control, ssl.SSLSocket):
+            self._say("200 in clear from now on")
+            self._control = self._control.unwrap()
+        else:
+            self._say("533 it is in clear")
+
     def _do_SYST(self, _: str) -> None:
         self._say("215 UNIX Type: L8")
 
@@ -351,31 +366,57 @@ class _Client:
     def _do_SITE(self, words: str) -> None:
         what, _, rest = words.partition(" ")
         value, _, name = rest.partition(" ")
-        if what == "CHMOD" and (path := self._file(name)):
-            path.chmod(int(value, 8))
-            self._say("200 changed")
-        elif what != "CHMOD":
+        if what not in ("CHMOD", "UTIME"):
             self._say(f"504 no SITE {what}")
+        elif path := self._file(name):
+            if what == "CHMOD":
+                path.chmod(int(value, 8))
+            else:
+                _set_time(path, value)
+            self._say("200 changed")
 
     def _do_SIZE(self, name: str) -> None:
         if path := self._file(name):
             self._say(f"213 {path.stat().st_size}")
 
-    def _do_MDTM(self, name: str) -> None:
-        if path := self._file(name):
+    def _do_MDTM(self, words: str) -> None:
+        sets = _SETS_TIME.match(f"MDTM {words}")
+        if sets:
+            self._do_MFMT(words)
+        elif path := self._file(words):
             self._say(f"213 {_stamp(path)}")
 
     def _do_MFMT(self, words: str) -> None:
         when, _, name = words.partition(" ")
         if path := self._file(name):
-            seconds = _seconds(when)
-            os.utime(path, (seconds, seconds))
+            _set_time(path, when)
             self._say(f"213 Modify={when}; {name}")
+
+    def _do_MFF(self, words: str) -> None:
+        fact, _, name = words.partition(" ")
+        if path := self._file(name):
+            path.chmod(int(fact.removeprefix("UNIX.mode=").rstrip(";"), 8))
+            self._say(f"213 {fact} {name}")
 
     def _do_HASH(self, name: str) -> None:
         if path := self._file(name):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             self._say(f"213 SHA-256 0-{path.stat().st_size} {digest} {name}")
+
+    def _do_XSHA256(self, name: str) -> None:
+        self._sum(name, lambda data: hashlib.sha256(data).hexdigest())
+
+    def _do_XMD5(self, name: str) -> None:
+        self._sum(name, lambda data: hashlib.md5(data).hexdigest())
+
+    _do_MD5 = _do_XMD5
+
+    def _do_XCRC(self, name: str) -> None:
+        self._sum(name, lambda data: f"{zlib.crc32(data):08X}")
+
+    def _sum(self, name: str, of: Callable[[bytes], str]) -> None:
+        if path := self._file(name.strip('"')):
+            self._say(f"250 {of(path.read_bytes())}")
 
     def _do_MLST(self, name: str) -> None:
         path = self._path(name)
@@ -542,12 +583,22 @@ class _Client:
         self._say("226 stored")
 
 
+def _is_of(beginning: str, line: str) -> bool:
+    """Whether the command line begins with these words."""
+    known_as = _SETS_TIME.sub("MDTM time ", line)
+    return any(f"{each} ".startswith(f"{beginning} ") for each in (line, known_as))
+
+
 def _stamp(path: Path) -> str:
     return time.strftime("%Y%m%d%H%M%S", time.gmtime(path.stat().st_mtime))
 
 
 def _seconds(stamp: str) -> int:
     return calendar.timegm(time.strptime(stamp, "%Y%m%d%H%M%S"))
+
+
+def _set_time(path: Path, stamp: str) -> None:
+    os.utime(path, (_seconds(stamp),) * 2)
 
 
 def _facts(path: Path) -> str:

@@ -193,14 +193,18 @@ class Control(ftplib.FTP_TLS):
         self._secured()
 
     def protect_data(self) -> None:
-        """Send PROT P; if the user asked for it, also CCC, which ends TLS on this connection.
-
-        If the server has no CCC, TLS stays on.
-        """
+        """Send PBSZ 0 and PROT P: data connections use TLS."""
         self.deadline = time.monotonic() + self._network.reply_timeout
         self.prot_p()
+
+    def end_tls(self) -> None:
+        """Send CCC, which ends TLS on this connection. If the server refuses it, TLS stays on.
+
+        After any other failure, nobody knows whether the connection is in clear: drop it.
+        """
+        self.deadline = time.monotonic() + self._network.reply_timeout
         control = self.sock
-        if not self._server.tls_ccc or not isinstance(control, ssl.SSLSocket):
+        if not isinstance(control, ssl.SSLSocket):
             return
         self._resumable = control.session
         try:

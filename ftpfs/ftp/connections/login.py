@@ -102,6 +102,26 @@ class Login:
             raise self._refused_login(reply) from None
         if self._control.protected:
             self._control.protect_data()
+            if self._server.tls_ccc:
+                self._end_tls()
+
+    def _end_tls(self) -> None:
+        """Send CCC, unless the server is known not to answer it.
+
+        Raises Retreat if it does not: the next login leaves TLS on after a second failure.
+        """
+        manners = self._profile.wire.manners
+        if "CCC" in manners.avoided:
+            return
+        try:
+            self._control.end_tls()
+        except (OSError, EOFError, ftplib.Error) as error:
+            if not manners.may_be_unknown("CCC"):
+                raise
+            if manners.suspect("CCC"):
+                manners.avoid("CCC")
+            raise errors.Retreat(f"no answer to CCC: {errors.printable(str(error))}") from error
+        manners.saw_answer("CCC")
 
     def _credentials(self) -> tuple[str, str]:
         """User and password in the server's encoding, as latin-1 text, which ftplib sends as is.

@@ -50,14 +50,18 @@ COLUMNS = {
     "words only": scripted.WORDS_ONLY,
 }
 _ASKS = ("MLST type*;size*;modify;UNIX.mode;", *scripted.MODERN[1:])
+CHECKSUMS = ("XSHA256", "XMD5", "MD5", "XCRC")
 OPTIONAL = {
     **dict.fromkeys(("FEAT", "SYST", "PWD", "EPSV", "MLSD", "MLST"), scripted.MODERN),
     "OPTS UTF8": scripted.MODERN,
     "OPTS MLST": _ASKS,
     **dict.fromkeys(("SIZE", "MDTM", "LIST -a", "REST", "NOOP"), scripted.OLD),
     **dict.fromkeys(("MFMT", "SITE CHMOD", "AVBL", "RNFR", "RNTO", "DELE"), scripted.MODERN),
-    **dict.fromkeys(("APPE", "EPRT"), scripted.MODERN),
+    **dict.fromkeys(("APPE", "MKD", "RMD", "EPRT", "CCC"), scripted.MODERN),
+    **dict.fromkeys(("MDTM time", "SITE UTIME"), scripted.OLD),
+    "MFF": (*scripted.MODERN, "MFF modify;UNIX.mode;"),
     "HASH": (*scripted.MODERN, "HASH SHA-256*"),
+    **{command: (*scripted.MODERN, command) for command in CHECKSUMS},
 }
 NEEDED = {
     **dict.fromkeys(("USER", "PASS", "TYPE", "CWD", "RETR", "STOR"), scripted.MODERN),
@@ -65,13 +69,18 @@ NEEDED = {
     **dict.fromkeys(("PORT", "AUTH", "PBSZ", "PROT"), scripted.MODERN),
 }
 # What else the server lacks, and how it is used, so that the command is needed.
-WITHOUT = {"PASV": {"EPSV": "502 no"}, "PORT": {"EPRT": "502 no"}}
+WITHOUT = {
+    "PASV": {"EPSV": "502 no"},
+    "PORT": {"EPRT": "502 no"},
+    "SITE UTIME": {"MDTM time": "501 no"},
+}
 SETTINGS: dict[str, dict[str, Any]] = {
     **{command: {"data_mode": DataMode.ACTIVE} for command in ("EPRT", "PORT")},
     **{
         command: {"tls": Tls.EXPLICIT, "tls_insecure": True} for command in ("AUTH", "PBSZ", "PROT")
     },
-    "HASH": {"verify_content": True},
+    "CCC": {"tls": Tls.EXPLICIT, "tls_insecure": True, "tls_ccc": True},
+    **{command: {"verify_content": True} for command in ("HASH", *CHECKSUMS)},
 }
 
 
@@ -138,6 +147,11 @@ def a_day_with(remote: Remote, root: Path) -> None:
     assert [entry.name for entry in remote.list("/d")] == ["new"]
     assert remote.stat("/d/new").size == 10
     assert read(remote, "/d/new") == b"the second"
+    with contextlib.suppress(errors.NotSupported, errors.PermissionDenied):
+        remote.mkdir("/made")
+        assert (root / "made").is_dir()
+        remote.rmdir("/made")
+        assert not (root / "made").exists()
     append_or_store(remote, "/d/new", b"the second", b", and more")
     assert (root / "d" / "new").read_bytes() == b"the second, and more"
 
@@ -181,6 +195,8 @@ def outcome(
             except errors.FtpfsError as error:
                 return "refused" if how[:1].isdigit() else f"fails: {error}"
             profile = remote.profile
+            if turn == 0 and not server.was_sent(command):
+                return f"fails: {command} was not sent"
     return "works"
 
 
@@ -218,9 +234,9 @@ def check_line(command: str, line: str) -> None:
 
 @pytest.mark.parametrize("command", OPTIONAL)
 def test_mount_works_with_every_misbehaviour_of_optional_command(
-    command: str, tmp_path: Path
+    command: str, tmp_path: Path, certificates: Certificates
 ) -> None:
-    cells = row(tmp_path, command, OPTIONAL[command])
+    cells = row(tmp_path, command, OPTIONAL[command], certificates.self_signed)
     assert set(cells.values()) == {"works"}, cells
     check_line(command, line_of(command, cells))
 
