@@ -83,11 +83,18 @@ class Basis:
 
     def shows(self, entry: Entry) -> bool:
         """Whether `entry` may be what an upload of this file made, although nobody knows whether it
-        arrived: its reply was lost, or the mount was killed."""
+        arrived: its reply was lost, or the mount was killed.
+
+        A file with the time of such an upload that is shorter is a part of it: a server has called
+        a part complete. It may have been renamed since, and the mount killed. That counts only if
+        nothing of the server's file is needed.
+        """
         with self._state.changed:
             uncertain = set(self._state.changes.uncertain)
+            may_be_part = not self._state.needs_base_locked()
         return entry.exact and any(
-            entry.size == size and is_same_time(self._remote, entry.mtime, mtime)
+            (entry.size == size or (may_be_part and (entry.size or 0) < size))
+            and is_same_time(self._remote, entry.mtime, mtime)
             for size, mtime in uncertain
         )
 

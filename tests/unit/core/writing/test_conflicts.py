@@ -261,3 +261,46 @@ def test_two_conflicts_within_one_second_have_copies_of_their_own(bench: Bench) 
     assert copies == [b"mine %d" % number for number in range(6)]
     assert files["/both"] == theirs[-1]
     assert not [path for path in files if path.count("conflict") > 1]
+
+
+@pytest.mark.parametrize("came", [0, 17, 4999])
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("moved", [False, True])
+def test_torn_file_that_was_renamed_and_written_anew_is_no_conflict(
+    bench: Bench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    came: int,
+    killed: bool,
+    moved: bool,
+) -> None:
+    """The server has called a part of the upload complete, and the rename moved that part."""
+    monkeypatch.setattr(backoff, "FIRST_PAUSE_SECONDS", 60.0)  # the queue alone does not try again
+    open_directory(bench)
+    bench.linger()
+    content = os.urandom(5000)
+    handle = bench.fs.open("/a", os.O_WRONLY)
+    bench.fs.write(handle, 0, content)
+    bench.remote.fail("store", errors.ConnectionLost("cut"))
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.fsync(handle)
+    mtime = bench.fs.attributes("/a").mtime
+    bench.remote.outside_write("/a", content[:came], mtime=mtime)
+    bench.fs.release(handle)
+    name = "/a"
+    if moved:
+        bench.fs.rename("/a", "/new")
+        name = "/new"
+    bench.remote.now += 100
+    handle = bench.fs.open(name, os.O_WRONLY)
+    bench.fs.truncate_handle(handle, 0)
+    bench.fs.write(handle, 0, b"anew")
+    bench.fs.flush(handle)
+    if killed:
+        bench.fs.stop_waiting()
+        sent_by_the_next(bench, tmp_path / "next")
+    bench.fs.release(handle)
+    if not killed:
+        bench.fs.retry()
+        settled(bench)
+    assert bench.remote.files() == {name: b"anew", "/b": b"bbbb"}
