@@ -163,8 +163,9 @@ def _by_mlsd(session: Session, path: str) -> Listing | None:
         raise _nothing("MLSD", said)
     found = listing.parse_mlsd(_lines(data), session.decode_bytes)
     if found.rejected and not found.entries:
-        log.warning("the MLSD listings of this server cannot be read; using LIST")
-        known.mlsd = known.mlsd or False
+        log.warning("the MLSD listing of %s cannot be read; using LIST", path)
+        if not known.mlsd:  # perhaps in this folder alone: the next mount asks again
+            known.believe_briefly("mlsd", False)
         return None
     known.mlsd = True
     if data:
