@@ -151,8 +151,8 @@ class Running:
         self._samples: deque[_Sample] = deque()
 
     def hear_signals(self) -> None:
-        """From now on a signal ends the mount, also while it waits for the server before it
-        answers."""
+        """Start to listen for signals. A signal ends the mount, even one that still recovers files
+        and has not answered the kernel yet."""
         threading.Thread(target=self._hear_signals, name="ftpfs-signals", daemon=True).start()
 
     def start(self) -> None:

@@ -204,7 +204,7 @@ def escaped(path: str) -> str:
 
 
 def specified(text: str) -> str:
-    """`text` for a place where a unit expands specifiers.
+    """Escape `text` for a setting in which systemd expands specifiers (%n, %h).
 
     Raises InvalidArgument for text that a unit file cannot hold.
     """

@@ -69,7 +69,7 @@ class FakeSession:
 
 
 class FakeServer:
-    """Accepts connections, up to `limit`; the pool gets `connect`."""
+    """A server that accepts up to `limit` connections. Give its method `connect` to the pool."""
 
     def __init__(self, limit: int = 1000) -> None:
         self.limit = limit

@@ -609,7 +609,11 @@ class _Waiter:
         self._gate.release()
 
     def wait(self) -> bytes | None:
-        """The block, or at least `need` bytes of it; None: plan anew. Raises the stream's error."""
+        """Wait for the block, or at least `need` bytes of it, and return that.
+
+        None: the stream has ended without it, and the caller has to plan anew. Raises the error
+        that ended the stream.
+        """
         self._gate.acquire()
         if self._error is not None:
             raise errors.again(self._error) from self._error

@@ -77,14 +77,14 @@ class Situation:
 
     @property
     def burst_until(self) -> float:
-        """Until when one worker is enough, as far as is known."""
+        """The end of the time (see `now`) in which one worker is enough: files still come in."""
         if not (self.yields and self.burst.counts):
             return NEVER
         return self.burst.last + min(self.linger, BURST_PAUSE_SECONDS)
 
     @property
     def held_until(self) -> float:
-        """Until when no file that lingers begins."""
+        """The time (see `now`) before which no lingering file is begun."""
         if self.burst.bytes > HELD_BYTES:
             return NEVER
         return min(self.burst_until, self.burst.began + LONGEST_LINGER_SECONDS)

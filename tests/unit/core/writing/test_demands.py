@@ -283,7 +283,7 @@ def test_fsync_waits_for_earlier_writes_and_not_for_later_ones(
     def wait_until_sent(file: OpenFile, **options: Any) -> None:
         until(lambda: not file.waits)  # the server has it
         bench.fs.write(other, 3, b" and more")
-        file.commit()  # a copy of that descriptor is closed
+        file.commit()  # as the close of a copy of that descriptor does
         real(file, **options)
 
     monkeypatch.setattr(OpenFile, "wait_until_sent", wait_until_sent)
