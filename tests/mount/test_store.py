@@ -21,6 +21,7 @@ from tests.conftest import RemoteDir
 from tests.mount.conftest import MountDir, Mounted, _daemons
 from tests.support.relay import Relay
 from tests.support.servers import Kind
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.mount
 
@@ -67,6 +68,12 @@ def digest(path: Path) -> str:
         return hashlib.sha256(file.read()).hexdigest()
 
 
+def end(mounted: Mounted) -> None:
+    """Unmount, and wait until the daemon has stored what it read."""
+    mounted.unmount()
+    until(lambda: log_lines(mounted, "store: "))
+
+
 def log_lines(mounted: Mounted, words: str) -> list[str]:
     return [line for line in mounted.log_text().splitlines() if words in line]
 
@@ -85,7 +92,7 @@ def test_second_mount_reads_unchanged_files_without_one_retr(
         first = mount()
         for name in names:
             assert digest(first.path / name) == digest(remote_dir.disk / name)
-        first.unmount()
+        end(first)
         if " 0 dropped" in log_lines(first, "store: ")[-1]:
             break
     assert relay.count("RETR") >= 300
@@ -116,7 +123,7 @@ def test_file_written_here_with_its_old_time_is_not_read_from_the_store(
     assert (first.path / "file").read_bytes() == old
     for name in ("old/file", "new/file"):
         assert digest(first.path / name) == digest(remote_dir.disk / name)
-    first.unmount()
+    end(first)
 
     second = mount()
     new = old[::-1]
@@ -198,7 +205,7 @@ def test_block_with_a_flipped_byte_is_fetched_again(
     data = make(remote_dir, "file", 3 * MIB)
     first = mount()
     assert (first.path / "file").read_bytes() == data
-    first.unmount()
+    end(first)
     [path] = folder.glob("*/data/file~*[!.side]")
     with open(path, "r+b") as file:
         file.seek(2 * MIB + 5)

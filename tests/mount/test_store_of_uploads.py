@@ -125,7 +125,7 @@ def test_upload_with_a_fresh_time_is_stored_for_its_mount_alone(
     assert (second.path / "file3").read_bytes() == changed
     first.unmount()
     second.unmount()
-    assert stored(tmp_path) == []
+    until(lambda: stored(tmp_path) == [])
     third = mount()
     assert (third.path / "file3").read_bytes() == changed
 
