@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RemoteDir, skip_if_cannot
+from tests.conftest import RemoteDir
 from tests.mount.conftest import MountDir, Mounted
 from tests.support import servers
 from tests.support.waiting import until_gone
@@ -535,7 +535,6 @@ def test_failed_calls_have_the_right_errno(mounted: Mounted) -> None:
 def test_write_into_a_read_only_folder_is_permission_denied(
     remote_dir: RemoteDir, fuse_binding: str, mount_dir: MountDir
 ) -> None:
-    skip_if_cannot(remote_dir.server.kind, "refuse by permission")
     closed = remote_dir.disk / "closed"
     closed.mkdir()
     remote_dir.write("closed/there", b"x")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RemoteDir, skip_if_cannot
+from tests.conftest import RemoteDir
 from tests.mount.conftest import MountDir, wait_until_sent
 from tests.mount.test_killed import kill
 from tests.support.relay import Command, Relay
@@ -139,7 +139,6 @@ def test_deletion_that_a_sticky_folder_refuses_later_gives_the_name_back(
     fuse_binding: str, remote_dir: RemoteDir, mount_dir: MountDir
 ) -> None:
     """The deletion of the user's own file has worked before; this file is another user's."""
-    skip_if_cannot(remote_dir.server.kind, "refuse by permission")
     folder = remote_dir.disk / "sticky"
     folder.mkdir()
     folder.chmod(0o1777)

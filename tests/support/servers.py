@@ -368,7 +368,6 @@ CANNOT: dict[Kind, dict[str, str]] = {
         "list -a": "LIST takes -a for a name",
         "set mtime of folders": "MFMT takes files only",
         "kill sessions": "one process serves everybody",
-        "refuse by permission": "serves as the user that runs the tests, which is root",
         "paths over 2 KiB": "a command line ends at 2048 bytes",
     },
 }
