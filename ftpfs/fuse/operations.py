@@ -39,6 +39,9 @@ R = TypeVar("R")
 # of about one second: no file has that time to the nanosecond.
 UTIME_NOW = (1 << 30) - 1
 UTIME_OMIT = (1 << 30) - 2
+# The time (s) of a file whose time the server does not tell. It is old, so that `cp -u` and `make`
+# do not take the file for news. It is the same in each mount, so that rsync sends nothing again.
+UNDATED = 0
 
 # The only extended attribute: "clean", "dirty", "uploading" or "failed".
 STATE_ATTRIBUTE = "user.ftpfs.state"
@@ -486,7 +489,8 @@ class Operations:
         size = min(max(entry.size or 0, 0), _MOST_BYTES)
         if mode is None:
             mode = (0o777 if kind is Kind.DIRECTORY else 0o666) & ~look.umask
-        when = self._began if entry.mtime is None else entry.mtime
+        unknown = self._began if entry is ROOT else UNDATED
+        when = unknown if entry.mtime is None else entry.mtime
         return Stat(
             _TYPE_BITS[kind] | (mode & 0o7777),
             inode(path),

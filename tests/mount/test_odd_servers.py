@@ -309,6 +309,31 @@ def test_everyday_work_succeeds_on_a_server_with_another_dialect(
         assert (root / "FOLDER" / "NEW").read_bytes() == b"new" * 1000
 
 
+def test_file_without_date_is_as_old_in_each_mount_and_no_news_for_cp(
+    tmp_path: Path, mount_odd: MountOdd
+) -> None:
+    root = tmp_path / "root"
+    (root / "folder").mkdir(parents=True)
+    (root / "file").write_bytes(b"content")
+    lines = {"root": b"-rw-r--r-- 1 me us 7 file\r\ndrwxr-xr-x 1 me us 0 folder\r\n"}
+    script = Script(
+        unknown={"MLSD", "MLST", "MDTM", "MFMT"}, listing=lambda path: lines.get(path.name, b"")
+    )
+    copy = tmp_path / "copy"
+    copy.write_bytes(b"edited here since")
+    os.utime(copy, (1_000_000_000, 1_000_000_000))
+    with odd_server.start(root, script) as odd:
+        here = mount_odd(odd)
+        assert sorted(os.listdir(here)) == ["file", "folder"]
+        assert (here / "file").stat().st_mtime == 0
+        assert (here / "folder").stat().st_mtime == 0
+        assert (here / "file").read_bytes() == b"content"
+        assert (here / "file").stat().st_mtime == 0
+        subprocess.run(["cp", "-u", here / "file", copy], check=True)
+        assert copy.read_bytes() == b"edited here since"
+        assert here.stat().st_mtime > 1_000_000_000
+
+
 def test_mlsd_is_used_when_the_server_has_no_mlst(tmp_path: Path, mount_odd: MountOdd) -> None:
     root = tmp_path / "root"
     root.mkdir()
