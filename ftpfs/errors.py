@@ -171,6 +171,12 @@ class TooLong(ProtocolError):
     errno = errno.EFBIG
 
 
+class FileTooLarge(FtpfsError):
+    """A program gives a file a size that no server's disk has."""
+
+    errno = errno.EFBIG
+
+
 class TlsError(FtpfsError):
     """TLS failed or is required: certificate, version, or the server's own rule."""
 

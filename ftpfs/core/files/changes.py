@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ftpfs import errors
 from ftpfs.core.writing.ranges import RangeSet
 from ftpfs.model.entry import Entry
 
@@ -22,6 +23,9 @@ WORTH_PATCHING = 256 << 10
 # A file is sent while it is written, if so many bytes were written from its start on. A smaller one
 # is closed before a connection is ready.
 STREAM_FROM = 1 << 20
+# Most bytes that a program can give a file: as many as ext4 takes. A local disk may take more,
+# because zeros need no room there. On the wire each of them is a byte.
+MOST_BYTES = 16 << 40
 
 
 class Changes:
@@ -66,6 +70,11 @@ class Changes:
         if end > size:
             self.size = end
         return self.is_streamable and self.size >= STREAM_FROM
+
+    def check_end(self, end: int) -> None:
+        """Raises FileTooLarge if the file would get longer than any server's disk allows."""
+        if end > max(self.size, MOST_BYTES):
+            raise errors.FileTooLarge(f"a file of {end} bytes cannot be sent")
 
     def cut(self, size: int) -> None:
         """The file was truncated to `size`, which may be longer."""

@@ -177,6 +177,7 @@ class OpenFile(Facts):
                 if offset is None:
                     offset = changes.size
                 else:
+                    changes.check_end(offset + len(data))
                     changes.is_only_appended = False
                     changes.is_rewritten = changes.is_rewritten or bool(state.server.patching)
                     if writer is not None:
@@ -201,6 +202,7 @@ class OpenFile(Facts):
         with state.spool_lock:
             self._check_refusal()
             with state.changed:
+                state.changes.check_end(size)
                 if size == state.changes.size and state.server.entry is not None:
                     return
             spooled = self.content.file()
