@@ -11,7 +11,7 @@ VENV="$REPO/.venv"
 
 # Each word is a package, or alternatives with "|" if releases name it differently.
 RUN_PACKAGES="libfuse2t64|libfuse2 fuse3"
-TEST_PACKAGES="libfuse3-3|libfuse3-4 rsync git vim-tiny|vim sqlite3 openssl iproute2 systemd man-db procps zsh fish"
+TEST_PACKAGES="libfuse3-3|libfuse3-4 rsync git vim-tiny|vim sqlite3 openssl iproute2 systemd man-db procps zsh fish curl"
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -544,15 +544,18 @@ class _Client:
                 file.seek(offset)
                 self._send(iter(lambda: file.read(64 << 10), b""))
 
-    def _do_MLSD(self, _: str) -> None:
-        here = self._here()
+    def _do_MLSD(self, name: str) -> None:
+        here = self._inside(name)
         self._send(f"{_facts(path)}\r\n".encode("utf-8", "surrogateescape") for path in here)
 
-    def _do_LIST(self, _: str) -> None:
-        self._send(f"{_long(path)}\r\n".encode("utf-8", "surrogateescape") for path in self._here())
+    def _do_LIST(self, words: str) -> None:
+        inside = self._inside(words.removeprefix("-a").lstrip())
+        self._send(f"{_long(path)}\r\n".encode("utf-8", "surrogateescape") for path in inside)
 
-    def _here(self) -> list[Path]:
-        return sorted(Path(f"{self._server.root}{self._folder}").iterdir())
+    def _inside(self, name: str) -> list[Path]:
+        """What is in the folder of that name ("": the current one); nothing if it is missing."""
+        folder = Path(f"{self._server.root}{self._absolute(name)}")
+        return sorted(folder.iterdir()) if folder.is_dir() else []
 
     def _do_STOR(self, name: str) -> None:
         self._store(name, "r+b" if self._offset else "wb")

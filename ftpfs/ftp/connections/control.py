@@ -193,9 +193,11 @@ class Control(ftplib.FTP_TLS):
         self._secured()
 
     def protect_data(self) -> None:
-        """Send PBSZ 0 and PROT P: data connections use TLS."""
+        """Send PBSZ 0, which the server may refuse, and PROT P: data connections use TLS."""
         self.deadline = time.monotonic() + self._network.reply_timeout
-        self.prot_p()
+        with contextlib.suppress(ftplib.error_perm):
+            self.voidcmd("PBSZ 0")
+        self.voidcmd("PROT P")
 
     def end_tls(self) -> None:
         """Send CCC, which ends TLS on this connection. If the server refuses it, TLS stays on.

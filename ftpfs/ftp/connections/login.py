@@ -197,9 +197,10 @@ class Login:
         replies: list[Reply] = []
         for number in range(count):
             reply = self._control.reply(self._network.reply_timeout)
-            # If USER alone logs in, servers answer the PASS with all sorts of codes.
+            # If USER alone logs in, servers answer the PASS with all sorts of codes. PROT has to
+            # succeed; PBSZ ahead of it, a formality with TLS (RFC 4217, 9), does not.
             wanted = number == 1 and not 200 <= replies[0].code < 300
-            wanted = wanted or 2 <= number < 2 + protection
+            wanted = wanted or (protection > 0 and number == 1 + protection)
             if reply.code == 421 or (wanted and not 200 <= reply.code < 300):
                 refused = next((r for r in replies if not r.ok), reply)
                 quoted = f"{refused.code} {refused.text}"

@@ -121,20 +121,34 @@ def test_further_session_is_logged_in_and_protected_by_one_write(
             sent.clear()
 
 
+def refuse(monkeypatch: pytest.MonkeyPatch, verb: bytes) -> None:
+    """Have the server get another word in place of this command."""
+    send = Control.send
+    monkeypatch.setattr(Control, "send", lambda self, wire: send(self, wire.replace(verb, b"XYZW")))
+
+
 @pytest.mark.parametrize("tls", ["explicit", "optional"])
-@pytest.mark.parametrize("reply", ["PROT", "PBSZ"])
 def test_login_fails_when_session_cannot_be_protected(
-    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, tls: str, reply: str
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, tls: str
 ) -> None:
     server = start_server("vsftpd", tls="explicit")
     with connected(server, config.Tls(tls), tls_ca=server.ca) as remote:
         use(remote, 1)
-        send = Control.send
-        monkeypatch.setattr(
-            Control, "send", lambda self, wire: send(self, wire.replace(reply.encode(), b"XYZW"))
-        )
+        refuse(monkeypatch, b"PROT")
         with pytest.raises(errors.FtpfsError):
             remote._pool._connect()
+
+
+def test_server_that_refuses_pbsz_still_gets_data_over_tls(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start_server("vsftpd", tls="explicit", require_tls=True)
+    with connected(server, config.Tls.EXPLICIT, tls_ca=server.ca) as remote:
+        use(remote, 1)
+        refuse(monkeypatch, b"PBSZ")
+        session = remote._pool._connect()  # in one write
+        assert session.listing("LIST")[1]
+        session.close()
 
 
 @pytest.mark.parametrize("newest", ["1.2", "1.3"])
