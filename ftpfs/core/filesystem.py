@@ -134,6 +134,10 @@ class Filesystem:
         """This thread begins a request of the kernel that is no rename: see `hiding`."""
         self._hiding.begin_request()
 
+    def know_callers(self, caller: Callable[[], int]) -> None:
+        """Let killed programs end: see `killable.Requests`."""
+        self._known.tree.requests.caller = caller
+
     # Looking.
 
     def attributes(self, path: str) -> Entry:

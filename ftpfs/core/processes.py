@@ -7,6 +7,7 @@ Threading: any thread.
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 
@@ -25,12 +26,27 @@ def are_one(opener: int, caller: int) -> bool:
     return other is None or other == process
 
 
+def is_killed(thread: int) -> bool:
+    """Whether a thread that waits in the kernel will end as soon as its wait is over.
+
+    The kernel marks each thread of a process with SIGKILL for any signal that ends the process,
+    Ctrl-C included. False if the kernel does not tell.
+    """
+    pending = _field(thread, b"SigPnd:") if thread else None
+    return pending is not None and int(pending, 16) >> (signal.SIGKILL - 1) & 1 == 1
+
+
 def _process_of(thread: int) -> int | None:
+    process = _field(thread, b"Tgid:")
+    return None if process is None else int(process)
+
+
+def _field(thread: int, name: bytes) -> bytes | None:
     try:
         status = Path(f"/proc/{thread}/status").read_bytes()
     except OSError:
         return None
     for line in status.splitlines():
-        if line.startswith(b"Tgid:"):
-            return int(line[5:])
+        if line.startswith(name):
+            return line[len(name) :]
     return None

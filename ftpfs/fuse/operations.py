@@ -107,8 +107,8 @@ class Look:
     ignore_attribute_errors: bool
 
 
-# The attribute does not exist: an ordinary answer, not logged as a fault.
-_ORDINARY = (errno.ENODATA, errno.EOPNOTSUPP)
+# The attribute does not exist, or the program was killed: ordinary answers, not logged as faults.
+_ORDINARY = (errno.ENODATA, errno.EOPNOTSUPP, errno.EINTR)
 # Other ordinary answers: facts about a name, and what FTP cannot do.
 _ANSWERS = (
     errors.NotFound,
@@ -199,7 +199,15 @@ class Operations:
         """Called when mounted; threads may be started from now on (never before the fork)."""
         self.mounted = True
         self._fs.tell_changed = self.kernel.outdated
+        self._fs.know_callers(self._caller_here)
         self._started()
+
+    def _caller_here(self) -> int:
+        """The calling process in a thread of libfuse; 0 in any other."""
+        try:
+            return self.caller()
+        except ValueError:  # libfuse 3 knows no request there
+            return 0
 
     def destroy(self, _path: str) -> None:
         """Called when unmounted: the kernel takes no more answers."""

@@ -124,6 +124,9 @@ def test_daemon_ends_in_its_grace_time_while_a_listing_drips(mount: Mount, bindi
         time.sleep(1)
         assert ls.poll() is None
         os.kill(trapped.pid, signal.SIGTERM)
+        time.sleep(0.5)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(trapped.pid, signal.SIGTERM)
         assert trapped.has_ended(within=12)
         assert not os.path.ismount(trapped.path)
         ls.wait(5)

@@ -130,6 +130,13 @@ class Fetch:
         self.before: Directory | None = None
         self.error: errors.FtpfsError | None = None
 
+    def entries(self) -> dict[str, Entry]:
+        """The result, which a program has asked for. Raises the error, if the listing failed."""
+        if self.error is not None:
+            raise errors.again(self.error) from self.error
+        self.directory.ahead = False
+        return self.directory.entries
+
 
 class Listings:
     """The cached directories of one server.

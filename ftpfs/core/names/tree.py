@@ -29,6 +29,7 @@ from contextlib import AbstractContextManager
 from ftpfs import errors
 from ftpfs.core.names.behind import Changes
 from ftpfs.core.names.belief import Belief
+from ftpfs.core.names.killable import Requests
 from ftpfs.core.names.listings import (
     Directory,
     Fetch,
@@ -90,6 +91,7 @@ class Tree:
         self._lock = ranked_lock(Rank.TREE)
         self._changed = threading.Condition(self._lock)
         self._listings = Listings(clock, now)  # guarded by _lock
+        self.requests = Requests()
 
     def lookup(self, path: str) -> Entry:
         """The entry at `path`: no round trip while the listing of its directory is fresh.
@@ -370,16 +372,19 @@ class Tree:
                 if fetch is None:
                     fetch = self._listings.fetches[path] = Fetch()
                     break
-                while not fetch.done:
-                    self._changed.wait()
-                if fetch.error is None:
-                    fetch.directory.ahead = False
-                    return fetch.directory.entries
-                if fetch.purpose is For.PROGRAM:  # else this thread lists by itself
-                    raise errors.again(fetch.error) from fetch.error
-        with self._ending(path, fetch):
+                self.requests.wait(self._changed, fetch)
+                if fetch.error is None or fetch.purpose is For.PROGRAM:
+                    return fetch.entries()
+                # What was only listed ahead, this thread lists by itself.
+        self.requests.run(lambda: self._fetch(path, fetch))
+        with self._lock:
+            self.requests.wait(self._changed, fetch)
+            return fetch.entries()
+
+    def _fetch(self, path: str, fetch: Fetch) -> None:
+        """List `path`. The result, or the error, is in `fetch`."""
+        with contextlib.suppress(errors.FtpfsError), self._ending(path, fetch):
             fetch.directory = self._list(path, fetch)
-        return fetch.directory.entries
 
     def _begin_for_later(
         self, choose: Callable[[], str | None], purpose: For
