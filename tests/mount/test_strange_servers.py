@@ -181,6 +181,28 @@ def test_file_copied_into_a_hot_folder_is_one_job_and_one_only(
         assert sorted(server.taken) == jobs
 
 
+@pytest.mark.parametrize(
+    ("reply", "twice"), [("550 renaming is not allowed", 2), ("502 no renaming here", 1)]
+)
+def test_mount_sends_one_file_of_each_folder_twice_where_the_server_never_renames(
+    root: Path, mount_scripted: MountScripted, reply: str, twice: int
+) -> None:
+    (root / "e").mkdir()
+    with scripted_server.start(root, Manners(never_renames=reply)) as server:
+        here = mount_scripted(server)
+        for folder in ("d", "e"):
+            for number in range(3):
+                (here / folder / f"file{number}").write_bytes(b"content %d" % number)
+                wait_until_sent(here)
+        assert server.verbs().count("STOR") == 6 + twice
+        for folder in ("d", "e"):
+            for number in range(3):
+                assert (root / folder / f"file{number}").read_bytes() == b"content %d" % number
+        (root / "d" / "inner").unlink()
+        assert sorted(os.listdir(root / "d")) == sorted(os.listdir(root / "e"))
+        assert len(os.listdir(root / "e")) == 3
+
+
 def test_file_open_on_the_server_is_replaced_when_it_is_free(
     root: Path, mount_scripted: MountScripted
 ) -> None:
