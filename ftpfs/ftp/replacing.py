@@ -23,7 +23,8 @@ no file under the final name, and each step may be refused, or its reply be lost
 
 - The hidden name tells its owner, its time, and the file's own name. If a listing shows one from
   before this mount, and no file under its own name, the file gets that name again
-  (`Temporaries.sweep`).
+  (`Temporaries.sweep`). Of a name of more than 217 bytes only the beginning fits, so such a file
+  keeps its hidden name, and the log says where it is.
 
 Threading: any thread; a session belongs to one.
 """
@@ -46,21 +47,27 @@ log = logging.getLogger(__name__)
 
 _NAME_MAX = 255  # bytes; what servers' disks allow
 _ASIDE = re.compile(
-    rf"{re.escape(HIDDEN_PREFIX)}([0-9a-f]{{8}})-([0-9a-f]{{8,}})-[0-9a-f]+\.old-(.+)"
+    rf"{re.escape(HIDDEN_PREFIX)}([0-9a-f]{{8}})-([0-9a-f]{{8,}})-[0-9a-f]+\.old(?:-(.+)|~.*)?"
 )
 
 
 def aside_name(owner: str, name: str) -> str:
-    """A hidden name for the file `name`. It contains `name`, unless that is too long."""
+    """A hidden name for the file `name`. It contains as much of `name` as fits."""
     hidden = f"{HIDDEN_PREFIX}{owner}-{int(time.time()):08x}-{secrets.token_hex(4)}.old"
     full = f"{hidden}-{name}"
-    return full if len(full.encode("utf-8", "surrogateescape")) <= _NAME_MAX else hidden
+    while len(full.encode("utf-8", "surrogateescape")) > _NAME_MAX:
+        name = name[:-1]
+        full = f"{hidden}~{name}"
+    return full
 
 
 def told_by(hidden: str) -> tuple[str, int, str] | None:
-    """Owner, time and original name in a name of `aside_name`; None for any other name."""
+    """Owner, time and original name in a name of `aside_name`; None for any other name.
+
+    The original name is empty if it was too long.
+    """
     found = _ASIDE.fullmatch(hidden)
-    return (found.group(1), int(found.group(2), 16), found.group(3)) if found else None
+    return (found.group(1), int(found.group(2), 16), found.group(3) or "") if found else None
 
 
 class Replacement:
@@ -186,6 +193,13 @@ def restore(session: Session, folder: str, hidden: str) -> bool:
     told = told_by(hidden)
     aside = f"{folder.rstrip('/')}/{hidden}"
     if told is None:
+        return False
+    if not told[2]:
+        log.warning(
+            "%s holds a file that an earlier mount was replacing; its name was too long to be"
+            " noted, and nothing renames or deletes it",
+            aside,
+        )
         return False
     target = posixpath.join(folder, told[2])
     if lister.find(session, target) is not None:

@@ -200,6 +200,7 @@ def test_listing_restores_names_of_files_that_earlier_mount_moved_aside(
         f".ftpfs-{theirs}-{old:08x}-04.old-theirs": b"theirs",
         f".ftpfs-{theirs}-{now:08x}-05.old-busy": b"under way elsewhere",
         f".ftpfs-{OWNER}-{now - 60:08x}-06.old": b"of a name too long",
+        f".ftpfs-{OWNER}-{now - 60:08x}-07.old~its beginn": b"of another one",
     }.items():
         remote_dir.write(name, content)
     remote = remote_of(remote_dir, owner=OWNER)
@@ -208,12 +209,15 @@ def test_listing_restores_names_of_files_that_earlier_mount_moved_aside(
     after = files(remote_dir.disk)
     assert [after[name] for name in ("mine", "theirs", "taken")] == [b"mine", b"theirs", b"new"]
     assert set(after.values()) >= {b"old", b"of this mount", b"under way elsewhere"}
-    assert len(after) == 7
+    assert set(after.values()) >= {b"of a name too long", b"of another one"}
+    assert len(after) == 8
     told = caplog.text.replace(remote_dir.path, "")
     assert "/mine had been moved aside" in told
     assert "02.old-taken holds what was /taken before" in told
     remote.list("/")
     assert caplog.text.count("02.old-taken holds") == 1
+    assert caplog.text.count("06.old holds a file") == 1
+    assert caplog.text.count("07.old~its beginn holds a file") == 1
     remote.close()
 
 
@@ -224,8 +228,11 @@ def test_hidden_name_contains_owner_time_and_original_name() -> None:
     assert (told[0], told[2]) == (OWNER, "a name.txt")
     assert abs(told[1] - time.time()) < 5
     longest = replacing.aside_name(OWNER, "ä" * 127)
-    assert len(longest.encode()) <= 255
-    assert replacing.told_by(longest) is None
+    assert 254 <= len(longest.encode()) <= 255
+    assert longest.endswith(".old~" + "ä" * 108)
+    told = replacing.told_by(longest)
+    assert told is not None
+    assert (told[0], told[2]) == (OWNER, "")
 
 
 def test_replacing_takes_one_exchange(
