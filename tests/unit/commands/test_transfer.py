@@ -277,6 +277,27 @@ def test_get_leaves_the_old_file_when_the_download_is_short(tmp_path: Path) -> N
     assert os.listdir(tmp_path) == ["local"]
 
 
+@pytest.mark.parametrize("lacks", [set(), {"SIZE"}], ids=["SIZE", "no SIZE"])
+def test_get_and_cat_bring_all_of_a_file_that_the_listing_calls_shorter(
+    tmp_path: Path, lacks: set[str]
+) -> None:
+    """As listings do that show the lower 32 bits of a size."""
+    content = b"a line that is longer than nothing\n" * 50_000
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "long").write_bytes(content)
+    listed = b"-rw-r--r-- 1 odd odd 5000 Sep 13  2020 long\r\n"
+    script = Script(unknown={"MLSD", "MLST", *lacks}, listing=lambda _folder: listed)
+    with odd_server.start(root, script) as odd:
+        url = f"ftp://{odd.user}@{odd.host}:{odd.port}/long"
+        password = {"FTPFS_PASSWORD": odd.password}
+        done = ftpfs_process("get", url, str(tmp_path / "got"), environ=password)
+        assert (done.returncode, done.stderr) == (0, "")
+        shown = ftpfs_process("cat", url, environ=password)
+    assert (tmp_path / "got").read_bytes() == content
+    assert (shown.returncode, shown.stdout) == (0, content.decode())
+
+
 class TestLineEnds:
     @pytest.mark.parametrize("size", [1, 2, 3, 100])
     def test_conversion_does_not_depend_on_chunks(self, size: int) -> None:
