@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,51 @@ def test_deadline_names_the_step_the_seconds_and_the_option(run: Run) -> None:
         where = url(hostile_server.as_server(server))
         done = run("cmd", where, "FEAT", "--reply-timeout", "1", password=server.password)
     assert "waiting for the reply to FEAT: no answer after 1 s (reply_timeout" in done.stderr
+
+
+def test_stalled_data_names_the_seconds_and_the_option(run: Run) -> None:
+    with hostile_server.start("dripped-listing", 3600) as server:
+        where = url(hostile_server.as_server(server))
+        for command, path in (("ls", "trap"), ("cat", "big1")):
+            words = (command, where + path, "--data-timeout", "1")
+            done = run(*words, password=server.password)
+            assert "nothing moved on the data connection for 1 s (data_timeout)" in done.stderr
+
+
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """A listener in front of nobody."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+@pytest.mark.parametrize(
+    ("scheme", "message"),
+    [
+        ("ftp", "waiting for the greeting of {}: no answer after 1 s (reply_timeout"),
+        ("ftps", "TLS handshake with {}: no answer after 1 s (connect_timeout"),
+    ],
+)
+def test_silent_server_names_the_step_and_the_seconds(
+    run: Run, silent: socket.socket, scheme: str, message: str
+) -> None:
+    address = f"127.0.0.1:{silent.getsockname()[1]}"
+    words = ("--reply-timeout", "1", "--connect-timeout", "1")
+    done = run("ls", f"{scheme}://me@{address}/", *words, password="secret")
+    assert message.format(address) in done.stderr
+
+
+def test_address_that_drops_packets_names_the_step_and_the_seconds(run: Run) -> None:
+    with socket.socket() as listener, contextlib.ExitStack() as others:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        for _ in range(4):  # fill the backlog
+            other = others.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(listener.getsockname())
+        done = run("ls", f"ftp://me@{address}/", "--connect-timeout", "1", password="secret")
+    assert f"connecting to {address}: no answer after 1 s (connect_timeout" in done.stderr
 
 
 def test_refused_connection_and_unknown_host_say_what_to_check(run: Run) -> None:

@@ -132,10 +132,11 @@ class Control(ftplib.FTP_TLS):
         # Through a proxy, only the proxy knows the address: data connections then go to the name.
         self.peer = self.host if self._network.proxy else sock.getpeername()[0]
         self.own_address = sock.getsockname()[0]
-        self.step = f"waiting for the greeting of {self.host}:{self.port}"
         if self._server.tls is Tls.IMPLICIT:
+            self.step = f"TLS handshake with {self.host}:{self.port}"
             self.sock = self.context.wrap_socket(sock, server_hostname=self.host)
             self._secured()
+        self.step = f"waiting for the greeting of {self.host}:{self.port}"
         greeting = self.reply(self._network.reply_timeout)
         if greeting.code == 421:
             raise errors.ServerBusy(f"server replied 421: {errors.printable(greeting.text)}")
@@ -508,6 +509,8 @@ def _advice(step: str) -> str:
     """A hint for a step that got no answer."""
     if step.startswith("connecting"):
         return " (connect_timeout; is the address right, and does no firewall drop it?)"
+    if step.startswith("TLS handshake"):
+        return f" (connect_timeout; {_TRY_EXPLICIT})"
     if "greeting" in step:
         return f" (reply_timeout; {_TRY_IMPLICIT})"
     return " (reply_timeout; `ftpfs doctor` tells what the server can do)"

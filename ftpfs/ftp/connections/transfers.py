@@ -164,7 +164,7 @@ class Download(Transfer):
         except OSError as error:
             if not _ended_unsaid(error):
                 self._break()
-                raise data_error(error) from error
+                raise data_error(error, self._session.data_timeout) from error
             count, self._unsaid = 0, True
         self._session.used_at = time.monotonic()
         if count == 0:
@@ -184,7 +184,7 @@ class Download(Transfer):
                 piece = self._channel.recv(size, socket.MSG_WAITALL)
             except OSError as error:
                 self._break()
-                raise data_error(error) from error
+                raise data_error(error, self._session.data_timeout) from error
             self._session.used_at = time.monotonic()
             if not piece:
                 self._end()
@@ -205,7 +205,7 @@ class Download(Transfer):
         except OSError as error:
             if not _ended_unsaid(error):
                 self._break()
-                raise data_error(error) from error
+                raise data_error(error, self._session.data_timeout) from error
             self._came_to_end = self._unsaid = True
         return not self._came_to_end
 
@@ -358,7 +358,7 @@ class Upload(Transfer):
         except errors.FtpfsError as refusal:
             return refusal
         session.drop()
-        return data_error(error)
+        return data_error(error, session.data_timeout)
 
 
 def receive_listing(download: Download, chunks: list[bytearray], data_timeout: float) -> None:
@@ -454,10 +454,10 @@ def say_end(channel: socket.socket, timeout: float) -> None:
         channel.shutdown(socket.SHUT_WR)
 
 
-def data_error(error: OSError) -> errors.FtpfsError:
-    """The error for a failed send or recv on a data connection."""
+def data_error(error: OSError, timeout: float) -> errors.FtpfsError:
+    """The error for a failed send or recv on a data connection with that deadline (s)."""
     if isinstance(error, _TIMEOUTS):
         return errors.DeadlineExceeded(
-            "nothing moved on the data connection within its deadline (data_timeout)"
+            f"nothing moved on the data connection for {timeout:g} s (data_timeout)"
         )
     return errors.DataConnectionFailed(f"the data connection broke: {reason_of(error)}")
