@@ -97,6 +97,45 @@ def test_refused_rename_leaves_the_open_file_it_was_to_replace(
     assert (closed / "a").exists()
 
 
+def test_refused_rename_leaves_the_long_open_file_that_was_moved_aside(
+    fuse_binding: str, remote_dir: RemoteDir, mount_dir: MountDir, closed: Path
+) -> None:
+    """What its reader needs is more than is fetched here, so the file moves aside on the server."""
+    assert closed.is_dir()
+    old = random.Random(3).randbytes(20 << 20)
+    remote_dir.write("open/b", old)
+    mounted = mount_dir(binding=fuse_binding, options="block_cache=8M")
+    with reader(mounted.path / "open/b") as fd:
+        with pytest.raises(PermissionError):
+            (mounted.path / "closed/a").rename(mounted.path / "open/b")
+        assert os.listdir(remote_dir.disk / "open") == ["b"]
+        assert (remote_dir.disk / "open/b").read_bytes() == old
+        assert rest(fd) == old[4:]
+    mounted.unmount()
+    assert os.listdir(remote_dir.disk / "open") == ["b"]
+    assert (closed / "a").exists()
+
+
+def test_refused_rename_of_a_folder_leaves_both_folders(
+    fuse_binding: str, remote_dir: RemoteDir, mount_dir: MountDir, closed: Path
+) -> None:
+    (closed / "folder").mkdir(mode=0o755)
+    (closed / "folder/file").write_bytes(b"below")
+    (closed / "folder/file").chmod(0o644)
+    remote_dir.write("open/empty/file", b"").unlink()
+    mounted = mount_dir(binding=fuse_binding)
+    moving, target = mounted.path / "closed/folder", mounted.path / "open/empty"
+    with reader(moving / "file", 1) as fd:
+        for new in (target, mounted.path / "open/new"):
+            with pytest.raises(PermissionError):
+                moving.rename(new)
+        assert rest(fd) == b"elow"
+    assert (moving / "file").read_bytes() == b"below"
+    assert os.listdir(mounted.path / "open") == os.listdir(remote_dir.disk / "open") == ["empty"]
+    assert os.listdir(target) == []
+    assert (closed / "folder/file").exists()
+
+
 def test_file_that_a_refused_rename_left_is_written_renamed_and_deleted(
     fuse_binding: str, remote_dir: RemoteDir, mount_dir: MountDir, closed: Path
 ) -> None:
