@@ -116,6 +116,31 @@ def test_refused_rename_leaves_the_long_open_file_that_was_moved_aside(
     assert (closed / "a").exists()
 
 
+def test_long_open_file_is_back_after_a_kill_between_the_steps_of_its_replacement(
+    remote_dir: RemoteDir, relay: Relay, mount_dir: MountDir
+) -> None:
+    old = random.Random(4).randbytes(20 << 20)
+    disk = remote_dir.write("open/b", old).parent
+    remote_dir.write("open/a", b"new")
+    mounted = mount_dir(through=relay, options="block_cache=8M")
+    a, b = mounted.path / "open/a", mounted.path / "open/b"
+    with reader(b):
+        relay.cut_control(
+            "RNFR", when="before", times=None, where=lambda command: command.arg.endswith("/a")
+        )
+        renaming = threading.Thread(target=renamed, args=(a, b, errno.ENOTCONN))
+        renaming.start()
+        until(lambda: not (disk / "b").exists())
+        kill(mounted, renaming)
+    relay.clear()
+    mounted = mount_dir(through=relay)
+    until(lambda: sorted(os.listdir(mounted.path / "open")) == ["a", "b"])
+    assert (mounted.path / "open/b").read_bytes() == old
+    mounted.unmount()
+    left = {path.name: path.read_bytes() for path in disk.iterdir()}
+    assert left == {"a": b"new", "b": old}
+
+
 def test_refused_rename_of_a_folder_leaves_both_folders(
     fuse_binding: str, remote_dir: RemoteDir, mount_dir: MountDir, closed: Path
 ) -> None:
