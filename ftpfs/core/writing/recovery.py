@@ -61,8 +61,14 @@ def _take_over(
             spool_file.close(delete=False)
             return None
         record = replace(record, path=free_name(record.path, files.__contains__))
-    file = new_file(record.path, record.base)
-    file.restore(record, spool_file)
+    try:
+        file = new_file(record.path, record.base)
+        file.restore(record, spool_file)
+    except Exception:  # nor does an odd one
+        log.exception("%s: its row cannot be taken over", record.path)
+        _hold(spool, record, "not uploaded: its row in the journal cannot be taken over")
+        spool_file.close(delete=False)
+        return None
     files.linger(record.path, file)
     return file
 

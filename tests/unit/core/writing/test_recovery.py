@@ -472,7 +472,7 @@ def test_recovered_file_is_replaced_without_a_conflict_when_its_upload_was_done(
 def test_unreadable_row_does_not_stop_recovery_of_others(bench: Bench, tmp_path: Path) -> None:
     open_directory(bench, "/d")
     bench.linger()
-    for name in ("torn", "negative", "plain"):
+    for name in ("torn", "negative", "odd time", "odd mode", "odd base", "plain"):
         bench.write(f"/d/{name}", b"content")
     (bench.fs._spool.journal._connection).execute(
         "update unsent set present = '[[0,' where path = cast('/d/torn' as blob)"
@@ -480,7 +480,12 @@ def test_unreadable_row_does_not_stop_recovery_of_others(bench: Bench, tmp_path:
     (bench.fs._spool.journal._connection).execute(
         "update unsent set size = -1 where path = cast('/d/negative' as blob)"
     )
+    for column, value in (("mtime", "'noon'"), ("mode", "'mine'"), ("base_size", "'all'")):
+        name = f"/d/odd {column.removesuffix('_size').replace('mtime', 'time')}"
+        (bench.fs._spool.journal._connection).execute(
+            f"update unsent set {column} = {value} where path = cast('{name}' as blob)"
+        )
     next_one = reborn(bench, tmp_path / "next")
-    assert next_one.fs.recover() == 1
+    assert next_one.fs.recover() == 3  # two rows are only found odd when they are sent
     next_one.fs.close()
     assert bench.remote.content("/d/plain") == b"content"
