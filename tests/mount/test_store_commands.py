@@ -84,8 +84,8 @@ def test_store_is_cleared_under_a_mount_that_uses_it(
     until(lambda: read(mounted) and relay.count("RETR"))  # the mount has let go of the file
     until(lambda: list((tmp_path / "store").glob("*/data/file*")))
     assert read(mounted) == bytes(3 * MIB)
-    assert cache(tmp_path, "clear")[0] == 0
-    assert "0 bytes" in cache(tmp_path)[1]
+    # The mount stores behind its answers, and may still be at it.
+    until(lambda: cache(tmp_path, "clear")[0] == 0 and "0 bytes" in cache(tmp_path)[1])
 
 
 def test_nothing_is_stored_where_there_is_no_store(tmp_path: Path) -> None:

@@ -315,6 +315,7 @@ MESSAGES: dict[type[errors.FtpfsError], str] = {
     errors.ServerBusy: "421",
     errors.ProtocolError: "not an FTP reply",
     errors.TooLong: "a listing of more than",
+    errors.FileTooLarge: "bytes cannot be sent",
     errors.TlsError: "TLS failed",
     errors.Untrusted: "certificate not trusted",
     errors.LoginFailed: "is the password right?",
