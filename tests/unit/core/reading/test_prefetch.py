@@ -329,7 +329,9 @@ def test_prefetch_under_old_listing_saves_the_look_at_open(tmp_path: Path, confi
         filesystem.release(handle)
     assert remote.calls["open_read"] == len(names)
     looks = remote.calls["look_again"]
-    assert looks <= 4 if confirms else looks == len(names)
+    # The folder may be listed again behind an answer: one round trip for all names.
+    listed_again = remote.calls["list"] == 2
+    assert looks <= 4 if confirms or listed_again else looks == len(names)
     filesystem.close()
 
 
