@@ -60,7 +60,9 @@ def make(remote_dir: RemoteDir, name: str, size: int, seed: int = 1, mtime: int 
 
 
 def disk_usage(folder: Path) -> int:
-    return int(subprocess.check_output(["du", "-sk", folder]).split()[0]) * 1024
+    # du complains of files that a mount deletes meanwhile, and goes on.
+    done = subprocess.run(["du", "-sk", folder], check=False, capture_output=True)
+    return int(done.stdout.split()[0]) * 1024
 
 
 def digest(path: Path) -> str:
