@@ -368,12 +368,12 @@ class _Client:
         value, _, name = rest.partition(" ")
         if what not in ("CHMOD", "UTIME"):
             self._say(f"504 no SITE {what}")
-        elif path := self._file(name):
-            if what == "CHMOD":
-                path.chmod(int(value, 8))
-            else:
+        elif what == "UTIME":
+            if path := self._file(name):
                 _set_time(path, value)
-            self._say("200 changed")
+                self._say("200 changed")
+        elif folder_or_file := self._path(name):
+            self._attempt(lambda: folder_or_file.chmod(int(value, 8)), "200 changed")
 
     def _do_SIZE(self, name: str) -> None:
         if path := self._file(name):
