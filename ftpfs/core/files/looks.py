@@ -20,7 +20,6 @@ from ftpfs.core.files.table import OpenFiles
 from ftpfs.core.names.known import KnownNames
 from ftpfs.core.reading.blocks import BLOCK_SIZE
 from ftpfs.core.writing.folders import Folders
-from ftpfs.model import link
 from ftpfs.model.entry import Entry, Kind
 from ftpfs.model.locks import Rank, ranked_lock
 from ftpfs.model.names import is_hidden, is_too_long
@@ -42,12 +41,9 @@ MOST_LOOKS = 4
 
 
 def peek(remote: Remote, path: str) -> Entry | None:
-    """Ask the server about a single name; None if its folder should be listed instead."""
-    # On a short link a listing costs hardly more, and tells all names.
-    if is_hidden(path) or not link.is_long(remote.round_trip()):
+    """Ask the server about a single name; None if only its folder's listing can tell."""
+    if is_hidden(path) or is_too_long(posixpath.basename(path)):
         return None
-    if is_too_long(posixpath.basename(path)):
-        return None  # the name may still be in a listing
     return remote.peek(path)
 
 

@@ -8,6 +8,9 @@
     fresh (ttl, 60 s)               from memory *   listed first         listed first
     older                           listed first    listed first         listed first
 
+    A listing that took long is recent for longer (RECENT_FACTOR). In that time a missing name is
+    asked for by itself.
+
     *: the folder is looked at again behind the answer (`behind`).
 
 **Which programs wait.** A mount promises that names that others make or delete show within ten
@@ -62,17 +65,34 @@ class Belief:
         """
         self._ttl = ttl
         self._names_ttl = names_ttl
-        self._is_far = is_far
+        self.is_far = is_far
         self._clock = clock
 
     def is_fresh(self, directory: Directory) -> bool:
         """Whether the names in the listing count."""
-        return self._clock() - directory.since < self._ttl
+        return self.counts_from(directory.since)
+
+    def counts_from(self, since: float) -> bool:
+        """Whether an entry counts that the server was asked for at `since`."""
+        return self._clock() - since < self._ttl
 
     def is_recent(self, directory: Directory) -> bool:
         """Whether a name that the listing lacks counts as missing."""
         age = self._clock() - directory.checked
         return self.is_fresh(directory) and age < self._believed_for(directory)
+
+    def may_lack(self, directory: Directory) -> bool:
+        """Whether a name that the listing lacks is asked for by itself.
+
+        So it is if the listing is recent only because it took long. No more than a twentieth of the
+        time goes into such questions (`asked_for`).
+        """
+        now = self._clock()
+        return now - directory.checked >= self._names_ttl and now >= directory.asks_from
+
+    def asked_for(self, directory: Directory, took: float) -> None:
+        """A name that the listing lacks was asked for by itself; that took `took` seconds."""
+        directory.asks_from = self._clock() + RECENT_FACTOR * took
 
     def shows(self, directory: Directory) -> bool:
         """Whether the listing answers an `ls`."""
@@ -81,7 +101,7 @@ class Belief:
         age = self._clock() - directory.checked
         if not self.is_fresh(directory) or age >= self._believed_for(directory) + PATIENCE_SECONDS:
             return False
-        return directory.took > NOTICED_SECONDS or self._is_far()
+        return directory.took > NOTICED_SECONDS or self.is_far()
 
     def becomes_due(self, directory: Directory, entry: Entry | None = WHOLE) -> bool:
         """Whether to look at a directory again, from whose listing a program was just answered.

@@ -34,6 +34,8 @@ class Directory:
         checked: the later of `since` and the last failed attempt to list the directory again.
         asked: when a look behind an answer was asked for.
         looked_at: when single entries were asked for, or changed here, after `since`, by name.
+        asked_names: missing names that are asked for by themselves now, with the time of asking.
+        asks_from: no missing name is asked for by itself before this time.
         ahead: no program has asked for the listing yet.
     """
 
@@ -41,6 +43,8 @@ class Directory:
         "_subdirectories",
         "ahead",
         "asked",
+        "asked_names",
+        "asks_from",
         "checked",
         "entries",
         "looked_at",
@@ -57,6 +61,8 @@ class Directory:
         self.checked = since
         self.asked = float("-inf")
         self.looked_at: dict[str, float] = {}
+        self.asked_names: dict[str, float] = {}
+        self.asks_from = float("-inf")
         self.ahead = False
         self._subdirectories: list[str] | None = None
 
@@ -212,6 +218,24 @@ class Listings:
             directory.entries[name] = named(entry, name)
             directory.looked_at[name] = since
 
+    def note_found(self, path: str, directory: Directory, entry: Entry, since: float) -> None:
+        """Cache an entry that its listing lacks, and that was asked for at `since`.
+
+        If this mount changed the name meanwhile, or the directory was listed, nothing is cached.
+        """
+        parent, name = split(path)
+        if (
+            directory.asked_names.get(name) != since
+            or self.directories.get(parent) is not directory
+        ):
+            return
+        fetch = self.fetches.get(parent)
+        if fetch is not None and fetch.since <= since and name not in fetch.changed:
+            fetch.changed[name] = entry
+        self._held += name not in directory.entries
+        directory.set(name, entry)
+        directory.looked_at[name] = since
+
     # What this mount changed.
 
     def put(self, path: str, entry: Entry | None) -> None:
@@ -228,6 +252,7 @@ class Listings:
             self.names_changed(parent)
         if directory is not None:
             self._held -= len(directory.entries)
+            directory.asked_names.pop(name, None)
             directory.set(name, entry)
             directory.looked_at[name] = self._clock()
             self._held += len(directory.entries)

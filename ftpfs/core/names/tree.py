@@ -39,6 +39,7 @@ from ftpfs.core.names.listings import (
     named,
     split,
 )
+from ftpfs.core.names.singles import Singles
 from ftpfs.model.entry import Entry
 from ftpfs.model.locks import Rank, ranked_lock
 from ftpfs.model.names import check_length
@@ -74,23 +75,23 @@ class Tree:
         counts, if that is shorter.
 
         `ahead()` leases a connection that nobody else needs now, and lists with it; `behind()`
-        leases one that is there already. `peek(path)`
-        asks for one name if that is cheaper than listing its directory (None: not known).
-        `visited` is called before a directory's names are looked up for the first time. `due` is
-        called after an answer from an old listing: `list_behind` may list that directory now.
+        leases one that is there already. `peek(path)` asks for one name (`Singles`). `visited` is
+        called before a directory's names are looked up for the first time. `due` is called after an
+        answer from an old listing: `list_behind` may list that directory now.
         `is_far()`: whether a program notices the round trips to the server."""
         self._fetch_list = fetch_list
         self._leases = {For.WALK: ahead, For.REFRESH: behind or ahead}
-        self._peek = peek
         self._visited = visited
         self._due = due
         self._fetch_entry = fetch_entry
-        self._ttl = ttl
         self._belief = Belief(ttl, names_ttl, is_far, clock)
         self._clock = clock
         self._lock = ranked_lock(Rank.TREE)
         self._changed = threading.Condition(self._lock)
         self._listings = Listings(clock, now)  # guarded by _lock
+        self._singles = Singles(
+            peek, listings=self._listings, lock=self._lock, belief=self._belief, clock=clock
+        )
         self.requests = Requests()
 
     def lookup(self, path: str) -> Entry:
@@ -110,10 +111,10 @@ class Tree:
                 due = self._belief.becomes_due(directory, entries.get(name))
         try:
             if entries is None:
-                single = self._single(path, parent, name)
+                single = self._singles.first(path)
+                self._visited(parent)
                 if single is not None:
                     return single
-                self._visited(parent)
                 entries = self._entries(parent, self._belief.is_fresh)
             if name not in entries:
                 entries = self._entries_by_now(parent)
@@ -121,36 +122,13 @@ class Tree:
             # The server refuses to list the directory (mode 711): ask for the name itself.
             check_length(name)
             return self._fetch_entry(path)
-        entry = entries.get(name)
+        entry = entries.get(name) or self._singles.made_since(path)
         if entry is None:
             check_length(name)
             raise errors.NotFound(f"{path}: no such file or directory")
         if due:
             self._due(parent)
         return entry
-
-    def _single(self, path: str, parent: str, name: str) -> Entry | None:
-        """Look up the first name in a directory by itself. None: the directory has to be listed.
-
-        So a path costs one round trip for each of its names, however large the directories are.
-        When a program looks up a second name in the directory, it is likely to look up more: then
-        the directory is listed.
-        """
-        with self._lock:
-            known = self._listings.singles.get(parent)
-            if known is not None and self._clock() - known.since < self._ttl:
-                return known.entry if known.name == name else None
-            if parent in self._listings.fetches or parent in self._listings.directories:
-                return None
-            single = self._listings.begin_single(parent, name)
-        entry = self._peek(path)
-        if entry is None:
-            return None
-        self._visited(parent)
-        with self._lock:
-            if self._listings.singles.get(parent) is single:  # else this mount changed it meanwhile
-                single.entry = named(entry, name)
-        return named(entry, name)
 
     def children(self, path: str) -> list[Entry]:
         """All entries of a directory, from a listing that `Belief.shows`."""
@@ -358,6 +336,7 @@ class Tree:
                     raise
                 directory.checked = self._clock()
                 directory.took = max(directory.took, directory.checked - begun)
+                self._belief.asked_for(directory, directory.took)
                 return directory.entries
 
     def _fetched_entries(self, path: str, counts: Callable[[Directory], bool]) -> dict[str, Entry]:

@@ -367,14 +367,28 @@ def test_names_made_one_after_another_cost_a_listing_every_few_seconds(
     assert remote.calls["list"] <= 4
 
 
-def test_directory_is_listed_less_often_if_its_listing_takes_long(
-    remote: MemoryRemote, clock: Clock
-) -> None:
+@pytest.fixture
+def slow(remote: MemoryRemote, clock: Clock) -> Tree:
+    """A tree whose listings take a second, and single names a hundredth of one."""
+
     def slow_list(path: str) -> list[Entry]:
         clock.now += 1
         return remote.list(path)
 
-    slow = Tree(slow_list, remote.stat, ahead=remote.ahead, ttl=60, names_ttl=5, clock=clock)
+    def slow_peek(path: str) -> Entry | None:
+        clock.now += 0.01
+        return remote.peek(path)
+
+    remote.tells_singles = True
+    ahead = remote.ahead
+    return Tree(
+        slow_list, remote.stat, ahead=ahead, peek=slow_peek, ttl=60, names_ttl=5, clock=clock
+    )
+
+
+def test_directory_is_listed_less_often_if_its_listing_takes_long(
+    slow: Tree, remote: MemoryRemote, clock: Clock
+) -> None:
     names(slow, "/d")
     clock.now += 18
     names(slow, "/d")
@@ -382,6 +396,60 @@ def test_directory_is_listed_less_often_if_its_listing_takes_long(
     clock.now += 8  # and five seconds of patience
     names(slow, "/d")
     assert remote.calls == {"list": 2}
+
+
+def test_name_missing_in_a_slow_listing_is_asked_for_by_itself(
+    slow: Tree, remote: MemoryRemote, clock: Clock
+) -> None:
+    names(slow, "/d")
+    remote.outside_write("/d/new", b"new")
+    with pytest.raises(errors.NotFound):
+        slow.lookup("/d/new")
+    clock.now += 6
+    assert slow.lookup("/d/new").size == 3
+    assert "new" in names(slow, "/d")
+    assert slow.lookup("/d/new").size == 3
+    assert remote.calls == {"list": 1, "peek": 1}
+
+
+def test_names_made_in_a_slow_folder_are_seldom_asked_for_first(
+    slow: Tree, remote: MemoryRemote, clock: Clock
+) -> None:
+    names(slow, "/d")
+    clock.now += 6
+    for number in range(100):
+        clock.now += 0.01
+        with pytest.raises(errors.NotFound):
+            slow.lookup(f"/d/new{number}")
+    assert remote.calls["list"] == 1
+    assert remote.calls["peek"] <= 6, "each question takes 0.01 s, and 0.2 s pass to the next one"
+
+
+def test_name_that_this_mount_deletes_while_it_is_asked_for_stays_deleted(
+    remote: MemoryRemote, clock: Clock
+) -> None:
+    tree: Tree
+
+    def peek(path: str) -> Entry | None:
+        found = remote.peek(path)
+        assert found is not None
+        tree.put(path, found)
+        tree.remove(path)
+        return found
+
+    def slow_list(path: str) -> list[Entry]:
+        clock.now += 1
+        return remote.list(path)
+
+    remote.tells_singles = True
+    tree = Tree(
+        slow_list, remote.stat, ahead=remote.ahead, peek=peek, ttl=60, names_ttl=5, clock=clock
+    )
+    names(tree, "/d")
+    remote.outside_write("/d/new", b"new")
+    clock.now += 6
+    tree.lookup("/d/new")
+    assert "new" not in names(tree, "/d")
 
 
 def test_names_are_made_without_waiting_for_a_silent_server_again_and_again(
@@ -428,7 +496,15 @@ def test_older_listing_answers_while_the_network_is_away(
 @pytest.fixture
 def peeking(remote: MemoryRemote, clock: Clock) -> Tree:
     remote.tells_singles = True
-    return Tree(remote.list, remote.stat, ahead=remote.ahead, peek=remote.peek, ttl=60, clock=clock)
+    return Tree(
+        remote.list,
+        remote.stat,
+        ahead=remote.ahead,
+        peek=remote.peek,
+        is_far=lambda: True,
+        ttl=60,
+        clock=clock,
+    )
 
 
 def test_path_costs_one_round_trip_for_each_of_its_names(
