@@ -3,12 +3,13 @@
 Owns the choice between MLSD, `LIST -a` and LIST; exact times by MDTM where LIST has only minutes;
 and noting in the profile what works. `listing` parses the replies, and `session` is the wire.
 
-CWD always comes first, and the listing command has no path. Some servers take LIST's argument for a
+CWD comes first, and the listing command has no path. Some servers take LIST's argument for a
 glob or an option; pure-ftpd finds nothing under `[x]`; vsftpd and pure-ftpd answer 226 and nothing
 for a path that does not exist. The CWD is sent even if the session is in that folder already:
 another client may have renamed the folder and made a new one in its place. The CWD leaves together
 with the command that opens the data connection, so it costs no round trip. If the CWD failed, the
-listing is discarded.
+listing is discarded. A server that refuses to enter even `/`, or never answers a CWD, lists folders
+by their path.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import logging
 import os
 import posixpath
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from ftpfs import errors
@@ -52,9 +53,12 @@ def list_directory(session: Session, path: str, *, hidden: bool = False) -> list
     for a short directory.
     """
     try:
-        found, is_sure = _listed(session, path)
-        if not is_sure and _learns_above(session, path):
-            found, _ = _listed(session, path)
+        try:
+            found = _listed_surely(session, path)
+        except errors.NotPrepared:
+            if not _lacks_cwd(session):
+                raise
+            found = _listed_surely(session, path)
     except errors.NotPrepared as not_entered:
         raise not_entered.refusal from None
     for line in found.rejected[:MAX_TOLD]:
@@ -63,6 +67,13 @@ def list_directory(session: Session, path: str, *, hidden: bool = False) -> list
         more = len(found.rejected) - MAX_TOLD
         log.warning("at least %d more lines of the listing of %s were not understood", more, path)
     return [e for e in found.entries if hidden or not e.name.startswith(HIDDEN_PREFIX)]
+
+
+def _listed_surely(session: Session, path: str) -> Listing:
+    found, is_sure = _listed(session, path)
+    if not is_sure and _learns_above(session, path):
+        found, _ = _listed(session, path)
+    return found
 
 
 def _listed(session: Session, path: str) -> tuple[Listing, bool]:
@@ -138,6 +149,41 @@ def entry_in(session: Session, reply: Reply) -> Entry | None:
     return _told_in_utc([entry], session.profile)[0] if entry else None
 
 
+def _lacks_cwd(session: Session) -> bool:
+    """Whether the server refuses each CWD, after it refused one. Learns it.
+
+    That refusal may have been about its folder; each login may enter `/`.
+    """
+    known = session.profile.listings
+    if known.enters is not None:
+        return False
+    reply = session.command("CWD /")
+    if reply.ok:
+        known.enters = True
+    else:
+        known.is_missing("enters", False, reply.code)
+        log.warning("this server enters no folders: ftpfs lists them by their path")
+    return not reply.ok
+
+
+def _enters(profile: Profile) -> bool:
+    return profile.listings.enters is not False and "CWD" not in profile.wire.manners.avoided
+
+
+def _data_of(
+    session: Session,
+    command: str,
+    path: str,
+    questions: Callable[[bytes], Sequence[str]] | None = None,
+) -> tuple[bytes, str, list[str]]:
+    """What this listing command brings of the folder: see `Session.listing`."""
+    if not _enters(session.profile):
+        return session.listing(f"{command} {path}", (), questions)
+    told = session.listing(command, [f"CWD {path}"], questions)
+    session.profile.listings.enters = True
+    return told
+
+
 def _may_mlsd(session: Session, path: str) -> bool:
     known = session.profile.listings.mlsd is not False
     return known and (len(path) <= _LONG_PATH // 4 or len(os.fsencode(path)) <= _LONG_PATH)
@@ -147,7 +193,7 @@ def _by_mlsd(session: Session, path: str) -> Listing | None:
     """The MLSD listing; None if the server turns out not to have MLSD."""
     known = session.profile.listings
     try:
-        data, said, _ = session.listing("MLSD", [f"CWD {path}"])
+        data, said, _ = _data_of(session, "MLSD", path)
     except (errors.NotSupported, errors.InvalidArgument) as refusal:
         # Once MLSD has worked, a refusal is about this folder.
         if not known.mlsd and isinstance(refusal, errors.NotSupported):
@@ -155,7 +201,7 @@ def _by_mlsd(session: Session, path: str) -> Listing | None:
         return None
     except errors.Unavailable as refusal:
         if known.mlsd:
-            return _empty_or_denied(refusal)
+            return _empty_or_denied(refusal, session.profile)
         # MLSD was never seen to work: LIST shall show whether the folder or the command is at
         # fault.
         return None
@@ -201,12 +247,12 @@ def _by_list(session: Session, path: str, *, exact: bool = False) -> Listing:
         return _questions(path, asked)
 
     try:
-        data, said, times = session.listing(command, [f"CWD {path}"], read)
+        data, said, times = _data_of(session, command, path, read)
     except (errors.NotSupported, errors.InvalidArgument, errors.Refused) as refusal:
         if profile.listings.list_all is None:
             return _by_plain_list(session, path, exact=exact)
         if isinstance(refusal, errors.Unavailable):
-            return _empty_or_denied(refusal)
+            return _empty_or_denied(refusal, profile)
         raise
     if not data and profile.listings.list_all and profile.listings.list_shows_itself:
         raise _nothing(command, said)
@@ -306,11 +352,14 @@ def _tells_denial(said: str) -> bool:
     return any(word in said.lower() for word in ("fail", "unable", "denied", "cannot"))
 
 
-def _empty_or_denied(refusal: errors.Unavailable) -> Listing:
+def _empty_or_denied(refusal: errors.Unavailable, profile: Profile) -> Listing:
     """The empty listing, or PermissionDenied: what a refusal after a successful CWD means.
 
-    Both come as 450 or 550, and only the text tells them apart.
+    Both come as 450 or 550, and only the text tells them apart. Without a CWD, the refusal is
+    raised as it is: the folder may be missing.
     """
+    if not _enters(profile):
+        raise refusal
     text = str(refusal).lower()
     if any(phrase in text for phrase in _NOTHING_THERE):
         return Listing(entries=[], rejected=[])

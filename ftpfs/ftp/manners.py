@@ -50,13 +50,13 @@ _LONG = re.compile(
 # The minimal conversation. A failure here is reported to the user and names the command.
 _NEEDED = frozenset(
     (
-        *("USER", "PASS", "ACCT", "AUTH", "PBSZ", "PROT", "TYPE", "CWD", "QUIT"),
+        *("USER", "PASS", "ACCT", "AUTH", "PBSZ", "PROT", "TYPE", "QUIT"),
         *("PASV", "PORT", "LIST", "RETR", "STOR"),
     )
 )
 # Commands that have no substitute. If a server has answered one of these once, ftpfs trusts that it
 # always will, also in the next mount; no firewall swallows them.
-_WITHOUT_RETREAT = frozenset(("RNFR", "RNTO", "DELE", "MKD", "RMD"))
+_WITHOUT_RETREAT = frozenset(("RNFR", "RNTO", "DELE", "MKD", "RMD", "CWD"))
 # Commands that an earlier command begins. After an RNFR, ProFTPD answers 501 to everything until an
 # RNTO comes.
 _BEGUN_BY = {"RNTO": ("RNFR",)}

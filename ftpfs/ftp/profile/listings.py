@@ -27,6 +27,8 @@ class Listings(Facts):
     list_all: bool | None = field(default=None, metadata=fact(kept=maybe_known, quirk=SWITCH))
     # `.` is in the listings of LIST -a, so none is ever empty.
     list_shows_itself: bool = field(default=False, metadata=fact(kept=known))
+    # The server has CWD. False: a folder is listed by its path, and cannot be entered.
+    enters: bool | None = field(default=None, metadata=fact(kept=maybe_known))
     # ftpfs saw a file whose listed size falls short of its SIZE by a multiple of 4 GiB.
     sizes_wrap: bool = field(default=False, metadata=fact("list_sizes_wrap", kept=known))
 

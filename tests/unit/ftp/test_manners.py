@@ -58,13 +58,13 @@ OPTIONAL = {
     **dict.fromkeys(("SIZE", "MDTM", "LIST -a", "REST", "NOOP"), scripted.OLD),
     **dict.fromkeys(("MFMT", "SITE CHMOD", "AVBL", "RNFR", "RNTO", "DELE"), scripted.MODERN),
     **dict.fromkeys(("APPE", "MKD", "RMD", "EPRT", "CCC"), scripted.MODERN),
-    **dict.fromkeys(("MDTM time", "SITE UTIME"), scripted.OLD),
+    **dict.fromkeys(("MDTM time", "SITE UTIME", "CWD"), scripted.MODERN),
     "MFF": (*scripted.MODERN, "MFF modify;UNIX.mode;"),
     "HASH": (*scripted.MODERN, "HASH SHA-256*"),
     **{command: (*scripted.MODERN, command) for command in CHECKSUMS},
 }
 NEEDED = {
-    **dict.fromkeys(("USER", "PASS", "TYPE", "CWD", "RETR", "STOR"), scripted.MODERN),
+    **dict.fromkeys(("USER", "PASS", "TYPE", "RETR", "STOR"), scripted.MODERN),
     **dict.fromkeys(("PASV", "LIST"), ("SIZE",)),
     **dict.fromkeys(("PORT", "AUTH", "PBSZ", "PROT"), scripted.MODERN),
 }
