@@ -11,6 +11,7 @@ Threading: libfuse's threads, any number at once.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import itertools
@@ -18,7 +19,7 @@ import logging
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -138,15 +139,15 @@ def _answered(
                 self._fs.begin_request()
             return method(self, *args, **kwargs)
         except _ANSWERS as error:
-            log.debug("%s %s: %s", method.__name__, args[0], error)
+            log.debug("%s %s: %s", method.__name__, self._about(args), error)
             raise OSError(error.errno, str(error)) from error
         except errors.FtpfsError as error:
             name = errno.errorcode.get(error.errno, "?")
-            log.warning("%s %s: %s (%s)", method.__name__, args[0] or "an open file", error, name)
+            log.warning("%s %s: %s (%s)", method.__name__, self._about(args), error, name)
             raise OSError(error.errno, str(error)) from error
         except OSError as error:
             if error.errno not in _ORDINARY:
-                log.warning("%s %s: %s", method.__name__, args[0] or "an open file", error)
+                log.warning("%s %s: %s", method.__name__, self._about(args), error)
             raise OSError(errors.errno_of(error), str(error)) from error
         except Exception as error:
             log.exception("%s failed: unexpected error", method.__name__)
@@ -212,6 +213,23 @@ class Operations:
     def destroy(self, _path: str) -> None:
         """Called when unmounted: the kernel takes no more answers."""
         self._stopped()
+
+    def _about(self, args: Sequence[Any]) -> str:
+        """The path that an operation was called for, for the log.
+
+        libfuse passes the path first; or None, and last an object with the handle of a file, or
+        second the handle of a directory.
+        """
+        path, info = args[0], args[-1]
+        if path is not None:
+            return str(path)
+        if isinstance(info, int):
+            with self._lock:
+                directory = self._directories.get(args[1])
+            return directory.path if directory else "a folder that is not open"
+        with contextlib.suppress(errors.FtpfsError):  # no such handle: that is the error itself
+            return self._fs.path_of(info.fh)
+        return "a file that is not open"
 
     # Lookups and directories.
 

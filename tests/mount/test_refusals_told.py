@@ -19,7 +19,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "mkdir /new": lambda here: os.mkdir(here / "new"),
     "unlink /file": lambda here: os.unlink(here / "file"),
     "rename /file": lambda here: os.rename(here / "file", here / "other"),
-    "readdir": lambda here: os.listdir(here / "closed"),
+    "readdir /closed": lambda here: os.listdir(here / "closed"),
     "open /secret": lambda here: (here / "secret").read_bytes(),
     "rmdir /folder": lambda here: os.rmdir(here / "folder"),
 }
