@@ -52,13 +52,13 @@ COLUMNS = {
 _ASKS = ("MLST type*;size*;modify;UNIX.mode;", *scripted.MODERN[1:])
 CHECKSUMS = ("XSHA256", "XMD5", "MD5", "XCRC")
 OPTIONAL = {
-    **dict.fromkeys(("FEAT", "SYST", "PWD", "EPSV", "MLSD", "MLST"), scripted.MODERN),
+    **dict.fromkeys(("FEAT", "SYST", "PWD", "CWD", "EPSV", "MLSD", "MLST"), scripted.MODERN),
     "OPTS UTF8": scripted.MODERN,
     "OPTS MLST": _ASKS,
     **dict.fromkeys(("SIZE", "MDTM", "LIST -a", "REST", "NOOP"), scripted.OLD),
     **dict.fromkeys(("MFMT", "SITE CHMOD", "AVBL", "RNFR", "RNTO", "DELE"), scripted.MODERN),
     **dict.fromkeys(("APPE", "MKD", "RMD", "EPRT", "CCC"), scripted.MODERN),
-    **dict.fromkeys(("MDTM time", "SITE UTIME", "CWD"), scripted.MODERN),
+    **dict.fromkeys(("MDTM time", "SITE UTIME"), scripted.OLD),
     "MFF": (*scripted.MODERN, "MFF modify;UNIX.mode;"),
     "HASH": (*scripted.MODERN, "HASH SHA-256*"),
     **{command: (*scripted.MODERN, command) for command in CHECKSUMS},

@@ -48,7 +48,7 @@ def learned_profile() -> Profile:
     profile.wire.arming = profile.wire.pipelining = False
     listings = profile.listings
     listings.mlsd_shows_itself = listings.list_shows_itself = listings.sizes_wrap = True
-    listings.mlsd = listings.mlst = listings.list_all = False
+    listings.mlsd = listings.mlst = listings.list_all = listings.enters = False
     profile.times.are_slow, profile.times.mdtm = True, False
     profile.contents.rest = profile.contents.appends = False
     profile.setting.chmod = profile.names.paths = False
@@ -79,6 +79,7 @@ STORED = {
     "mlst": False,
     "list_all": False,
     "list_shows_itself": True,
+    "enters": False,
     "list_sizes_wrap": True,
     "mdtm": False,
     "slow_times": True,
