@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import quote
 
 from ftpfs.errors import FtpfsError, InvalidArgument
@@ -36,6 +36,9 @@ _READ, _WRITE = "elr", "adfmwMT"
 
 # Long enough for idle sessions of a mount; short enough to get rid of dead peers.
 _IDLE_SECONDS = 3600
+
+# The server ends within this time (s) after a signal.
+_SIGNAL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,20 @@ def run(service: Service, ready: Callable[[str], None]) -> None:
 
     Raises InvalidArgument for an unusable certificate, OSError for an unusable port.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    ended = False
+
+    def end(_number: int, _frame: object) -> None:
+        # Raises nothing: pyftpdlib and ssl swallow what is raised at some moments.
+        nonlocal ended
+        ended = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
     handler = _handler(service)
-    try:
-        with FTPServer((service.host, service.port), handler) as server:
-            ready(_url(service, server.address))
-            server.serve_forever(handle_exit=False)
-    except KeyboardInterrupt:
-        pass  # the ordinary end
+    with FTPServer((service.host, service.port), handler) as server:
+        ready(_url(service, server.address))
+        while not ended:
+            server.serve_forever(timeout=_SIGNAL_SECONDS, blocking=False, handle_exit=False)
 
 
 @contextlib.contextmanager
@@ -105,10 +114,6 @@ def this_program() -> tuple[Sequence[str], dict[str, str]]:
     here = str(Path(__file__).parent.parent)
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     return [sys.executable, "-m", "ftpfs"], {**os.environ, "PYTHONPATH": path}
-
-
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _url(service: Service, address: tuple[str, int]) -> str:

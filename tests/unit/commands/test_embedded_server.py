@@ -9,6 +9,7 @@ import re
 import signal
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,6 +120,44 @@ def test_server_ends_cleanly_on_a_signal(folder: Path, number: int) -> None:
         process.send_signal(number)
         _, complaints = process.communicate(timeout=10)
     assert (process.returncode, complaints) == (0, "")
+
+
+# A server whose answer to NOOP swallows what is raised in it, as pyftpdlib and ssl do in places.
+SWALLOWS = """
+import sys, time
+from ftpfs.commands import embedded_server
+from pyftpdlib.handlers import FTPHandler
+
+def noop(self, line):
+    self.respond("200 so be it")
+    try:
+        time.sleep(1)
+    except BaseException:
+        pass
+
+FTPHandler.ftp_NOOP = noop
+embedded_server.run(embedded_server.Service(sys.argv[1]), lambda url: print(url, flush=True))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_server_ends_on_a_signal_at_any_moment(folder: Path, number: int) -> None:
+    _, environ = embedded_server.this_program()
+    with subprocess.Popen(
+        [sys.executable, "-c", SWALLOWS, str(folder)],
+        stdout=subprocess.PIPE,
+        env=environ,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout
+            with client(process.stdout.readline().strip()) as ftp:
+                ftp.putcmd("NOOP")
+                ftp.getresp()
+                process.send_signal(number)
+                assert process.wait(10) == 0
+        finally:
+            process.kill()
 
 
 def test_process_of_the_server_ends_with_its_block(folder: Path) -> None:
