@@ -38,6 +38,9 @@ class Use(enum.Enum):
     AHEAD = "ahead"  # listings that no program waits for yet
     BEHIND = "behind"  # listings that no program will wait for
 
+    # Each command looks uses up some twenty times. Enum's own hash is a function in Python.
+    __hash__ = object.__hash__
+
 
 TRANSFERS = (Use.TRANSFER, Use.PREFETCH, Use.UPLOAD)
 # They stand back while anybody else waits.

@@ -168,6 +168,7 @@ class Pool:
         # A session is in one of `_idle`, `_leases` and `_grooming`, or no longer in the pool.
         self._idle: list[Session] = []
         self._leases: list[Lease] = []
+        self._leased = dict.fromkeys(Use, 0)  # how many of `_leases` there are for each use
         self._grooming: list[Session] = []
         self._spares = 0  # number of sessions being logged in without a caller
         self._connecting: dict[Use, int] = dict.fromkeys(Use, 0)
@@ -374,16 +375,13 @@ class Pool:
         return decision.verdict, lease, spare
 
     def _books_locked(self) -> Books:
-        leased = dict.fromkeys(Use, 0)
-        for lease in self._leases:
-            leased[lease.use] += 1
         return Books(
             cap=self._limit.cap(),
             cap_now=self._limit.cap_now(self._clock()),
             idle=len(self._idle),
             grooming=len(self._grooming),
             spares=self._spares,
-            leased=leased,
+            leased=self._leased,
             connecting=self._connecting,
             waiting=self._waiting,
             let_in=self._health.is_let_in(self._clock()),
@@ -454,6 +452,7 @@ class Pool:
     ) -> Lease:
         lease = Lease(self, session, use, give_way)
         self._leases.append(lease)
+        self._leased[use] += 1
         if give_way:
             self._notify_locked()  # waiting callers may ask this holder to give way
         return lease
@@ -517,6 +516,7 @@ class Pool:
         session = lease.session
         with self._changed:
             self._leases.remove(lease)
+            self._leased[lease.use] -= 1
             groom = not self._closed and session.wants_grooming()
             if groom and self._books_locked().has_room:
                 self._grooming.append(session)
