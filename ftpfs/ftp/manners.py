@@ -47,6 +47,7 @@ PIPELINING = "several commands in one packet"
 _LONG = re.compile(
     r"(?:SITE|OPTS) [A-Z0-9]+|LIST -a|MDTM (?=\d{14} .)", re.IGNORECASE
 )  # MDTM with a time sets the time
+_LONG_VERBS = frozenset(("SITE", "OPTS", "LIST", "MDTM"))
 # The minimal conversation. A failure here is reported to the user and names the command.
 _NEEDED = frozenset(
     (
@@ -80,8 +81,11 @@ _KNOWN = frozenset().union(
 
 def kind_of(line: str) -> str:
     """The kind of a command line; what ftpfs learns about one line counts for all of its kind."""
+    verb = line.partition(" ")[0].upper()
+    if verb not in _LONG_VERBS:
+        return verb
     found = _LONG.match(line)
-    return (found[0] if found else line.partition(" ")[0]).upper().replace(" -A", " -a")
+    return found[0].upper().replace(" -A", " -a") if found else verb
 
 
 def can_answer(kind: str, code: int) -> bool:
