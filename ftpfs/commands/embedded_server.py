@@ -73,7 +73,7 @@ def run(service: Service, ready: Callable[[str], None]) -> None:
     with FTPServer((service.host, service.port), handler) as server:
         ready(_url(service, server.address))
         while not ended:
-            server.serve_forever(timeout=_SIGNAL_SECONDS, blocking=False, handle_exit=False)
+            server.ioloop.loop(_SIGNAL_SECONDS, blocking=False)
 
 
 @contextlib.contextmanager

@@ -8,8 +8,8 @@ glob or an option; pure-ftpd finds nothing under `[x]`; vsftpd and pure-ftpd ans
 for a path that does not exist. The CWD is sent even if the session is in that folder already:
 another client may have renamed the folder and made a new one in its place. The CWD leaves together
 with the command that opens the data connection, so it costs no round trip. If the CWD failed, the
-listing is discarded. A server that refuses to enter even `/`, or never answers a CWD, lists folders
-by their path.
+listing is discarded. A server that refuses to enter even the folder in which the session
+began, or never answers a CWD, lists folders by their path.
 """
 
 from __future__ import annotations
@@ -152,18 +152,18 @@ def entry_in(session: Session, reply: Reply) -> Entry | None:
 def _lacks_cwd(session: Session) -> bool:
     """Whether the server refuses each CWD, after it refused one. Learns it.
 
-    That refusal may have been about its folder; each login may enter `/`.
+    That refusal may have been about its folder. Each session may enter the one that it began in.
     """
-    known = session.profile.listings
-    if known.enters is not None:
+    known, names = session.profile.listings, session.profile.names
+    if known.enters is not None or names.foreign:
         return False
-    reply = session.command("CWD /")
+    reply = session.command(f"CWD {names.home or '/'}")
     if reply.ok:
         known.enters = True
-    else:
+    elif reply.code >= 500:  # 4xx may pass
         known.is_missing("enters", False, reply.code)
         log.warning("this server enters no folders: ftpfs lists them by their path")
-    return not reply.ok
+    return known.enters is False
 
 
 def _enters(profile: Profile) -> bool:

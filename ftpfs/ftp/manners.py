@@ -55,8 +55,8 @@ _NEEDED = frozenset(
         *("PASV", "PORT", "LIST", "RETR", "STOR"),
     )
 )
-# Commands that have no substitute. If a server has answered one of these once, ftpfs trusts that it
-# always will, also in the next mount; no firewall swallows them.
+# Commands that have no substitute, or a poor one. If a server has answered one of these once, ftpfs
+# trusts that it always will, also in the next mount; no firewall swallows them.
 _WITHOUT_RETREAT = frozenset(("RNFR", "RNTO", "DELE", "MKD", "RMD", "CWD"))
 # Commands that an earlier command begins. After an RNFR, ProFTPD answers 501 to everything until an
 # RNTO comes.
@@ -75,7 +75,7 @@ _ANSWERS: dict[int, frozenset[str]] = {
 }
 # Other commands (HASH, STAT, what a user types) may be answered by any code.
 _KNOWN = frozenset().union(
-    *_ANSWERS.values(), _NEEDED, ("DELE", "RMD", "RNTO", "MLST", "OPTS UTF8", "OPTS MLST")
+    *_ANSWERS.values(), _NEEDED, ("CWD", "DELE", "RMD", "RNTO", "MLST", "OPTS UTF8", "OPTS MLST")
 )
 
 

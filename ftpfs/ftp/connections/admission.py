@@ -38,7 +38,7 @@ class Use(enum.Enum):
     AHEAD = "ahead"  # listings that no program waits for yet
     BEHIND = "behind"  # listings that no program will wait for
 
-    # Each command looks uses up some twenty times. Enum's own hash is a function in Python.
+    # Uses are keys of dicts that each command reads some twenty times. Enum's own hash is Python.
     __hash__ = object.__hash__
 
 

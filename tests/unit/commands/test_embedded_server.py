@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,6 +159,24 @@ def test_server_ends_on_a_signal_at_any_moment(folder: Path, number: int) -> Non
                 assert process.wait(10) == 0
         finally:
             process.kill()
+
+
+def test_idle_server_logs_nothing_again_and_again(folder: Path) -> None:
+    command, environ = embedded_server.this_program()
+    with subprocess.Popen(
+        [*command, "serve", str(folder), "--verbose"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environ,
+        text=True,
+    ) as process:
+        assert process.stdout
+        with client(process.stdout.readline().strip()):
+            time.sleep(1)
+        process.terminate()
+        _, log = process.communicate(timeout=10)
+    assert "USER" in log
+    assert log.count("starting") <= 1, log
 
 
 def test_process_of_the_server_ends_with_its_block(folder: Path) -> None:

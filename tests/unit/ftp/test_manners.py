@@ -20,6 +20,7 @@ import pytest
 from ftpfs import errors
 from ftpfs.ftp.connections import conversation, hearing
 from ftpfs.ftp.manners import Manners as Learned
+from ftpfs.ftp.manners import can_answer
 from ftpfs.ftp.profile import Profile
 from ftpfs.ftp.remote import Remote
 from ftpfs.ftp.uploading.content import FileContent
@@ -401,3 +402,10 @@ def test_folder_that_refuses_scratch_file_gets_no_append_and_teaches_nothing(
 def test_measured_server_is_not_probed_for_append(root: Path, name: str) -> None:
     _, tried = appended(root, Manners(greeting=f"220 {name}"))
     assert tried == ["APPE /d/log"] * 2
+
+
+@pytest.mark.parametrize("command", ["CWD", "DELE", "MKD", "STOR", "TYPE"])
+def test_size_does_not_answer_another_command(command: str) -> None:
+    """So replies that are out of step with their commands are noticed."""
+    assert not can_answer(command, 213)
+    assert can_answer("SIZE", 213)
