@@ -153,6 +153,8 @@ def _lacks_cwd(session: Session) -> bool:
     """Whether the server refuses each CWD, after it refused one. Learns it.
 
     That refusal may have been about its folder. Each session may enter the one that it began in.
+    Only a permanent refusal of the command or the folder teaches it: 50x and 55x (RFC 959, 4.2.1).
+    4xx may pass, and 53x is about the login.
     """
     known, names = session.profile.listings, session.profile.names
     if known.enters is not None or names.foreign:
@@ -160,7 +162,7 @@ def _lacks_cwd(session: Session) -> bool:
     reply = session.command(f"CWD {names.home or '/'}")
     if reply.ok:
         known.enters = True
-    elif reply.code >= 500:  # 4xx may pass
+    elif reply.code // 10 in (50, 55):
         known.is_missing("enters", False, reply.code)
         log.warning("this server enters no folders: ftpfs lists them by their path")
     return known.enters is False

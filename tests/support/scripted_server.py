@@ -32,6 +32,7 @@ USER, PASSWORD = "me", "Scripted-secret.9"
 
 # Possible answers to a command, besides a reply of the test's own ("502 no").
 SILENCE = "silence"
+STUCK = "stuck"  # no answer to this command and to all that follow on this connection
 FIN = "hang-up"
 RST = "reset"
 TWICE = "twice"  # the command is carried out, its last reply comes twice
@@ -237,6 +238,10 @@ class _Client:
             how = passing.pop(0)
         if how == SILENCE:
             return
+        if how == STUCK:
+            while self._control.recv(4096):
+                pass
+            raise _HungUp
         if self._old is not None and verb.upper() != "RNTO":  # like ProFTPD
             self._say("501 Bad sequence of commands")
             return
