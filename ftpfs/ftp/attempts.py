@@ -48,37 +48,23 @@ class Attempts:
     ) -> T:
         """Do `work` on a session. Later attempts do `again` (see `Pool.run`).
 
-        Any refusal is explained: pure-ftpd says 451 where others say 550. A NetworkError tells
-        whether a command may have reached the server.
+        Any refusal is explained: pure-ftpd says 451 where others say 550.
         """
-        asked = False
-
-        def noted(do: Callable[[Session], T]) -> Callable[[Session], T]:
-            def doing(session: Session) -> T:
-                nonlocal asked
-                asked = True
-                return do(session)
-
-            return doing
-
         # For a listing the folder is entered anyway.
         explained = Explained(self._profile.names, why, tries_names=use is not Use.LISTING)
-        try:
-            while True:
-                with explained:
-                    return self._patiently(noted(work), noted(again or work), use)
-        except errors.NetworkError as error:
-            error.asked = asked
-            raise
+        while True:
+            with explained:
+                return self._patiently(work, again, use)
 
     def _patiently(
-        self, work: Callable[[Session], T], again: Callable[[Session], T], use: Use
+        self, work: Callable[[Session], T], again: Callable[[Session], T] | None, use: Use
     ) -> T:
         """Do it, also if a program has the file open for a moment."""
         for pause in BUSY_PAUSES_SECONDS:
-            with contextlib.suppress(errors.Busy):
+            try:
                 return self._pool.run(work, again=again, use=use)
-            time.sleep(pause)
+            except errors.Busy:
+                time.sleep(pause)
         return self._pool.run(work, again=again, use=use)
 
     def begin(

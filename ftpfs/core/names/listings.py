@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from ftpfs import errors
@@ -162,6 +163,7 @@ class Listings:
         self.singles: dict[str, Single] = {}
         self.root = ROOT
         self._held = 0  # entries in all listings
+        self._at_or_below: Counter[str] = Counter()  # how many listings, for each path above one
 
     def entry(self, path: str) -> Entry | None:
         """The entry in the listing of its directory, however old."""
@@ -195,6 +197,7 @@ class Listings:
             directory.follows(before)
         self.singles.pop(path, None)
         self.directories[path] = directory
+        self._at_or_below.update(_upwards(path))
         self._held += len(directory.entries)
         while self._held > MAX_ENTRIES and len(self.directories) > 1:
             self._drop(next(iter(self.directories)))
@@ -265,7 +268,8 @@ class Listings:
             return
         above, name = split(folder)
         directory, single = self.directories.get(above), self.singles.get(above)
-        if directory is not None and (known := directory.entries.get(name)) is not None:
+        known = directory.entries.get(name) if directory is not None else None
+        if directory is not None and known is not None and (known.mtime != now or known.exact):
             directory.entries[name] = replace(known, mtime=now, exact=False)
         if single is not None and single.name == name and single.entry is not None:
             single.entry = replace(single.entry, mtime=now, exact=False)
@@ -301,11 +305,7 @@ class Listings:
     def rename(self, old: str, new: str) -> None:
         """Move an entry, with the listings below it. The entry that it replaced is gone."""
         entry = self.entry(old)
-        moved = {
-            new + path[len(old) :]: directory
-            for path, directory in self.directories.items()
-            if path == old or path.startswith(old + "/")
-        }
+        moved = {new + path[len(old) :]: self.directories[path] for path in self._known_below(old)}
         self.remove(new)
         self.remove(old)
         if entry is None:
@@ -326,7 +326,7 @@ class Listings:
     def forget_below(self, path: str) -> None:
         """Drop the listings of `path` and of everything below it."""
         below = path.rstrip("/") + "/"
-        for known in [p for p in self.directories if p == path or p.startswith(below)]:
+        for known in self._known_below(path):
             self._drop(known)
         for asked in [p for p in self.singles if p == path or p.startswith(below)]:
             del self.singles[asked]
@@ -334,10 +334,25 @@ class Listings:
             if fetched == path or fetched.startswith(below):
                 fetch.spoiled = True
 
+    def _known_below(self, path: str) -> list[str]:
+        """The directories at and below `path` whose listings are cached.
+
+        All are searched only if there is more than the one of `path` itself.
+        """
+        count = self._at_or_below.get(path, 0)
+        if count == (path in self.directories):
+            return [path] if count else []
+        below = path.rstrip("/") + "/"
+        return [p for p in self.directories if p == path or p.startswith(below)]
+
     def _drop(self, path: str) -> Directory | None:
         directory = self.directories.pop(path, None)
         if directory is not None:
             self._held -= len(directory.entries)
+            for above in _upwards(path):
+                self._at_or_below[above] -= 1
+                if not self._at_or_below[above]:
+                    del self._at_or_below[above]
         return directory
 
 
@@ -362,6 +377,14 @@ def split(path: str) -> tuple[str, str]:
     """posixpath.split of an absolute path, in a third of the time: each `stat` calls it."""
     parent, _, name = path.rpartition("/")
     return parent or "/", name
+
+
+def _upwards(path: str) -> Iterator[str]:
+    """A path, and each directory above it up to "/"."""
+    while path != "/":
+        yield path
+        path = split(path)[0]
+    yield path
 
 
 def named(entry: Entry, name: str) -> Entry:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 
 from ftpfs import errors
-from ftpfs.ftp.connections.control import Reply, has_connected, mapped, reason_of
+from ftpfs.ftp.connections.control import Mapped, Reply, has_connected, reason_of
 from ftpfs.ftp.connections.conversation import Conversation
 from ftpfs.ftp.connections.hearing import patience
 from ftpfs.ftp.connections.replies import port_in
@@ -125,7 +125,7 @@ class Channels:
         if not self._control.protected:
             return channel
         channel.settimeout(timeout or self._network.data_timeout)
-        with self._conversation.talking(), mapped(lambda: "the TLS handshake of a data connection"):
+        with self._conversation.talking(), Mapped(lambda: "the TLS handshake of a data connection"):
             wrapped = self._control.wrap_data(channel)
             wrapped.settimeout(self._network.data_timeout)
             # pure-ftpd sends a listing in pieces with Nagle on, and so waits for our delayed ACK:

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from ftpfs import errors
-from ftpfs.ftp.connections.control import Control, Reply, mapped
+from ftpfs.ftp.connections.control import Control, Mapped, Reply
 from ftpfs.ftp.connections.current_folder import CurrentFolder
 from ftpfs.ftp.connections.hearing import Hearing
 from ftpfs.ftp.manners import kind_of
@@ -68,12 +68,19 @@ class Conversation:
         Each reply has the reply deadline plus `extra` seconds. The reply to an avoided command is
         `AVOIDED`.
         """
-        self.wake_if_quiet()
+        timeout = self._reply_timeout + extra
         avoided = self.profile.wire.manners.avoided
+        if not avoided:
+            return self._exchange_all(lines, timeout)
         taken = [line for line in lines if kind_of(line) not in avoided]
-        with self.talking():
-            replies = iter(self._converse(taken, self._reply_timeout + extra))
+        replies = iter(self._exchange_all(taken, timeout))
         return [AVOIDED if kind_of(line) in avoided else next(replies) for line in lines]
+
+    def _exchange_all(self, lines: Sequence[str], timeout: float) -> list[Reply]:
+        wire = [self.encode(line) for line in lines]
+        self.wake_if_quiet()
+        with self.talking():
+            return self._converse(lines, wire, timeout)
 
     def send(self, line: str) -> None:
         """Send one command without waiting; `receive` reads its reply."""
@@ -103,8 +110,9 @@ class Conversation:
         """
         with self.talking():
             if not self.profile.wire.pipelining:
-                replies = self._converse(lines[:-1], self._reply_timeout)
-                replies += self._converse(lines[-1:], self._reply_timeout)
+                wire = [self.encode(line) for line in lines]
+                replies = self._converse(lines[:-1], wire[:-1], self._reply_timeout)
+                replies += self._converse(lines[-1:], wire[-1:], self._reply_timeout)
             else:
                 replies = self._begin_at_once(lines, following, timeout, once_sent)
             if 200 <= replies[-1].code < 300:  # some servers send a 2xx before the 1xx
@@ -130,13 +138,27 @@ class Conversation:
         self.folder.note(wire, lines, replies)
         return replies
 
-    def _converse(self, lines: Sequence[str], timeout: float) -> list[Reply]:
-        """Send commands and read their replies. Call it inside `talking`."""
-        wire = [self.encode(line) for line in lines]
+    def _converse(self, lines: Sequence[str], wire: Sequence[bytes], timeout: float) -> list[Reply]:
+        """Send commands and read their replies. Call it inside `talking`.
+
+        `wire` holds the commands `lines` as `encode` makes them.
+        """
+        if len(lines) == 1:
+            self.hearing.listen_twice()
+            self.control.send(wire[0])
+            replies = [self.hearing.heed(kind_of(lines[0]), timeout)]
+        else:
+            replies = self._converse_together([kind_of(line) for line in lines], wire, timeout)
+        self.folder.note(wire, lines, replies)
+        return replies
+
+    def _converse_together(
+        self, kinds: Sequence[str], wire: Sequence[bytes], timeout: float
+    ) -> list[Reply]:
+        manners = self.profile.wire.manners
         window = PIPELINED_COMMANDS if self.profile.wire.pipelining else 1
-        kinds = [kind_of(line) for line in lines]
-        together = window > 1 and len(kinds) > 1
-        unsure = self.profile.wire.manners.is_unsure(kinds) if together else None
+        others = kinds if window > 1 else ()
+        unsure = manners.is_unsure(kinds) if others else None
         replies: list[Reply] = []
         sent = 0
         while len(replies) < len(wire):
@@ -146,11 +168,9 @@ class Conversation:
                 self.hearing.listen_twice()
                 self.control.send(b"".join(batch))
                 sent += len(batch)
-            others = kinds if together else ()
             replies.append(self.hearing.heed(kinds[len(replies)], timeout, others, unsure=unsure))
-        if together:
-            self.profile.wire.manners.pipelines = True
-        self.folder.note(wire, lines, replies)
+        if others:
+            manners.pipelines = True
         return replies
 
     # Whether the session still works.
@@ -282,16 +302,9 @@ class Conversation:
 
     # The end.
 
-    @contextlib.contextmanager
-    def talking(self) -> Iterator[None]:
+    def talking(self) -> Talking:
         """Drop the session on any failure inside: later replies could no longer be matched."""
-        self.used_at = time.monotonic()
-        try:
-            with mapped(lambda: f"waiting for the reply to {self.hearing.asked}"):
-                yield
-        except BaseException:
-            self.drop()
-            raise
+        return Talking(self)
 
     def close(self) -> None:
         """Send QUIT and close the connection. Never raises, never waits long."""
@@ -305,6 +318,25 @@ class Conversation:
         """Close the connection without QUIT, because the conversation is broken."""
         self.alive = False
         self.control.drop()
+
+
+class Talking(Mapped):
+    """One use of the control connection, in a `with` block: see `Conversation.talking`."""
+
+    __slots__ = ("_conversation",)
+
+    def __init__(self, conversation: Conversation) -> None:
+        super().__init__(self._asking)
+        self._conversation = conversation
+        conversation.used_at = self.began
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._conversation.drop()
+            super().__exit__(kind, error, trace)
+
+    def _asking(self) -> str:
+        return f"waiting for the reply to {self._conversation.hearing.asked}"
 
 
 def _verb(wire: bytes) -> str:

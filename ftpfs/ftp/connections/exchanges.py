@@ -35,9 +35,9 @@ class Exchanges:
         """See `Session.exchange`."""
         if self._conversation.hearing.text_mode and any(line.startswith("SIZE ") for line in lines):
             self.set_type(text=False)  # otherwise many servers answer SIZE with 550
-        for line in lines:
-            self._conversation.encode(line)  # raises for a bad name before anything is sent
         if self._profile.names.are_bare:
+            for line in lines:
+                self._conversation.encode(line)  # raises for a bad name before anything is sent
             return self._exchange_by_name(lines, extra, arm=arm)
         return self._channels.exchange(lines, extra, arm=arm)
 

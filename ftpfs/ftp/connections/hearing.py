@@ -109,9 +109,11 @@ class Hearing:
         full = timeout or self._reply_timeout
         if unsure is None:
             unsure = manners.is_unsure(together or (kind,))
-        limit = min(full, self.optional_timeout() * (2 if kind in TRANSFERS else 1))
+        limit = full
+        if unsure:
+            limit = min(full, self.optional_timeout() * (2 if kind in TRANSFERS else 1))
         try:
-            reply = self.reply(limit if unsure else full)
+            reply = self.reply(limit)
         except TimeoutError:
             if not unsure:
                 raise

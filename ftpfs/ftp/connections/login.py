@@ -19,7 +19,7 @@ import time
 from ftpfs import errors
 from ftpfs.ftp import foreign
 from ftpfs.ftp.connections.channels import Channels
-from ftpfs.ftp.connections.control import Control, Reply, login_error, mapped, shown_fingerprint
+from ftpfs.ftp.connections.control import Control, Mapped, Reply, login_error, shown_fingerprint
 from ftpfs.ftp.connections.conversation import Conversation
 from ftpfs.ftp.connections.exchanges import Exchanges
 from ftpfs.ftp.connections.replies import features_of, home_in
@@ -69,12 +69,12 @@ class Login:
 
     def _connect(self) -> None:
         server, profile = self._server, self._profile
-        with mapped(lambda: self._control.step):
+        with Mapped(lambda: self._control.step):
             self._control.open()
         profile.wire.saw_handshake(self._control.handshake)
         if profile.wire.telnet is not None:
             self._control.telnet = profile.wire.telnet
-        with mapped(lambda: f"logging in at {server.host}:{server.port}{self._control.after}"):
+        with Mapped(lambda: f"logging in at {server.host}:{server.port}{self._control.after}"):
             if server.tls in (Tls.EXPLICIT, Tls.OPTIONAL):
                 self._control.secure()
             at_once = self._may_log_in_at_once()

@@ -90,7 +90,8 @@ class Repeated:
 
     If the connection breaks, the block ends without an error, and the next one has another session;
     `retries` says how often. Any other end of the block is the end of the work. The block gives its
-    session back, unless it ends well after `keep`.
+    session back, unless it ends well after `keep`. If no attempt ever got a session, the error says
+    so (`NetworkError.asked`).
     """
 
     def __init__(self, pool: Pool, use: Use, give_way: Callable[[], None] | None) -> None:
@@ -102,7 +103,11 @@ class Repeated:
         self._is_kept = False
 
     def __enter__(self) -> Session:
-        self._lease = self._pool.lease(self._use, self._give_way)
+        try:
+            self._lease = self._pool.lease(self._use, self._give_way)
+        except errors.NetworkError as error:
+            error.asked = not self.is_first
+            raise
         self._is_kept = False
         if not self.is_first:
             self._lease.session.disarm()  # the armed connection did not cause the failure
@@ -327,25 +332,21 @@ class Pool:
 
     def _acquire(self, use: Use, give_way: Callable[[], None] | None) -> Lease | None:
         """Wait for a place. Returns a lease on an idle session; None: the caller connects."""
-        with self._waits(use):
+        with self._changed:
+            self._waiting[use] += 1
+        try:
             while True:
                 with self._changed:
                     verdict, lease, spare = self._admit_locked(use, give_way)
                     seen = self._version
-                    holders = [held.give_way for held in self._leases if held.give_way]
+                    waits = verdict is Verdict.WAIT
+                    asks = waits and use not in UNASKED
+                    holders = [held.give_way for held in self._leases if held.give_way and asks]
                 if spare:
                     self._log_in_spares(1)
-                if verdict is not Verdict.WAIT:
+                if not waits:
                     return lease
-                self._wait_for_change(seen, [] if use in UNASKED else holders)
-
-    @contextlib.contextmanager
-    def _waits(self, use: Use) -> Iterator[None]:
-        """Count the caller as waiting for the duration of a `with`."""
-        with self._changed:
-            self._waiting[use] += 1
-        try:
-            yield
+                self._wait_for_change(seen, holders)
         finally:
             with self._changed:
                 self._waiting[use] -= 1
@@ -386,6 +387,12 @@ class Pool:
             waiting=self._waiting,
             let_in=self._health.is_let_in(self._clock()),
         )
+
+    def _has_room_locked(self) -> bool:
+        """`Books.has_room`: whether there may be one session more."""
+        total = len(self._idle) + len(self._grooming) + len(self._leases) + self._spares
+        total += sum(self._connecting.values())
+        return total < self._limit.cap_now(self._clock())
 
     def _wait_for_change(self, seen: int, holders: list[Callable[[], None]]) -> None:
         """Ask holders to give way, and wait until the state differs from version `seen`.
@@ -435,6 +442,8 @@ class Pool:
 
         Among equals it takes the one used last, whose TCP window is open. The others may grow old.
         """
+        if len(self._idle) == 1:
+            return self._idle.pop()
         wants_armed = use is not Use.METADATA
         ranked = sorted(
             range(len(self._idle)),
@@ -518,7 +527,7 @@ class Pool:
             self._leases.remove(lease)
             self._leased[lease.use] -= 1
             groom = not self._closed and session.wants_grooming()
-            if groom and self._books_locked().has_room:
+            if groom and self._has_room_locked():
                 self._grooming.append(session)
                 keep = True
             else:
@@ -603,7 +612,7 @@ class Pool:
 
     def _keep_locked(self, session: Session) -> bool:
         """Put a session among the idle ones. False if there is no place: the caller closes it."""
-        keep = session.alive and not self._closed and self._books_locked().has_room
+        keep = session.alive and not self._closed and self._has_room_locked()
         if keep:
             self._idle.append(session)
         else:
