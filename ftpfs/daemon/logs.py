@@ -21,6 +21,7 @@ import logging.handlers
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,8 @@ MAX_FILE_BYTES = 10 << 20
 MAX_MESSAGE = 4000  # characters of one line
 # The same line is written once within this time.
 REPEAT_SECONDS = 60.0
-# Limit of lines within that time from one place in the code: they differ in a name only.
+# Limit of lines within that time from one place in the code about one kind of error: they differ in
+# a name only.
 MAX_ALIKE = 200
 
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -115,7 +117,8 @@ class _PrivateFile(logging.handlers.WatchedFileHandler):
 class Repeats:
     """A filter of a daemon's log that drops repeated lines.
 
-    It passes the same line once a minute, and at most MAX_ALIKE lines from one place in the code.
+    It passes the same line once a minute, and at most MAX_ALIKE different lines from one place in
+    the code about one kind of error: a program that polls an unreachable server hides no refusal.
     The next line that it passes tells how many were dropped. Debug lines always pass: a user who
     asks for them wants all.
     """
@@ -123,32 +126,39 @@ class Repeats:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        # Guarded by _lock: the lines since _since, and their number for each place in the code.
+        # Guarded by _lock: the lines that passed since _since, and their number for each source.
         self._since = clock()
         self._lines: set[tuple[int, str]] = set()
-        self._places: dict[tuple[str, int], int] = {}
+        self._sources: Counter[tuple[object, ...]] = Counter()
         self._left_out = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.INFO:
             return True
         line = record.levelno, record.getMessage()[:MAX_MESSAGE]
-        place = record.pathname, record.lineno
+        source = _source(record)
         with self._lock:
             if self._clock() - self._since >= REPEAT_SECONDS:
                 self._lines.clear()
-                self._places.clear()
+                self._sources.clear()
                 self._since = self._clock()
-            alike = self._places[place] = self._places.get(place, 0) + 1
-            if line in self._lines or alike > MAX_ALIKE:
+            if line in self._lines or self._sources[source] >= MAX_ALIKE:
                 self._left_out += 1
                 return False
             self._lines.add(line)
+            self._sources[source] += 1
             left_out, self._left_out = self._left_out, 0
         if left_out:
             record.msg = f"{record.getMessage()} ({left_out} repeated lines were left out before)"
             record.args = None
         return True
+
+
+def _source(record: logging.LogRecord) -> tuple[object, ...]:
+    """The place in the code that wrote a line, and the classes of the errors that it tells."""
+    told = record.args if isinstance(record.args, tuple) else ()
+    kinds = (type(each) for each in told if isinstance(each, BaseException))
+    return record.pathname, record.lineno, *kinds
 
 
 def _start(

@@ -75,6 +75,22 @@ def test_lines_that_differ_only_in_a_name_are_bounded(log_file: Path) -> None:
     assert len(log_file.read_text().splitlines()) == logs.MAX_ALIKE
 
 
+def test_program_that_polls_hides_no_other_line_of_the_same_place(log_file: Path) -> None:
+    def told(path: str, error: errors.FtpfsError) -> None:
+        logging.warning("open %s: %s", path, error)
+
+    for _ in range(10_000):
+        told("/polled", errors.ConnectionRefused("connection refused"))
+    told("/other", errors.ConnectionRefused("connection refused"))
+    for number in range(10_000):
+        told(f"/{number}", errors.ConnectionRefused("connection refused"))
+    told("/secret", errors.PermissionDenied("server replied 550: no"))
+    lines = log_file.read_text().splitlines()
+    assert "open /other: connection refused" in lines[1]
+    assert "open /secret: server replied 550" in lines[-1]
+    assert len(lines) == logs.MAX_ALIKE + 1
+
+
 def test_repeated_line_is_written_again_after_a_minute() -> None:
     now = 0.0
     repeats = logs.Repeats(clock=lambda: now)
