@@ -57,7 +57,7 @@ _NEEDED = frozenset(
 )
 # Commands that have no substitute, or a poor one. If a server has answered one of these once, ftpfs
 # trusts that it always will, also in the next mount; no firewall swallows them.
-_WITHOUT_RETREAT = frozenset(("RNFR", "RNTO", "DELE", "MKD", "RMD", "CWD"))
+_WITHOUT_RETREAT = frozenset(("RNFR", "RNTO", "DELE", "MKD", "RMD", "CWD", "REST"))
 # Commands that an earlier command begins. After an RNFR, ProFTPD answers 501 to everything until an
 # RNTO comes.
 _BEGUN_BY = {"RNTO": ("RNFR",)}

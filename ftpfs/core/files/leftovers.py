@@ -32,6 +32,8 @@ SAMPLE_BYTES = 16
 SAMPLES = 4
 # How far behind the known end of a file an append that broke off is looked for (bytes).
 MOST_SEARCHED = 64 << 20
+# Bytes that are read at once on the way to an offset, from a server without REST.
+SKIPPED_BYTES = 1 << 20
 
 
 def samples_of(spooled: SpoolFile, ranges: Collection[tuple[int, int]]) -> tuple[Sample, ...]:
@@ -118,11 +120,22 @@ class Leftovers:
         return True
 
     def _bytes_of(self, path: str, offset: int, count: int) -> bytes:
+        """Up to `count` bytes of the server's file from `offset` on.
+
+        A server that cannot start there (no REST) sends what is before them, too.
+        """
         if not count:
             return b""
-        download = self._remote.open_read(path, offset)
         try:
-            return download.read(count)
+            download = self._remote.open_read(path, offset)
+            before = 0
+        except errors.NotSupported:
+            download = self._remote.open_read(path)
+            before = offset
+        try:
+            while before and (skipped := len(download.read(min(before, SKIPPED_BYTES)))):
+                before -= skipped
+            return b"" if before else download.read(count)
         finally:
             download.close()
 
@@ -159,13 +172,9 @@ class Leftovers:
         """Whether the server's file has one of the samples in its place. Each that it has not costs
         a round trip."""
         for offset, content in reversed(samples):
-            download = self._remote.open_read(path, offset)
-            try:
-                there = download.read(len(content))
-                if there and content.startswith(there):  # shorter, if the file ends within it
-                    return True
-            finally:
-                download.close()
+            there = self._bytes_of(path, offset, len(content))
+            if there and content.startswith(there):  # shorter, if the file ends within it
+                return True
         return False
 
     def _becomes_locked(self, entry: Entry) -> Reader | None:

@@ -326,7 +326,30 @@ def test_of_an_append_that_the_server_refused_on_the_way_the_rest_is_sent(
     assert not conflicts(bench)
 
 
-def test_patch_refused_midway_is_no_conflict(bench: Bench) -> None:
+@pytest.mark.parametrize("arrived", [False, True])
+def test_append_arrives_once_when_its_reply_is_lost_by_a_server_without_rest(
+    bench: Bench, arrived: bool
+) -> None:
+    """The server may have lost REST meanwhile, on a link that breaks often."""
+    open_directory(bench)
+    bench.linger()
+    append(bench, "/a", b"mine")
+    bench.remote.fail("append", errors.ConnectionLost("cut"), too_late=arrived)
+    handle = bench.fs.open("/a", os.O_WRONLY | os.O_APPEND)
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.fsync(handle)
+    bench.remote.rest = False
+    left = bench.remote.content("/a") + b"theirs"
+    bench.remote.outside_write("/a", left, mtime=bench.remote.now + 5)
+    bench.fs.release(handle)
+    bench.fs.retry()
+    bench.fs.sync()
+    assert bench.remote.content("/a") == (b"aaaaminetheirs" if arrived else b"aaaatheirsmine")
+    assert not conflicts(bench)
+
+
+@pytest.mark.parametrize("rest", [True, False], ids=["", "no REST by then"])
+def test_patch_refused_midway_is_no_conflict(bench: Bench, rest: bool) -> None:
     open_directory(bench)
     bench.linger()
     content = bytearray(os.urandom(3 << 20))
@@ -339,6 +362,7 @@ def test_patch_refused_midway_is_no_conflict(bench: Bench) -> None:
     bench.remote.fail("patch piece", errors.NoSpace("452"), after=1)
     with pytest.raises(errors.NoSpace):
         bench.fs.fsync(handle)
+    bench.remote.rest = rest
     bench.fs.release(handle)
     until(lambda: bench.fs.state("/d/big") == "failed")
     bench.fs.retry()
