@@ -41,6 +41,12 @@ WORDS_FIRST = "line without a code first"
 BLANK_ONLY = "only a blank line"
 WORDS_ONLY = "only a line without a code"
 
+# What may happen to data connections.
+DEAD_PORT = "the port answers nothing, as behind a firewall; in active mode, nobody connects"
+CLOSED_PORT = "nobody listens at the port"
+TLS_SILENCE = "no TLS handshake"
+TLS_JUNK = "words in place of a TLS handshake"
+
 MODERN = (
     "MLST type*;size*;modify*;",
     "MDTM",
@@ -86,6 +92,8 @@ class Manners:
     is_busy: Callable[[Path], bool] = lambda _path: False
     # Seconds that a command takes, by its verb.
     slow: Mapping[str, float] = field(default_factory=dict)
+    # What happens to each data connection: DEAD_PORT, ...
+    data: str = ""
     # For AUTH TLS; None: the server has no AUTH TLS.
     certificate: Path | None = None
     # Bytes a second of each download.
@@ -135,6 +143,15 @@ class ScriptedServer(Stoppable):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
         self._thread.join(10)
+
+    def fill(self, listener: socket.socket) -> None:
+        """Make connections to it until its queue is full: the kernel drops further SYNs."""
+        fillers = [socket.socket() for _ in range(4)]
+        for each in fillers:
+            each.setblocking(False)
+            each.connect_ex(listener.getsockname())
+        with self._lock:
+            self._ignored += fillers
 
     def note(self, line: str) -> None:
         with self._lock:
@@ -501,17 +518,29 @@ class _Client:
         self._passive = socket.create_server(("127.0.0.1", 0), backlog=1)
         self._passive.settimeout(10)
         port: int = self._passive.getsockname()[1]
+        if self._manners.data == CLOSED_PORT:
+            self._passive.close()
+        elif self._manners.data == DEAD_PORT:
+            self._server.fill(self._passive)
         return port
 
     def _channel(self) -> socket.socket | None:
         channel = self._plain_channel()
         if channel is None or self._tls is None or not self._protects:
             return channel
+        if self._manners.data == TLS_JUNK:
+            channel.sendall(b"this is no TLS\r\n")
+        if self._manners.data in (TLS_JUNK, TLS_SILENCE):
+            while channel.recv(4096):  # until the client hangs up
+                pass
+            return channel
         return self._tls.wrap_socket(channel, server_side=True)
 
     def _plain_channel(self) -> socket.socket | None:
         if self._active is not None:
             active, self._active = self._active, None
+            if self._manners.data == DEAD_PORT:
+                return None
             return socket.create_connection(active, 10)
         listener, self._passive = self._passive, None
         if listener is None:

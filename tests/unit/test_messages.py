@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import socket
 import ssl
@@ -358,6 +360,55 @@ def test_each_kind_of_error_has_its_words_on_the_page_and_in_the_program() -> No
         assert spoken, f"nothing says: {words}"
 
 
+# Errors whose messages come from the network, the server, or the local disk.
+TOLD = {
+    *("DeadlineExceeded", "ConnectionLost", "DataConnectionFailed", "ServerBusy", "ProtocolError"),
+    *("TlsError", "Untrusted", "DataMismatch", "NoSpace", "TooLong", "NotSentAgain"),
+}
+# These reach no person, or quote a message of their own kind.
+INNER = (
+    *("the mount is being closed", "a connection made ahead: ", "logging in at once: "),
+    *("sending on a connection made ahead failed", "the server has closed it, and waits for"),
+    "no recovery after a transfer left early: ",
+    *("not JSON", "no JSON object", "a line of more than "),  # between daemon and command
+    "not every command was answered",  # the doctor tells of it in its own words
+)
+
+
+def messages(path: Path) -> Iterator[str]:
+    """The texts of the network's errors in a module, with "..." for what is put into them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
+            continue
+        text = node.args[0]
+        if node.func.attr not in TOLD:
+            continue
+        if isinstance(text, ast.Constant):
+            yield str(text.value)
+        elif isinstance(text, ast.JoinedStr):
+            parts = [
+                part.value if isinstance(part, ast.Constant) else "..." for part in text.values
+            ]
+            yield "".join(map(str, parts))
+
+
+def test_each_message_about_the_network_or_a_disk_has_its_row() -> None:
+    rows = [line.split("|")[1] for line in TROUBLESHOOTING.read_text().splitlines() if "|" in line]
+    quoted = [words for row in rows for words in re.findall("`([^`]+)`", row)]
+    pieces = {piece.strip() for words in quoted for piece in words.split("...")}
+    known = [piece for piece in pieces if len(piece) > 7]
+    package = Path(ftpfs.__file__).parent
+    missing = [
+        f"{path.name}: {message}"
+        for path in sorted(package.rglob("*.py"))
+        for message in messages(path)
+        if len(re.sub(r"\W", "", message)) > 7  # else it is put together elsewhere
+        and not message.startswith(INNER)
+        and not any(piece in message for piece in known)
+    ]
+    assert missing == []
+
+
 # What messages tell people to type or to look up.
 HINTS = (
     "--tls-fingerprint",
@@ -372,6 +423,11 @@ HINTS = (
     "is named in the file of",
     "left out before",
     "this process ends without it",
+    "waiting for the reply that ends",
+    "the TLS handshake of a data connection: no answer",
+    "the server sends data in clear",
+    "the server made no data connection to us",
+    "the data connection broke",
 )
 
 

@@ -21,7 +21,13 @@ import time
 from collections.abc import Sequence
 
 from ftpfs import errors
-from ftpfs.ftp.connections.control import Mapped, Reply, has_connected, reason_of
+from ftpfs.ftp.connections.control import (
+    DATA_HANDSHAKE,
+    Mapped,
+    Reply,
+    has_connected,
+    reason_of,
+)
 from ftpfs.ftp.connections.conversation import Conversation
 from ftpfs.ftp.connections.hearing import patience
 from ftpfs.ftp.connections.replies import port_in
@@ -41,6 +47,12 @@ ARMED_AGE_SECONDS = 25.0
 # How long (s, and round trips) a transfer waits for a connection made ahead to be established. The
 # kernel repeats a lost SYN after one second only: by then, asking for another port is quicker.
 DIAL_SECONDS, DIAL_ROUND_TRIPS = 0.1, 4
+# What helps when no data connection can be made.
+_PASSIVE = (
+    "where a firewall closes the server's passive ports, the option active lets the server connect "
+    "to us"
+)
+_ACTIVE = "active needs a port open on this side; without it, we connect to the server"
 
 
 class Channels:
@@ -96,21 +108,24 @@ class Channels:
     def open(self, way: Passive | None, port: Reply | None) -> socket.socket:
         """A data connection to the port in that reply to `way`, or to one that is asked for now.
 
-        In active mode it is a listener, for `accept`. Raises DataConnectionFailed.
+        In active mode it is a listener, for `accept`. Raises DataConnectionFailed, and
+        DeadlineExceeded if nobody answers at the port.
         """
         if self.listens:
             return self._listen()
         return self._dial(port_in(way, port)) if way and port else self._find_passive()
 
     def accept(self, listener: socket.socket) -> socket.socket:
-        """The server's connection to us, in active mode. Closes the listener."""
+        """The server's connection to us, in active mode. Closes the listener.
+
+        Raises DataConnectionFailed, and DeadlineExceeded if the server makes none.
+        """
         with listener:
             try:
                 channel, peer = listener.accept()
             except OSError as error:
-                raise errors.DataConnectionFailed(
-                    f"the server made no data connection to us: {reason_of(error)}"
-                ) from error
+                step = "the server made no data connection to us"
+                raise self._unmade(step, _ACTIVE, error) from error
         if peer[0] != self._control.peer:
             channel.close()
             raise errors.DataConnectionFailed(f"a stranger connected from {peer[0]}")
@@ -125,7 +140,7 @@ class Channels:
         if not self._control.protected:
             return channel
         channel.settimeout(timeout or self._network.data_timeout)
-        with self._conversation.talking(), Mapped(lambda: "the TLS handshake of a data connection"):
+        with self._conversation.talking(), Mapped(lambda: DATA_HANDSHAKE):
             wrapped = self._control.wrap_data(channel)
             wrapped.settimeout(self._network.data_timeout)
             # pure-ftpd sends a listing in pieces with Nagle on, and so waits for our delayed ACK:
@@ -143,18 +158,28 @@ class Channels:
 
     def _find_passive(self) -> socket.socket:
         """Open the first passive data connection to a server, and learn which command it takes."""
+        channel = self._try_extended()
+        if channel is None:
+            channel = self._dial(self._ask_port(Passive.PASV))
+            self._profile.wire.passive = Passive.PASV
+        return channel
+
+    def _try_extended(self) -> socket.socket | None:
+        """A data connection by EPSV; None if the server does not know it, or its port is dead."""
         try:
-            channel = self._dial(self._ask_port(Passive.EPSV))
-            self._profile.wire.passive = Passive.EPSV
+            port = self._ask_port(Passive.EPSV)
         except (errors.NotSupported, errors.Refused, errors.InvalidArgument):
-            pass
-        except errors.DataConnectionFailed:
+            return None
+        except errors.DataConnectionFailed as error:
+            log.info("no data connection by EPSV, trying PASV: %s", error)
+            return None
+        try:
+            channel = self._dial(port)
+        except (errors.DataConnectionFailed, errors.DeadlineExceeded) as error:
             # EPSV answered, but its port leads nowhere: some routers rewrite PASV only.
-            log.info("no data connection by EPSV, trying PASV")
-        else:
-            return channel
-        channel = self._dial(self._ask_port(Passive.PASV))
-        self._profile.wire.passive = Passive.PASV
+            log.info("no data connection by EPSV, trying PASV: %s", error)
+            return None
+        self._profile.wire.passive = Passive.EPSV
         return channel
 
     def _ask_port(self, way: Passive) -> int:
@@ -173,12 +198,23 @@ class Channels:
         try:
             channel = self._control.dial(self._control.peer, port, self._network.connect_timeout)
         except OSError as error:
-            raise errors.DataConnectionFailed(
-                f"no data connection to port {port}: {reason_of(error)} (where a firewall closes "
-                "the server's passive ports, the option active lets the server connect to us)"
-            ) from error
+            step = f"no data connection to port {port}"
+            raise self._unmade(step, _PASSIVE, error) from error
         self._profile.wire.saw_handshake(time.monotonic() - began)
         return channel
+
+    def _unmade(self, step: str, advice: str, error: OSError) -> errors.FtpfsError:
+        """The error for a data connection that was not made.
+
+        A deadline that passed is final, because the caller has waited long enough. Any other
+        failure is worth another port.
+        """
+        if isinstance(error, TimeoutError):
+            seconds = self._network.connect_timeout
+            return errors.DeadlineExceeded(
+                f"{step}: no answer after {seconds:g} s (connect_timeout; {advice})"
+            )
+        return errors.DataConnectionFailed(f"{step}: {reason_of(error)} ({advice})")
 
     def _listen(self) -> socket.socket:
         """Active mode: listen on the address the server knows, and tell it the port."""

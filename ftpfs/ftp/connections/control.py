@@ -515,8 +515,11 @@ class Mapped:
                 return errors.Untrusted(f"{step}: certificate not trusted: {reason}")
             case ssl.SSLError():
                 reason = error.reason or reason_of(error)
-                hint = f" (not TLS: {_TRY_EXPLICIT})" if reason in _NO_TLS else ""
+                way = _DATA_IN_CLEAR if step == DATA_HANDSHAKE else _TRY_EXPLICIT
+                hint = f" (not TLS: {way})" if reason in _NO_TLS else ""
                 return errors.TlsError(f"{step}: TLS failed: {reason}{hint}")
+            case ConnectionError():
+                return errors.ConnectionLost(f"{step}: the server hung up ({reason_of(error)})")
         return errors.ConnectionLost(f"{step}: {reason_of(error)}")
 
 
@@ -524,6 +527,10 @@ def _advice(step: str) -> str:
     """A hint for a step that got no answer."""
     if step.startswith("connecting"):
         return " (connect_timeout; is the address right, and does no firewall drop it?)"
+    if step == DATA_HANDSHAKE:
+        return " (data_timeout; the option tls_max=1.2 helps with some servers)"
+    if step.startswith(ENDING):
+        return " (finish_timeout; all data has moved, so does the server check or copy it?)"
     if step.startswith("TLS handshake"):
         return f" (connect_timeout; {_TRY_EXPLICIT})"
     if "greeting" in step:
@@ -531,7 +538,12 @@ def _advice(step: str) -> str:
     return " (reply_timeout; `ftpfs doctor` tells what the server can do)"
 
 
+# Steps that have a deadline of their own.
+DATA_HANDSHAKE = "the TLS handshake of a data connection"
+ENDING = "waiting for the reply that ends"
+
 _TRY_IMPLICIT = "ftps:// asks for implicit TLS, where a server wants that"
+_DATA_IN_CLEAR = "the server sends data in clear, though it agreed to protect it"
 _TRY_EXPLICIT = "ftpes:// asks for explicit TLS, ftp:// for none"
 # OpenSSL's reasons when the peer does not speak TLS.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")

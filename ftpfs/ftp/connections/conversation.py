@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ftpfs import errors
-from ftpfs.ftp.connections.control import Control, Mapped, Reply
+from ftpfs.ftp.connections.control import ENDING, Control, Mapped, Reply
 from ftpfs.ftp.connections.current_folder import CurrentFolder
 from ftpfs.ftp.connections.hearing import Hearing
 from ftpfs.ftp.manners import kind_of
@@ -90,9 +90,12 @@ class Conversation:
             self.hearing.asked = _verb(wire)
             self.control.send(wire)
 
-    def receive(self, timeout: float | None = None) -> Reply:
-        """The next reply, within `timeout` seconds (default: the reply deadline)."""
-        with self.talking():
+    def receive(self, timeout: float | None = None, *, ends: bool = False) -> Reply:
+        """The next reply, within `timeout` seconds (default: the reply deadline).
+
+        `ends`: it ends a transfer whose data has moved.
+        """
+        with Talking(self, ends=ends):
             return self.hearing.reply(timeout)
 
     def begin_transfer(
@@ -323,11 +326,12 @@ class Conversation:
 class Talking(Mapped):
     """One use of the control connection, in a `with` block: see `Conversation.talking`."""
 
-    __slots__ = ("_conversation",)
+    __slots__ = ("_conversation", "_ends")
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: Conversation, *, ends: bool = False) -> None:
         super().__init__(self._asking)
         self._conversation = conversation
+        self._ends = ends
         conversation.used_at = self.began
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -336,7 +340,8 @@ class Talking(Mapped):
             super().__exit__(kind, error, trace)
 
     def _asking(self) -> str:
-        return f"waiting for the reply to {self._conversation.hearing.asked}"
+        words = ENDING if self._ends else "waiting for the reply to"
+        return f"{words} {self._conversation.hearing.asked}"
 
 
 def _verb(wire: bytes) -> str:

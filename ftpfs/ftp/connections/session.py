@@ -343,9 +343,10 @@ class Session:
 
     def finish_transfer(self) -> Reply:
         """Read the reply that ends a transfer. Raises if it is a refusal."""
-        reply = self.receive(self._network.finish_timeout)
+        timeout = self._network.finish_timeout
+        reply = self._conversation.receive(timeout, ends=True)
         if reply.code < 200:  # a second 1xx is harmless: the final reply follows
-            reply = self.receive(self._network.finish_timeout)
+            reply = self._conversation.receive(timeout, ends=True)
         reply.check()
         self._conversation.hearing.resumed = self._control.protected
         return reply

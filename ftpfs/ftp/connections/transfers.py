@@ -18,6 +18,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,6 +33,8 @@ _TIMEVAL = struct.Struct("@ll")  # struct timeval; Python has no other way to se
 
 # Bytes of one write to a TLS connection: larger ones were not faster.
 CHUNK_BYTES = 256 << 10
+# How often an upload that stalls checks its data deadline.
+SEND_SLICES = 8
 # Bytes of one read from a data connection while listing.
 LIST_CHUNK_BYTES = 256 << 10
 # Maximum size of one listing. A folder of a million entries is some 90 MB on the wire, and takes
@@ -286,8 +289,10 @@ class Upload(Transfer):
         self._plain = not isinstance(channel, ssl.SSLSocket)
         if self._plain:
             # The kernel's own timeout: with Python's, sendfile(2) returns with every piece that
-            # fits into the socket's buffer.
-            _set_kernel_timeout(channel, socket.SO_SNDTIMEO, session.data_timeout)
+            # fits into the socket's buffer. At a stall sendfile(2) waits for it up to three times,
+            # and then returns what has moved. Hence the slices, counted by `_patiently`.
+            timeout = session.data_timeout / SEND_SLICES
+            _set_kernel_timeout(channel, socket.SO_SNDTIMEO, timeout)
 
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Send `count` bytes of a local file from `offset` on; zeros beyond its end.
@@ -298,8 +303,9 @@ class Upload(Transfer):
         end = offset + count
         while offset < end:
             if self._plain:
+                here = self._channel.fileno()
                 try:
-                    sent = os.sendfile(self._channel.fileno(), fd, offset, end - offset)
+                    sent = self._patiently(partial(os.sendfile, here, fd, offset, end - offset))
                 except OSError as error:
                     raise self._refusal(error) from error
                 self._session.used_at = time.monotonic()
@@ -321,10 +327,20 @@ class Upload(Transfer):
         view = memoryview(data)
         try:
             while view:
-                view = view[self._channel.send(view) :]
+                view = view[self._patiently(partial(self._channel.send, view)) :]
                 self._session.used_at = time.monotonic()
         except OSError as error:
             raise self._refusal(error) from error
+
+    def _patiently(self, send: Callable[[], int]) -> int:
+        """Send; go on when a slice of the deadline is over, until nothing moved for all of it."""
+        began = time.monotonic()
+        while True:
+            try:
+                return send()
+            except BlockingIOError:
+                if time.monotonic() - began >= self._session.data_timeout:
+                    raise
 
     def is_unopposed(self) -> bool:
         """Whether the server has sent no reply since the transfer began. Never waits."""

@@ -1,0 +1,83 @@
+"""The deadline of an upload is for progress, and is told once it is over."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from ftpfs import errors
+from ftpfs.ftp.connections.transfers import Upload
+
+DEADLINE_SECONDS = 0.4
+
+
+class Session:
+    """What an upload asks of its session, whose server says nothing."""
+
+    alive = True
+    used_at = 0.0
+    moving = None
+    data_timeout = DEADLINE_SECONDS
+
+    def has_spoken(self) -> bool:
+        return False
+
+    def drop(self) -> None:
+        self.alive = False
+
+
+@pytest.fixture
+def peers() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a connection: the client's, and the server's with a small buffer."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 10)
+        with socket.create_connection(listener.getsockname()) as client:
+            server, _ = listener.accept()
+            with server:
+                yield client, server
+
+
+def send(client: socket.socket, size: int) -> float:
+    """Send a local file of `size` zeros. Returns how long (s) that took."""
+    upload = Upload(cast(Any, Session()), client, None)
+    began = time.monotonic()
+    with tempfile.TemporaryFile() as file:
+        file.truncate(size)
+        upload.send_file(file.fileno(), 0, size)
+    return time.monotonic() - began
+
+
+def test_file_that_the_server_does_not_read_fails_after_one_deadline(
+    peers: tuple[socket.socket, socket.socket],
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(errors.DeadlineExceeded, match=r"for 0.4 s \(data_timeout\)"):
+        send(peers[0], 30_000_000)
+    assert DEADLINE_SECONDS <= time.monotonic() - began < 3 * DEADLINE_SECONDS
+
+
+def test_file_goes_on_though_the_server_reads_slowly(
+    peers: tuple[socket.socket, socket.socket],
+) -> None:
+    """Slowly: the server takes what the kernel has buffered in a multiple of the deadline."""
+    client, server = peers
+    ends = threading.Event()
+
+    def read() -> None:
+        while not ends.wait(0.02) and server.recv(10 << 10):
+            pass
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        took = send(client, 5_000_000)
+    finally:
+        ends.set()
+        thread.join()
+    assert took > 2 * DEADLINE_SECONDS
