@@ -122,6 +122,8 @@ class Filesystem:
         self._behind = rooms.behind
         self._intents = rooms.intents
         self._hiding = rooms.hiding
+        # This thread begins a request of the kernel that is no rename (see `hiding`).
+        self.begin_request: Callable[[], None] = rooms.hiding.begin_request
         self._endings = rooms.endings
         self._doubts = rooms.doubts
         self._renames = rooms.renames
@@ -129,10 +131,6 @@ class Filesystem:
         self._demands = rooms.demands
         self._queue = rooms.queue
         self._new_file = rooms.new_file
-
-    def begin_request(self) -> None:
-        """This thread begins a request of the kernel that is no rename: see `hiding`."""
-        self._hiding.begin_request()
 
     def know_callers(self, caller: Callable[[], int]) -> None:
         """Let killed programs end: see `killable.Requests`."""
@@ -160,6 +158,10 @@ class Filesystem:
         """The server's entry of an open file that was not changed here; None for any other."""
         file = self._file(handle)
         return file.attributes() if file.follows_server else None
+
+    def writes(self, handle: int) -> bool:
+        """Whether a handle was opened to change its file."""
+        return self._files.handle(handle).writes
 
     def children(self, path: str) -> list[Entry]:
         """The entries of a folder, with the files that exist only here so far."""
@@ -592,7 +594,7 @@ class Filesystem:
         handle = self._files.handle(number)
         file = handle.file
         for left in reversed(range(MOST_CHANGES)):
-            entry = file.entry if file.follows_server else None
+            entry = file.followed()
             if entry is None or not entry.size:
                 return
             try:

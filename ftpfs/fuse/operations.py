@@ -16,6 +16,7 @@ import errno
 import functools
 import itertools
 import logging
+import os
 import stat
 import threading
 import time
@@ -68,6 +69,9 @@ _TYPE_BITS = {
     Kind.OTHER: stat.S_IFREG,
 }
 
+
+# The flags of open(2) with which a program may change a file.
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 # The kernel takes no larger file, whatever size a server reports.
 _MOST_BYTES = (1 << 63) - 1
@@ -316,7 +320,8 @@ class Operations:
     def open(self, path: str, info: Any) -> int:
         believed = self.kernel.believes(path)
         try:
-            info.fh = self._fs.open(path, info.flags, self.caller())
+            caller = self.caller() if info.flags & _WRITING else 0
+            info.fh = self._fs.open(path, info.flags, caller)
         except errors.NotFound as error:
             raise self._gone(path, error) from error
         self._correct(path, info.fh, believed)
@@ -354,9 +359,10 @@ class Operations:
 
     @_answered
     def flush(self, _path: str | None, info: Any) -> int:
-        self._fs.flush(info.fh, self.caller())
-        if self._fs.followed(info.fh) is None:
-            self.kernel.knows_better(self._fs.path_of(info.fh))
+        if self._fs.writes(info.fh):
+            self._fs.flush(info.fh, self.caller())
+            if self._fs.followed(info.fh) is None:
+                self.kernel.knows_better(self._fs.path_of(info.fh))
         return 0
 
     @_answered
@@ -492,9 +498,9 @@ class Operations:
         entry = self._fs.followed(handle)
         believed = self.kernel.believes(path) or believed
         if entry is not None and believed is not None:
-            now = self._stat(path, entry)
-            if believed != (now.st_size, now.st_mtimespec):
-                self.kernel.correct(path, (now.st_size, now.st_mtimespec))
+            now = _size(entry), UNDATED if entry.mtime is None else entry.mtime
+            if believed != now:
+                self.kernel.correct(path, now)
 
     def _attempt(self, change: Callable[[], None]) -> int:
         """Change an attribute.
@@ -512,7 +518,7 @@ class Operations:
 
     def _stat(self, path: str, entry: Entry) -> Stat:
         look, kind, mode = self._look, entry.kind, entry.mode
-        size = min(max(entry.size or 0, 0), _MOST_BYTES)
+        size = _size(entry)
         if mode is None:
             mode = (0o777 if kind is Kind.DIRECTORY else 0o666) & ~look.umask
         unknown = self._began if entry is ROOT else UNDATED
@@ -530,6 +536,10 @@ class Operations:
             when,
             when,
         )
+
+
+def _size(entry: Entry) -> int:
+    return min(max(entry.size or 0, 0), _MOST_BYTES)
 
 
 @dataclass

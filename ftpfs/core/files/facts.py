@@ -140,6 +140,11 @@ class Facts:
         with self._state.changed:
             return self._state.server.entry is not None or bool(self._state.changes.uncertain)
 
+    def followed(self) -> Entry | None:
+        """The server's entry, if the content is the server's file and nothing but that."""
+        with self._state.changed:
+            return self._state.server.entry if self._state.follows_locked() else None
+
     @property
     def follows_server(self) -> bool:
         """Whether its content is the server's file and nothing but that."""

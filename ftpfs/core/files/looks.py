@@ -177,7 +177,7 @@ class Looks:
 
         The server may generate the content when the file is read.
         """
-        entry = file.entry if file.follows_server else None
+        entry = file.followed()
         if entry is None or entry.size != 0:
             return False
         return not self._known.was_emptied(file.path)

@@ -103,10 +103,10 @@ class FileState:
 
     def follows_locked(self) -> bool:
         """Whether its content is the server's file and nothing but that."""
-        spooled = self.spooled
-        holds = spooled is not None and not (self.is_fetched and not spooled.present.total())
-        changed = self.progress.is_dirty or self.progress.is_deleted or holds
-        return not changed and self.server.entry is not None
+        progress, spooled = self.progress, self.spooled
+        if progress.sent != progress.writes or progress.is_deleted or self.server.entry is None:
+            return False
+        return spooled is None or (self.is_fetched and not spooled.present.total())
 
     def shown_locked(self) -> Entry:
         """The entry as a program shall see it now."""

@@ -196,7 +196,7 @@ class Channels:
             raise errors.DataConnectionFailed(f"the server offered port {port}")
         began = time.monotonic()
         try:
-            channel = self._control.dial(self._control.peer, port, self._network.connect_timeout)
+            channel = self._control.dial_data(port, self._network.connect_timeout)
         except OSError as error:
             step = f"no data connection to port {port}"
             raise self._unmade(step, _PASSIVE, error) from error

@@ -111,6 +111,7 @@ class Control(ftplib.FTP_TLS):
         self.telnet = False
         self.handshake = float("inf")
         self.peer = ""
+        self._address: tuple[str, int] | tuple[str, int, int, int] = "", 0  # of the server
         self.own_address = ""
         self.family = socket.AF_INET
 
@@ -130,7 +131,8 @@ class Control(ftplib.FTP_TLS):
         self.family = sock.family
         self.af = sock.family
         # Through a proxy, only the proxy knows the address: data connections then go to the name.
-        self.peer = self.host if self._network.proxy else sock.getpeername()[0]
+        self._address = sock.getpeername()
+        self.peer = self.host if self._network.proxy else self._address[0]
         self.own_address = sock.getsockname()[0]
         if self._server.tls is Tls.IMPLICIT:
             self.step = f"TLS handshake with {self.host}:{self.port}"
@@ -152,6 +154,27 @@ class Control(ftplib.FTP_TLS):
         login = (user, password.reveal()) if password else None
         return proxy.dial(self._network.proxy, login, host, port, timeout)
 
+    def dial_data(self, port: int, timeout: float) -> socket.socket:
+        """A connection to `port` of the server, within `timeout` seconds. Raises OSError.
+
+        The address needs no look-up, which would cost 40 us a file.
+        """
+        if self._network.proxy:
+            return self.dial(self.peer, port, timeout)
+        channel = socket.socket(self.family, socket.SOCK_STREAM)
+        try:
+            channel.settimeout(timeout)
+            channel.connect(self._at(port))
+        except BaseException:
+            channel.close()
+            raise
+        return channel
+
+    def _at(self, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+        """The server's address with another port. That of IPv6 has four parts."""
+        host, _, *rest = self._address
+        return host, port, *rest  # type: ignore[return-value]  # as many as there were
+
     def dial_ahead(self, port: int) -> socket.socket:
         """A connection to `port` of the server that may still be under way. Raises OSError.
 
@@ -159,13 +182,10 @@ class Control(ftplib.FTP_TLS):
         """
         if self._network.proxy:
             return self.dial(self.peer, port, self._network.connect_timeout)
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            self.peer, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-        )[0]
-        channel = socket.socket(family, kind, protocol)
+        channel = socket.socket(self.family, socket.SOCK_STREAM)
         channel.setblocking(False)
         try:
-            channel.connect(address)
+            channel.connect(self._at(port))
         except BlockingIOError:
             pass
         except BaseException:

@@ -75,7 +75,8 @@ class Hearing:
         A 421 ends the session. So does "500 OOPS": the last words of a vsftpd session whose other
         half was killed. Read as "unknown command", it would reach a program as EOPNOTSUPP.
         """
-        self.finish_waking()
+        if self.waking:
+            self.finish_waking()
         reply = self._control.reply(timeout or self._reply_timeout)
         if reply.code == 421:
             raise errors.from_reply(reply.code, reply.text)
@@ -108,7 +109,7 @@ class Hearing:
         self.asked = kind
         full = timeout or self._reply_timeout
         if unsure is None:
-            unsure = manners.is_unsure(together or (kind,))
+            unsure = manners.is_unsure(together) if together else manners.may_be_unknown(kind)
         limit = full
         if unsure:
             limit = min(full, self.optional_timeout() * (2 if kind in TRANSFERS else 1))

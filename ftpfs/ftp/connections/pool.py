@@ -442,9 +442,11 @@ class Pool:
 
         Among equals it takes the one used last, whose TCP window is open. The others may grow old.
         """
-        if len(self._idle) == 1:
-            return self._idle.pop()
         wants_armed = use is not Use.METADATA
+        if use not in UNASKED:
+            last = self._idle[-1]
+            if last.settled and last.armed is wants_armed is last.ready:
+                return self._idle.pop()  # none is better
         ranked = sorted(
             range(len(self._idle)),
             key=lambda n: self._rank(self._idle[n], wants_armed, n),
