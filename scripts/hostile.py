@@ -3,7 +3,8 @@
     python -m scripts.hostile            prints the table of docs/servers.md; takes some minutes
 
 Each server of tests/support/hostile_server.py is mounted with default options, and its trap is
-listed three times. If the harm is in the reply to FEAT, `ftpfs ls` meets it.
+listed three times; the files in it, if there are any, are read. If the harm is in the reply to
+FEAT, `ftpfs ls` meets it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ NUMBERS = {
     "dripped-reply": 0.1,
     "fat-features": 900,
     "junk-lines": 1_000_000,
+    "small-files": 30_000,
 }
 LOOKS = 3
 
@@ -64,7 +66,10 @@ def _mounted(server: HostileServer) -> str:
 
 def _look(folder: Path) -> str:
     try:
-        return f"{len(os.listdir(folder))} names"
+        names = os.listdir(folder)
+        for name in names:
+            (folder / name).read_bytes()
+        return f"{len(names)} files read"
     except OSError as error:
         return errno.errorcode.get(error.errno or 0, "?")
 

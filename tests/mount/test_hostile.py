@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import errno
 import json
@@ -28,6 +29,8 @@ from tests.support.waiting import comes_true
 pytestmark = pytest.mark.mount
 
 MiB = 1 << 20
+# Files of a hundred bytes. The first of them fill a cache of 1 MiB.
+SMALL_FILES, FILLING = int(os.environ.get("FTPFS_SMALL_FILES", "15000")), 5000
 QUICK = "data_timeout=2,reply_timeout=2,connect_timeout=2"
 
 
@@ -107,6 +110,27 @@ def test_unreadable_lines_fill_no_log(mount: Mount) -> None:
     trapped = mount("junk-lines", 100_000)
     trapped.errno_of_ls()
     assert trapped.log.stat().st_size < 100_000
+
+
+@pytest.mark.long
+def test_small_files_take_no_more_memory_than_the_cache_may_hold(mount: Mount) -> None:
+    """A block of a hundred bytes takes six times as much with its key and its places in tables."""
+    trapped = mount("small-files", SMALL_FILES, options="log_level=info,block_cache=1M")
+    folder = trapped.path / "trap"
+    names = os.listdir(folder)
+    assert len(names) == SMALL_FILES
+    listed = trapped.memory()
+
+    def read_all(names: list[str]) -> None:
+        with concurrent.futures.ThreadPoolExecutor(4) as readers:
+            for content in readers.map(lambda name: (folder / name).read_bytes(), names):
+                assert content == hostile_server.SMALL
+
+    read_all(names[:FILLING])
+    filled = trapped.memory()
+    read_all(names[FILLING:])
+    assert trapped.memory() < filled + 3 * MiB
+    assert trapped.memory("VmHWM") < listed + 20 * MiB
 
 
 def test_dripped_listing_ends(mount: Mount) -> None:

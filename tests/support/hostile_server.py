@@ -30,6 +30,7 @@ FACTS = b"type=file;size=6;modify=20240101000000;UNIX.mode=0644; "
 FOLDER = b"type=dir;modify=20240101000000;UNIX.mode=0755; "
 ITSELF = b"type=cdir;modify=20240101000000; .\r\n"
 CONTENT = b"hello\n"
+SMALL = b"x" * 99 + b"\n"  # of every file called `small-*`
 BIG_SIZE = 1 << 30  # of every file called `big*`: it never arrives
 
 
@@ -93,6 +94,11 @@ def _counted_listing(channel: socket.socket, number: float) -> None:
         channel.sendall(_entries(first, 20_000))
 
 
+def _small_files(channel: socket.socket, number: float) -> None:
+    line = b"type=file;size=%d;modify=20240101000000;UNIX.mode=0644; small-%09d\r\n"
+    channel.sendall(b"".join(line % (len(SMALL), n) for n in range(int(number))))
+
+
 def _cut_listing(channel: socket.socket, number: float) -> None:
     _counted_listing(channel, number)
     channel.sendall(b"type=file;si")
@@ -113,6 +119,7 @@ LISTINGS: dict[str, Callable[[socket.socket, float], None]] = {
     "dripped-listing": _dripped_listing,
     "counted-listing": _counted_listing,
     "cut-listing": _cut_listing,
+    "small-files": _small_files,
     "junk-lines": lambda channel, number: channel.sendall(b"x\n" * int(number)),
 }
 
@@ -228,7 +235,7 @@ class _Conversation:
             if argument.startswith("/big"):
                 channel.sendall(b"x" * 1000)
                 time.sleep(3600)
-            channel.sendall(CONTENT)
+            channel.sendall(SMALL if "/small-" in argument else CONTENT)
         self._client.sendall(b"226 done\r\n")
 
     @contextlib.contextmanager
@@ -243,6 +250,8 @@ class _Conversation:
 
 
 def _size_of(path: str) -> int:
+    if "/small-" in path:
+        return len(SMALL)
     return BIG_SIZE if "/big" in path else len(CONTENT)
 
 
