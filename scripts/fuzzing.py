@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -29,7 +31,7 @@ with atheris.instrument_imports(include=["ftpfs"]):
     from ftpfs.settings.options import parse_options
     from ftpfs.settings.source import parse_source
 
-from tests.support import listings
+from tests.support import listings, spoiled
 
 NOW = 1_733_000_000.0
 
@@ -101,6 +103,12 @@ def replies(data: bytes) -> None:
                     reply.check()
 
 
+def conversations(data: bytes) -> None:
+    """A day's work on a good server, a few of whose replies are lost, doubled, torn or wrong."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        spoiled.spend_a_day(Path(folder), spoiled.day_of(data))
+
+
 def sources(data: bytes) -> None:
     """Addresses and options, as people and fstab write them."""
     text = decode(data)
@@ -165,7 +173,10 @@ def memories(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     each.__name__: each
-    for each in (lists, odd_lines, facts, replies, answers, links, sources, files, memories)
+    for each in (
+        *(lists, odd_lines, facts, replies, conversations, answers, links, sources, files),
+        memories,
+    )
 }
 SEEDS: dict[str, list[bytes]] = {
     "lists": [
@@ -181,6 +192,12 @@ SEEDS: dict[str, list[bytes]] = {
     "odd_lines": [b"-rw-r--r-- 1 a b 5 Jan 31 10:11AM f", b"OTHER.TXT;1  5/6  8-SEP-1999 22:08"],
     "facts": [b"type=dir;modify=20240131120000;UNIX.mode=0755; d\r\n", b"type=cdir; .\r\n"],
     "replies": [b"220-hi\r\n220 there\r\n", b"229 Entering (|||5|)\r\n", b"550 no\r\n421 bye\r\n"],
+    "conversations": [
+        bytes((first, number, how, number, how))
+        for first in range(8)
+        for number in range(0, 170, 30)
+        for how in range(12)
+    ],
     "sources": [b"ftpes://me:x@host:21/a%20b", b"[::1]:21/x", b"ro,list_ttl=5,uid=0,quirk=mlsd=no"],
     "answers": [
         b"229 Entering (|||5|)",
@@ -209,6 +226,8 @@ def main() -> None:
     if corpus and corpus.is_dir():
         for number, seed in enumerate(SEEDS[name]):
             (corpus / f"seed{number}").write_bytes(seed)
+    logging.disable(logging.CRITICAL)  # each refusal has a line
+    spoiled.hurry(setattr)
     atheris.Setup([sys.argv[0], *rest], TARGETS[name])
     atheris.Fuzz()
 

@@ -137,9 +137,21 @@ def look_at(session: Session, path: str) -> Entry | None:
     # Once MLST has worked, a refusal is about this name, also with 501.
     if entry is not None:
         profile.listings.mlst = True
+        entry = _named(session, entry, posixpath.basename(path))
     elif not profile.listings.mlst and reply.code != 501:
         profile.listings.is_missing("mlst", False, reply.code)
     return entry
+
+
+def _named(session: Session, entry: Entry, name: str) -> Entry:
+    """The entry that MLST reports for `name`. Raises Retreat if it is the reply about another one.
+
+    Servers show a name in other ways, too. But if replies are out of step, another one follows.
+    """
+    if entry.name != name and not session.profile.listings.mlst_renames:
+        session.check_in_step()
+        session.profile.listings.mlst_renames = True
+    return replace(entry, name=name) if name else entry
 
 
 def entry_in(session: Session, reply: Reply) -> Entry | None:

@@ -73,6 +73,8 @@ _ANSWERS: dict[int, frozenset[str]] = {
     350: frozenset(("REST", "RNFR")),
     **dict.fromkeys((125, 150, 226), TRANSFERS),
 }
+# Commands that a server answers with a code of their own, and never with "done".
+_NEVER_DONE = frozenset(("EPSV", "PASV", "SIZE", "MDTM", "RNFR"))
 # Other commands (HASH, STAT, what a user types) may be answered by any code.
 _KNOWN = frozenset().union(
     *_ANSWERS.values(), _NEEDED, ("CWD", "DELE", "RMD", "RNTO", "MLST", "OPTS UTF8", "OPTS MLST")
@@ -90,7 +92,7 @@ def kind_of(line: str) -> str:
 
 def can_answer(kind: str, code: int) -> bool:
     """Whether a reply of this code can be the answer to a command of this kind."""
-    if kind in ("EPSV", "PASV") and code in (200, 250):
+    if kind in _NEVER_DONE and code in (200, 250):
         return False
     owners = _ANSWERS.get(code)
     return owners is None or kind in owners or kind not in _KNOWN
@@ -197,8 +199,12 @@ class Manners:
         self._answered = self.once = frozenset()
         self.pipelines = False
 
-    def saw_stray(self) -> None:
-        """A reply came that belongs to no command."""
+    def saw_stray(self) -> bool:
+        """A reply came that belongs to no command.
+
+        Returns whether the server does this all the time, and ftpfs takes it as it is.
+        """
         self._strays += 1
         if self._strays >= MOST_STRAYS:
             self.wary = True
+        return self._strays > MOST_LOSSES

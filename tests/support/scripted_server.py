@@ -40,6 +40,8 @@ BLANK_FIRST = "blank line first"  # the command is carried out
 WORDS_FIRST = "line without a code first"
 BLANK_ONLY = "only a blank line"
 WORDS_ONLY = "only a line without a code"
+# Among the pieces of a reply (`Manners.pieces`): the connection ends here.
+HANG_UP = b"hang-up"
 
 # What may happen to data connections.
 DEAD_PORT = "the port answers nothing, as behind a firewall; in active mode, nobody connects"
@@ -90,7 +92,7 @@ class Manners:
     hot_folder: bool = False
     # Whether a file is in use on the server: then STOR, DELE and RNFR get 550.
     is_busy: Callable[[Path], bool] = lambda _path: False
-    # Seconds that a command takes, by its verb.
+    # Seconds that a command takes, by the beginning of its line.
     slow: Mapping[str, float] = field(default_factory=dict)
     # What happens to each data connection: DEAD_PORT, ...
     data: str = ""
@@ -98,6 +100,8 @@ class Manners:
     certificate: Path | None = None
     # Bytes a second of each download.
     rate: float = float("inf")
+    # The packets in which a reply leaves, from its bytes.
+    pieces: Callable[[bytes], Sequence[bytes]] = lambda reply: (reply,)
 
 
 class ScriptedServer(Stoppable):
@@ -229,7 +233,8 @@ class _Client:
             self._say(self._manners.greeting)
             while (line := self._line()) is not None:
                 self._server.note(line)
-                time.sleep(self._manners.slow.get(line.partition(" ")[0], 0.0))
+                slow = self._manners.slow.items()
+                time.sleep(max((took for key, took in slow if _is_of(key, line)), default=0.0))
                 self._answer(line)
         finally:
             if self._passive:
@@ -285,7 +290,13 @@ class _Client:
     def _say(self, text: str) -> None:
         self._last = text
         wire = text.replace("\n", "\r\n") + "\r\n"
-        self._control.sendall(wire.encode("utf-8", "surrogateescape"))
+        for number, piece in enumerate(
+            self._manners.pieces(wire.encode("utf-8", "surrogateescape"))
+        ):
+            if piece is HANG_UP:
+                self._hang_up(reset=False)
+            time.sleep(min(number, 1) * 0.001)
+            self._control.sendall(piece)
 
     def _hang_up(self, *, reset: bool) -> None:
         if reset:

@@ -87,6 +87,7 @@ class Conversation:
         wire = self.encode(line)
         self.wake_if_quiet()
         with self.talking():
+            self.hearing.expect_silence()
             self.hearing.asked = _verb(wire)
             self.control.send(wire)
 
@@ -133,6 +134,7 @@ class Conversation:
     ) -> list[Reply]:
         together = [*lines, following.value] if following else lines
         wire = [self.encode(line) for line in together]
+        self.hearing.expect_silence()
         self.control.send(b"".join(wire))
         once_sent()
         kinds = [kind_of(line) for line in together]
@@ -148,6 +150,7 @@ class Conversation:
         """
         if len(lines) == 1:
             self.hearing.listen_twice()
+            self.hearing.expect_silence()
             self.control.send(wire[0])
             replies = [self.hearing.heed(kind_of(lines[0]), timeout)]
         else:
@@ -169,10 +172,13 @@ class Conversation:
             if sent < len(wire) and sent - len(replies) <= window // 2:
                 batch = wire[sent : len(replies) + window]
                 self.hearing.listen_twice()
+                if sent == len(replies):
+                    self.hearing.expect_silence()
                 self.control.send(b"".join(batch))
                 sent += len(batch)
             replies.append(self.hearing.heed(kinds[len(replies)], timeout, others, unsure=unsure))
         if others:
+            self.hearing.expect_silence()
             manners.pipelines = True
         return replies
 
@@ -182,6 +188,7 @@ class Conversation:
         """If the session was quiet, send a TYPE ahead to see that it still works."""
         if self.hearing.is_quiet(self.used_at):
             with self.talking():
+                self.hearing.expect_silence()
                 self.hearing.wake()
 
     def is_fresh(self) -> bool:
@@ -196,10 +203,16 @@ class Conversation:
                 with self.talking():
                     self.hearing.listen_twice()
             if self.alive and self.hearing.hears_stray():
+                self.profile.wire.manners.saw_stray()
                 self.alive = False
         except (OSError, EOFError, errors.FtpfsError):
             self.alive = False
         return self.alive
+
+    def check_in_step(self) -> None:
+        """Listen once for a reply too many. Raises Retreat if it comes."""
+        with self.talking():
+            self.hearing.expect_no_second()
 
     def has_spoken(self) -> bool:
         """Whether bytes from the server can be read. Never waits."""

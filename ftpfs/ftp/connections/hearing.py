@@ -169,14 +169,33 @@ class Hearing:
         while self._control.comes_within(0):
             self._control.reply(STRAY_TIMEOUT)
 
+    def expect_silence(self) -> None:
+        """While no command is in flight: a reply that has come is one too many.
+
+        The last reply may have belonged to an earlier command then. Raises Retreat, so that the
+        work is done again on another session; if the server does this all the time, the reply is
+        discarded.
+        """
+        while self._control.readable() and self.hears_stray():
+            if not self._profile.wire.manners.saw_stray():
+                raise errors.Retreat(f"a reply too many came with that to {self.asked}")
+
+    def expect_no_second(self) -> None:
+        """`expect_silence`, for as long as a second reply may take."""
+        self._control.comes_within(SECOND_REPLY_SECONDS)
+        self.expect_silence()
+
     def hears_stray(self) -> bool:
-        """Whether a reply that nobody asked for has arrived on the idle session. Reads it."""
+        """Whether a reply that nobody asked for has arrived on the session. Reads it.
+
+        Raises the error that a 421 means.
+        """
         if self.waking or not self._control.readable():
             return False
         stray = self._control.reply(STRAY_TIMEOUT)
-        if stray.code != 421:
-            self._profile.wire.manners.saw_stray()
-        log.info("unasked-for reply: %s", errors.printable(stray.lines[-1]))
+        log.info("unasked-for reply: %s", errors.printable(stray.lines[-1][:200]))
+        if stray.code == 421:
+            raise errors.from_reply(stray.code, stray.text)
         return True
 
     # The server that may not be there.

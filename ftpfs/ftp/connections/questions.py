@@ -112,6 +112,8 @@ class Asking:
         answers: list[str] = []
         began, at_once = 0.0, 0  # when the first answers came, and how many
         while not asked.done:
+            if not asked.open:
+                self._hearing.expect_silence()
             self._send_more(asked)
             self._hearing.finish_waking()
             there = self._answers_there(asked)

@@ -127,6 +127,10 @@ class Session:
         """Like `command`, but raise a refusal as the error it means."""
         return self.command(line).check()
 
+    def check_in_step(self) -> None:
+        """Raise Retreat if another reply is on its way: the last one was not about its command."""
+        self._conversation.check_in_step()
+
     def takes(self, line: str) -> bool:
         """Whether a command can be sent at all. Sends nothing."""
         try:

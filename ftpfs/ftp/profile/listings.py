@@ -23,6 +23,8 @@ class Listings(Facts):
     # `type=cdir` is in its MLSD listings, so no listing is ever empty.
     mlsd_shows_itself: bool | None = field(default=None, metadata=fact(kept=maybe_known))
     mlst: bool | None = field(default=None, metadata=fact(kept=maybe_known, quirk=SWITCH))
+    # MLST shows some names in another way than they were asked for. Found out by each mount.
+    mlst_renames: bool = False
     # The server takes LIST -a as an option, not as a name.
     list_all: bool | None = field(default=None, metadata=fact(kept=maybe_known, quirk=SWITCH))
     # `.` is in the listings of LIST -a, so none is ever empty.

@@ -11,7 +11,7 @@ from ftpfs import errors
 from ftpfs.ftp import lister, replacing
 from ftpfs.ftp.connections.control import Reply
 from ftpfs.ftp.connections.session import Session
-from ftpfs.ftp.uploading.checks import Seen, why_not_renamed
+from ftpfs.ftp.uploading.checks import Seen, surely_not_renamed
 from ftpfs.ftp.uploading.expectation import Expectation
 from ftpfs.ftp.uploading.target import Target
 from ftpfs.ftp.uploading.temporaries import beside
@@ -59,7 +59,7 @@ class OldFile:
                 f"SIZE {temporary}",
             ]
         )
-        still = why_not_renamed(first, second, left)
+        still = surely_not_renamed(session, first, second, left)
         if not still:
             log.info("this server does not rename over a file: %s was moved aside", path)
             return final

@@ -132,6 +132,17 @@ def why_not_renamed(first: Reply, second: Reply, left: Reply) -> str:
     return ""
 
 
+def surely_not_renamed(session: Session, first: Reply, second: Reply, left: Reply) -> str:
+    """`why_not_renamed` for replies that have just come.
+
+    Raises Retreat if they contradict each other because they are out of step.
+    """
+    why = why_not_renamed(first, second, left)
+    if why and first.ok and second.ok:
+        session.check_in_step()
+    return why
+
+
 def check_not_busy(*replies: Reply) -> None:
     """Raises Busy if a program on the server has the file open.
 

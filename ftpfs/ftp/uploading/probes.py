@@ -19,7 +19,7 @@ import time
 from ftpfs import errors
 from ftpfs.ftp.connections.session import Session
 from ftpfs.ftp.profile import PROBE_TIME, Placing, Profile, Restart, SetTime
-from ftpfs.ftp.uploading.checks import questions, seen_in, size_in, why_not_renamed
+from ftpfs.ftp.uploading.checks import questions, seen_in, size_in, surely_not_renamed
 from ftpfs.ftp.uploading.folders import Folders
 from ftpfs.ftp.uploading.sender import store_at_once
 from ftpfs.ftp.uploading.temporaries import Temporaries
@@ -203,7 +203,7 @@ class Probes:
             store_at_once(session, one, b"1")
             store_at_once(session, other, b"22")
             first, second, left = session.exchange([f"RNFR {one}", f"RNTO {other}", f"SIZE {one}"])
-            return not why_not_renamed(first, second, left)
+            return not surely_not_renamed(session, first, second, left)
         except _CANNOT_TRY as refusal:
             log.info("whether a rename replaces a file cannot be tried: %s", refusal)
             return None

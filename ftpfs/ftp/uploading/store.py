@@ -35,7 +35,7 @@ from ftpfs.ftp.uploading.checks import (
     questions,
     seen_in,
     size_in,
-    why_not_renamed,
+    surely_not_renamed,
 )
 from ftpfs.ftp.uploading.context import Context
 from ftpfs.ftp.uploading.expectation import AlreadyThere, Expectation
@@ -369,7 +369,7 @@ class Store:
             arm=True,
         )
         set_, (first, second, final, left, *answers) = replies[: len(lines)], replies[len(lines) :]
-        why = why_not_renamed(first, second, left)
+        why = surely_not_renamed(session, first, second, left)
         if why:
             check_not_busy(first, second)
             placed = self._old.make_way(session, self.temporary, why)
@@ -450,7 +450,7 @@ class Store:
         except BaseException:
             temporaries.delete_later(other)
             raise
-        if not why_not_renamed(first, second, left):
+        if not surely_not_renamed(session, first, second, left):
             temporaries.forget(self.temporary)
             self.temporary = other
             return True

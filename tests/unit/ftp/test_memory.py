@@ -135,6 +135,7 @@ def test_each_attribute_of_profile_is_stored_or_listed_as_not_stored() -> None:
     not_kept = {"round_trip", "home", "foreign", "armed_failures"}
     not_kept.add("failed_logins_at_once")  # perhaps the network broke: the next mount tries again
     not_kept.add("close_notify")  # the first listing shows it again, and it has to be right
+    not_kept |= {"mlst_renames"}  # each mount finds it out
     not_kept |= {"zone_seen"}  # whether this mount has seen a zone is not stored
     not_kept |= {"telnet", "list_zone", "line_limit", "placing"}  # only the user sets them
     not_kept |= {"trying", "moved", "dated"}  # the present operation's
