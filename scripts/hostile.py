@@ -34,7 +34,7 @@ LOOKS = 3
 
 
 def main() -> None:
-    print(f"| server | what it does to it | peak memory, MB | s for {LOOKS} | log, KB |")
+    print(f"| server | result | peak memory, MB | s for {LOOKS} | log, KB |")
     print("|---|---|---|---|---|")
     for mode in LISTINGS:
         with hostile_server.start(mode, NUMBERS.get(mode, 0)) as server:

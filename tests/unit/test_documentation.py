@@ -21,6 +21,7 @@ import pytest
 from ftpfs.settings.config import Cache, Mount, Network, Server, Write
 from ftpfs.settings.options import OPTIONS
 from scripts import manual
+from tests.support import hostile_server
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -229,3 +230,10 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         linked = page.parent / name if name else page
         assert linked.exists(), target
         assert not anchor or anchor in anchors(linked.read_text()), target
+
+
+def test_each_hostile_server_has_its_row() -> None:
+    page = (ROOT / "docs" / "servers.md").read_text()
+    table = page.partition("| server | result | peak memory")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    assert rows == [*hostile_server.LISTINGS, *hostile_server.REPLIES]
