@@ -144,7 +144,20 @@ class Filesystem:
         After a rename whose reply was lost, the server is asked before either name shows anything.
         Raises NetworkError while that is impossible.
         """
-        return self._looks.attributes(self._doubts.located(path))
+        while True:
+            here = self._doubts.located(path)
+            try:
+                entry = self._looks.attributes(here)
+            except errors.NotFound:
+                if self._means(path, here):
+                    raise
+            else:
+                if self._means(path, here):
+                    return entry
+
+    def _means(self, path: str, here: str) -> bool:
+        """Whether libfuse's `path` still means `here`; not so if that was replaced meanwhile."""
+        return path == here or self._files.known_as(path) == here
 
     def handle_attributes(self, handle: int) -> Entry:
         file = self._file(handle)
@@ -199,15 +212,15 @@ class Filesystem:
             self._remote.check_name(path)
         else:
             self._ahead.opened(path)
-        path = self._doubts.located(path)
         handle = None
         while handle is None:
-            generation = self._known.generations.of(path)
-            file = self._files.at(path)
+            here = self._doubts.located(path)
+            generation = self._known.generations.of(here)
+            file = self._files.at(here)
             # If the file was not changed here, ask the server about it at each open.
-            entry = None if file and not file.follows_server else self._looks.entry_to_open(path)
+            entry = None if file and not file.follows_server else self._looks.entry_to_open(here)
             with contextlib.suppress(_Outdated):
-                handle = self._attach(path, entry, generation, flags, caller)
+                handle = self._attach(here, entry, generation, flags, caller)
         try:
             if flags & _WRITING:
                 self._file(handle).tell_failure()

@@ -187,6 +187,33 @@ def test_file_that_a_refused_rename_left_is_written_renamed_and_deleted(
     until(lambda: os.listdir(remote_dir.disk / "open") == [])
 
 
+@pytest.mark.parametrize("how", ["replaced", "deleted"])
+def test_file_that_a_refused_rename_left_is_read_to_its_end_by_its_next_readers(
+    fuse_binding: str, remote_dir: RemoteDir, mount_dir: MountDir, closed: Path, how: str
+) -> None:
+    """libfuse goes on calling the file by the name it made up, and hides it no second time."""
+    old = b"the old content"
+    remote_dir.write("open/b", old)
+    remote_dir.write("open/a", b"")
+    mounted = mount_dir(binding=fuse_binding)
+    b = mounted.path / "open/b"
+    with reader(b), pytest.raises(PermissionError):
+        (mounted.path / "closed/a").rename(b)
+    with reader(b) as fd:
+        if how == "replaced":
+            (mounted.path / "open/a").rename(b)
+            assert b.read_bytes() == b""
+        else:
+            b.unlink()
+            b.write_bytes(b"")
+        time.sleep(1.1)  # the kernel asks for the size again
+        assert os.fstat(fd).st_size == len(old)
+        assert rest(fd) == old[4:]
+    wait_until_sent(mounted.path)
+    assert closed.is_dir()
+    assert os.listdir(mounted.path / "open") == (["b"] if how == "replaced" else ["a", "b"])
+
+
 def test_refused_deletion_of_an_open_file_is_reported(
     fuse_binding: str, mount_dir: MountDir, closed: Path
 ) -> None:

@@ -6,6 +6,12 @@ what a name or a handle means to the server, nor when a file may leave the table
 A file is in the tables while it has handles. It also stays while it *lingers*: closed here, and not
 on the server yet. A file that lost its name is found only by its handles.
 
+**Names that libfuse makes up.** libfuse renames a file that is to be deleted or replaced while it
+is open, and calls it by that name (an *alias*) from then on. If the deletion or the replacing then
+fails, libfuse goes on with the alias as long as the kernel remembers the file, also for programs
+that open it later, and it makes up no second one. So an alias means whatever is at a path, until
+that path gets another file. In that moment it begins to mean the one file that was open there.
+
 Threading: any thread. `_lock` (Rank.TABLE) guards the tables. It is held only for look-ups.
 """
 
@@ -41,10 +47,10 @@ class Handle:
 
 @dataclass
 class _Alias:
-    """The file that a name made up by libfuse means, as long as the file keeps its own name."""
+    """What a name made up by libfuse means: what is at `path`, or `lost`, which was open there."""
 
     path: str
-    file: OpenFile | None
+    lost: OpenFile | None = None
 
 
 class OpenFiles:
@@ -63,7 +69,13 @@ class OpenFiles:
 
     def at(self, path: str) -> OpenFile | None:
         with self._lock:
-            return self._files.get(path)
+            return self._at_locked(path)
+
+    def _at_locked(self, path: str) -> OpenFile | None:
+        file = self._files.get(path)
+        if file is None and self._aliases and (alias := self._aliases.get(path)) is not None:
+            return alias.lost
+        return file
 
     def __contains__(self, path: str) -> bool:
         return self.at(path) is not None
@@ -116,7 +128,7 @@ class OpenFiles:
         error of `choose` is passed on.
         """
         with self._lock:
-            file = self._files[path] = choose(self._files.get(path))
+            file = self._files[path] = choose(self._at_locked(path))
             number = next(self._numbers)
             self._handles[number] = Handle(file, appends, writes, opener)
             self._users[file] = self._users.get(file, 0) + 1
@@ -142,10 +154,7 @@ class OpenFiles:
         with self._lock:
             if self._users.get(file) != 0 or file.dirty:
                 return False
-            del self._users[file]
-            if self._files.get(file.path) is file:
-                del self._files[file.path]
-            self._forget_alias_locked(file)
+            self._remove_locked(file)
             return True
 
     def drop(self, file: OpenFile) -> bool:
@@ -153,16 +162,19 @@ class OpenFiles:
         with self._lock:
             if self._users.get(file) != 0:
                 return False
-            del self._users[file]
-            if self._files.get(file.path) is file:
-                del self._files[file.path]
-            self._forget_alias_locked(file)
+            self._remove_locked(file)
             return True
 
-    def _forget_alias_locked(self, file: OpenFile) -> None:
-        for alias in self._aliases.values():
-            if alias.file is file:
-                alias.file = None
+    def _remove_locked(self, file: OpenFile) -> None:
+        del self._users[file]
+        names = [file.path]
+        if file.is_deleted:  # it may have several names that libfuse made up
+            names = [name for name, each in self._files.items() if each is file]
+        for name in names:
+            if self._files.get(name) is file:
+                del self._files[name]
+        for name in [name for name, alias in self._aliases.items() if alias.lost is file]:
+            del self._aliases[name]
 
     def clear(self) -> list[OpenFile]:
         """Remove all files and handles. Returns the files."""
@@ -175,13 +187,22 @@ class OpenFiles:
 
     # Names.
 
-    def unname(self, path: str, file: OpenFile) -> bool:
-        """Take the name `path` away from the file. Returns whether the file had it."""
+    def unname(self, path: str) -> OpenFile | None:
+        """What is at `path` loses that name. Returns the file that is open there, or None.
+
+        The aliases of `path` mean that file from now on. If none is open, they mean nothing.
+        """
         with self._lock:
-            if self._files.get(path) is not file:
-                return False
-            del self._files[path]
-            return True
+            return self._unname_locked(path)
+
+    def _unname_locked(self, path: str) -> OpenFile | None:
+        file = self._files.pop(path, None)
+        for name in [n for n, a in self._aliases.items() if a.path == path and a.lost is None]:
+            if file is None:
+                del self._aliases[name]
+            else:
+                self._aliases[name].lost = file
+        return file
 
     def rename_one(self, old: str, new: str, file: OpenFile) -> None:
         """If the file is at `old`, move it to `new`. No other file moves."""
@@ -190,7 +211,8 @@ class OpenFiles:
                 del self._files[old]
                 self._files[new] = file
                 for alias in self._aliases.values():
-                    if alias.file is file:
+                    # Only handles know it by libfuse's name. Others look for what is at `old` now.
+                    if alias.path == old and self._users.get(file):
                         alias.path = new
 
     def stand_for(self, hidden: str, path: str) -> None:
@@ -199,10 +221,14 @@ class OpenFiles:
         After the file is deleted or replaced, `hidden` is its only name (`show_hidden`).
         """
         with self._lock:
-            self._aliases[hidden] = _Alias(path, self._files.get(path))
+            self._aliases[hidden] = _Alias(path)
             if len(self._aliases) > MOST_ALIASES:
-                gone = [name for name, alias in self._aliases.items() if alias.file is None]
-                for name in gone[: len(gone) // 2]:
+                idle = [
+                    name
+                    for name, alias in self._aliases.items()
+                    if alias.lost is None and alias.path not in self._files
+                ]
+                for name in idle[: len(idle) // 2]:
                     del self._aliases[name]
 
     def known_as(self, path: str) -> str:
@@ -211,7 +237,7 @@ class OpenFiles:
             return path
         with self._lock:
             alias = self._aliases.get(path)
-            return path if alias is None else alias.path
+            return path if alias is None or alias.lost is not None else alias.path
 
     def show_hidden(self, file: OpenFile) -> None:
         """Give a deleted or replaced file the name that libfuse made up, if there is one.
@@ -219,19 +245,26 @@ class OpenFiles:
         It keeps this name until its last handle is closed.
         """
         with self._lock:
-            for name in [name for name, alias in self._aliases.items() if alias.file is file]:
+            for name in [name for name, alias in self._aliases.items() if alias.lost is file]:
                 del self._aliases[name]
                 if file in self._users:
                     file.basis.shown_as(name)
                     self._files[name] = file
 
-    def rename(self, old: str, new: str) -> list[OpenFile]:
-        """Move the files at and below `old` to `new`. Returns the files that moved."""
+    def rename(self, old: str, new: str) -> tuple[list[OpenFile], OpenFile | None]:
+        """Move the files at and below `old` to `new`.
+
+        Returns the files that moved, and the file that was open at `new`, which loses its name.
+        """
         inside = old + "/"
         with self._lock:
-            replaced = self._files.pop(new, None)
+            replaced = self._unname_locked(new)
+            if self._aliases:  # libfuse's names move with their folder, too
+                self._aliases = {
+                    _moved(name, old, new): alias for name, alias in self._aliases.items()
+                }
             for alias in self._aliases.values():
-                if replaced is None or alias.file is not replaced:
+                if alias.lost is None:
                     alias.path = _moved(alias.path, old, new)
             if (file := self._files.pop(old, None)) is not None:
                 moved = {new: file}  # a file has nothing below it
@@ -245,7 +278,7 @@ class OpenFiles:
             for path, file in moved.items():
                 self._files[path] = file
                 file.basis.moved(path)
-        return list(moved.values())
+        return list(moved.values()), replaced
 
     # Exclusive use.
 

@@ -51,23 +51,33 @@ class Aftermath:
 
         `hidden`: the hidden name where the server keeps its content for the handles.
         """
-        self._files.unname(path, file)
+        opened = self._files.unname(path)
         self.removed(path)
+        self._end_other(opened, file)
         self._endings.lost_name(file, hidden, settled=path)
 
-    def renamed(self, old: str, new: str) -> None:
+    def renamed(self, old: str, new: str, victim: OpenFile | None) -> None:
         """The server renamed `old`, a file or a folder."""
         self._known.renamed(old, new)
-        self.renamed_here(old, new)
+        self.renamed_here(old, new, victim)
 
-    def renamed_here(self, old: str, new: str) -> None:
-        """Open files at and below `old` are at and below `new` now."""
+    def renamed_here(self, old: str, new: str, victim: OpenFile | None) -> None:
+        """Open files at and below `old` are at and below `new` now.
+
+        `victim`: the open file that was replaced. The caller ends it.
+        """
         try:
             self._journal.rename(old, new)
         except errors.FtpfsError as error:
             log.error("after a crash now, %s would be uploaded under its old name: %s", new, error)
-        moved = self._files.rename(old, new)
+        moved, replaced = self._files.rename(old, new)
+        self._end_other(replaced, victim)
         self._folders.renamed(old, new)
         for file in moved:
             file.basis.record_again()
             self._queue.renew(file)
+
+    def _end_other(self, file: OpenFile | None, known: OpenFile | None) -> None:
+        """`file` has lost its name. If it is not the `known` one, it was opened meanwhile."""
+        if file is not None and file is not known:
+            self._endings.lost_name(file, None)

@@ -134,15 +134,15 @@ class Doubts:
                 self._aftermath.unlinked(victim, old)
             return
         log.warning("%s was renamed to %s after all: the server's reply was lost", old, new)
-        if victim and not doubt.takes(victim):
+        replaced = victim if victim and doubt.takes(victim) else None
+        if victim and not replaced:
             self._conflicts.resolve(victim, errors.Conflict(f"{new}: was replaced"))
-            victim = None
-        self._aftermath.renamed(old, new)
-        hidden = doubt.hidden if victim and victim.needs_base else None
+        self._aftermath.renamed(old, new, victim)
+        hidden = doubt.hidden if replaced and replaced.needs_base else None
         if doubt.hidden and not hidden:
             self._intents.remove_hidden(doubt.hidden)
-        if victim:
-            self._endings.lost_name(victim, hidden)
+        if replaced:
+            self._endings.lost_name(replaced, hidden)
 
     def _unhide(self, hidden: str, path: str) -> None:
         self._intents.unhide(hidden, path)

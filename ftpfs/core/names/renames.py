@@ -91,9 +91,11 @@ class Renames:
         with self._files.exclusive(path) as (file,):
             if file is None:
                 self._remove(path)
+                if opened := self._files.unname(path):  # meanwhile
+                    self._endings.lost_name(opened, None)
             elif file.is_deleted:
                 # `path` is a name that libfuse made; its file is deleted already
-                self._files.unname(path, file)
+                self._files.unname(path)
             else:
                 hidden = self._hide_base(file, path)
                 if hidden is None and file.may_be_on_server:
@@ -344,7 +346,7 @@ class Renames:
             raise
         if replaced:
             self._known.note_lost(posixpath.dirname(new))
-        self._aftermath.renamed(old, new)
+        self._aftermath.renamed(old, new, victim)
         if aside and not keep:
             self._intents.withdraw(aside)
         if victim:
@@ -393,7 +395,7 @@ class Renames:
         if victim is not None:
             target = victim.entry
         moving.basis.replace_target(target, victim.uncertain if victim else ())
-        self._aftermath.renamed_here(old, new)
+        self._aftermath.renamed_here(old, new, victim)
         self._known.renamed_here(old, new)
         if victim:
             self._endings.lost_name(victim, None)
