@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import socket
+import ssl
 import tempfile
 import threading
 import time
@@ -13,6 +15,7 @@ import pytest
 
 from ftpfs import errors
 from ftpfs.ftp.connections.transfers import Upload
+from tests.support.certificates import Certificates
 
 DEADLINE_SECONDS = 0.4
 
@@ -43,6 +46,22 @@ def peers() -> Iterator[tuple[socket.socket, socket.socket]]:
                 yield client, server
 
 
+@pytest.fixture
+def tls_peers(
+    peers: tuple[socket.socket, socket.socket], certificates: Certificates
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The same under TLS, after the handshake, with the client's deadline."""
+    there = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    there.load_cert_chain(certificates.server)
+    here = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    here.check_hostname, here.verify_mode = False, ssl.CERT_NONE
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(there.wrap_socket, peers[1], server_side=True)
+        with here.wrap_socket(peers[0]) as client, accepted.result(10) as server:
+            client.settimeout(DEADLINE_SECONDS)
+            yield client, server
+
+
 def send(client: socket.socket, size: int) -> float:
     """Send a local file of `size` zeros. Returns how long (s) that took."""
     upload = Upload(cast(Any, Session()), client, None)
@@ -53,12 +72,14 @@ def send(client: socket.socket, size: int) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.parametrize("ends", ["peers", "tls_peers"])
 def test_file_that_the_server_does_not_read_fails_after_one_deadline(
-    peers: tuple[socket.socket, socket.socket],
+    request: pytest.FixtureRequest, ends: str
 ) -> None:
+    client, _ = request.getfixturevalue(ends)
     began = time.monotonic()
     with pytest.raises(errors.DeadlineExceeded, match=r"for 0.4 s \(data_timeout\)"):
-        send(peers[0], 30_000_000)
+        send(client, 30_000_000)
     assert DEADLINE_SECONDS <= time.monotonic() - began < 3 * DEADLINE_SECONDS
 
 
