@@ -3,9 +3,8 @@
 Owns: the look at the server's file after an append or a patch whose result nobody knows. It says
 how much of the append arrived, and whether the file is still ours to finish.
 
-A change in place that breaks off leaves the server's file between two contents. Its size and time
-prove nothing then. So before such a change, the state notes *samples*: the first bytes of its first
-ranges, and their places. Whether one of them is there tells our half-changed file from another one.
+A change in place that breaks off leaves the server's file between two contents. Whether one of its
+`samples` is there tells our half-changed file from another one.
 
 Threading: the thread of the upload, with exclusive use of the file. The server is asked with no
 lock held.
@@ -21,27 +20,15 @@ from ftpfs.core.files.row import Row
 from ftpfs.core.files.server_file import is_other_content
 from ftpfs.core.files.state import FileState
 from ftpfs.core.reading.reader import Reader
-from ftpfs.core.writing.journal import Sample
+from ftpfs.core.writing.samples import SAMPLE_BYTES, Sample
 from ftpfs.core.writing.spool import SpoolFile
 from ftpfs.model.entry import Entry
 from ftpfs.model.remote import Remote
 
-# Bytes of a sample. No network takes so few apart.
-SAMPLE_BYTES = 16
-# Samples of one change.
-SAMPLES = 4
 # How far behind the known end of a file an append that broke off is looked for (bytes).
 MOST_SEARCHED = 64 << 20
 # Bytes that are read at once on the way to an offset, from a server without REST.
 SKIPPED_BYTES = 1 << 20
-
-
-def samples_of(spooled: SpoolFile, ranges: Collection[tuple[int, int]]) -> tuple[Sample, ...]:
-    """The samples of a change that writes `ranges` of the spool file."""
-    return tuple(
-        (start, spooled.read(start, min(SAMPLE_BYTES, end - start)))
-        for start, end in list(ranges)[:SAMPLES]
-    )
 
 
 def arrived_of(

@@ -24,12 +24,13 @@ from typing import NamedTuple
 
 from ftpfs import errors
 from ftpfs.core.files.content import SpooledContent
-from ftpfs.core.files.leftovers import Leftovers, samples_of
+from ftpfs.core.files.leftovers import Leftovers
 from ftpfs.core.files.row import Row
 from ftpfs.core.files.server_file import MOST_SAMPLES, version_of
 from ftpfs.core.files.state import FileState
 from ftpfs.core.names.known import KnownNames
 from ftpfs.core.writing.capture import Attributes, Capture, Way
+from ftpfs.core.writing.samples import samples_of
 from ftpfs.core.writing.spool import Spool, SpoolFile
 from ftpfs.model.entry import Entry
 from ftpfs.model.remote import Remote
@@ -171,7 +172,7 @@ class Outgoing:
                     return None
                 capture = self._begin_locked(spooled, Way.APPEND)
                 is_recorded = self._row.is_there_locked()
-            samples = samples_of(spooled, [span])
+            samples = samples_of(spooled.read, [span])
             with state.changed:
                 state.server.patching, state.changes.is_rewritten = samples, False
             if is_recorded:
@@ -189,7 +190,7 @@ class Outgoing:
                     return None
                 capture = self._begin_locked(spooled, Way.PATCH)
                 is_recorded = self._row.is_there_locked()
-            samples = samples_of(spooled, ranges)
+            samples = samples_of(spooled.read, ranges)
             with state.changed:
                 state.server.patching = (*state.server.patching, *samples)[-MOST_SAMPLES:]
                 state.changes.is_rewritten = False

@@ -19,7 +19,7 @@ from ftpfs import errors
 from ftpfs.core.reading.blocks import BLOCK_SIZE, BlockCache, Version
 from ftpfs.core.reading.overrun import Overrun
 from ftpfs.core.reading.reader import Reader, StreamBudget
-from ftpfs.core.writing.journal import Sample
+from ftpfs.core.writing.samples import Sample
 from ftpfs.model.entry import Entry
 from ftpfs.model.remote import Download, Remote
 

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from ftpfs import errors, private
+from ftpfs.core.writing.samples import Sample
 from ftpfs.model.entry import Entry, Kind
 from ftpfs.model.locks import Rank, ranked_lock
 
@@ -74,7 +75,6 @@ _LATER_COLUMNS = {"writes": "integer", "boot": "text", "proof": "text"}
 LOG_BYTES = 8 << 20
 
 Range = tuple[int, int]
-Sample = tuple[int, bytes]  # an offset, and the bytes from there on
 
 
 @dataclass(frozen=True)

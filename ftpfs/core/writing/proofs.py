@@ -41,6 +41,7 @@ from typing import Protocol
 from ftpfs import errors
 from ftpfs.core.writing.descriptors import OUT_OF_DESCRIPTORS
 from ftpfs.core.writing.journal import Journal, Proof, Range, Record, packed
+from ftpfs.core.writing.samples import samples_of
 from ftpfs.model.locks import Rank, ranked_condition
 
 log = logging.getLogger(__name__)
@@ -221,9 +222,9 @@ def believed(record: Record, path: Path, boot: str) -> Record:
                 raise Unproven("the machine went down before all of it was on the disk")
             if _plain(sums_of(fd, record.proof.present, {})) != record.proof.sums:
                 raise Unproven("not all of it is on the disk")
+            return _as_begun(_as_proven(record, record.proof), fd)
     except FileNotFoundError:
         raise errors.NotFound(f"{path} is gone") from None
-    return _as_proven(record, record.proof)
 
 
 def _as_proven(record: Record, proof: Proof) -> Record:
@@ -240,6 +241,19 @@ def _as_proven(record: Record, proof: Proof) -> Record:
         writes=proof.writes,
         uncertain=record.uncertain if proof.writes == record.writes else (),
     )
+
+
+def _as_begun(record: Record, fd: int) -> Record:
+    """The row of a change in place that may have begun before the power was lost.
+
+    The row said so by then, but only what is proven was synced. An append that had arrived would be
+    sent once more. No change in place begins at offset 0 (see `Remote.patch`).
+    """
+    is_base_needed = record.present and record.present[0][0] > 0
+    if record.patching or record.base is None or not is_base_needed:
+        return record
+    samples = samples_of(lambda offset, count: os.pread(fd, count, offset), record.present)
+    return replace(record, patching=samples)
 
 
 def _proof_of(claim: Claim, fd: int) -> Proof | None:

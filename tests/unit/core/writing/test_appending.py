@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ftpfs import errors
-from ftpfs.core.files.leftovers import SAMPLE_BYTES
+from ftpfs.core.writing.samples import SAMPLE_BYTES
 from tests.support.filesystem_bench import (
     Bench,
     append,

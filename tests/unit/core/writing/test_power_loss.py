@@ -83,14 +83,17 @@ class Disk:
             (folder / path.name).write_bytes(b"".join(pages)[:size].ljust(size, b"\0"))
 
 
-def recovered(folder: Path, before: dict[str, bytes]) -> tuple[MemoryRemote, set[str]]:
+def recovered(
+    folder: Path, before: dict[str, bytes], *, mtime: int | None = None
+) -> tuple[MemoryRemote, set[str]]:
     """Recover with the next mount on the next boot, of a server that had the files `before`.
 
-    Returns the server afterwards, and the paths that the mount reports as lost.
+    `mtime`: the time of these files, if it is not that of all others. Returns the server
+    afterwards, and the paths that the mount reports as lost.
     """
     server = MemoryRemote()
     for path, content in before.items():
-        server.outside_write(path, content)
+        server.outside_write(path, content, mtime=mtime)
     spool = Spool(folder, boot="the next")
     survivor = Filesystem(server, spool, Cache())
     survivor.recover()
@@ -206,7 +209,9 @@ def after_power_loss(left: Left, damage: Callable[[Path], None]) -> tuple[bytes,
     shutil.copytree(left.folder, copy)
     for path in copy.glob(f"*{SUFFIX}"):
         damage(path)
-    server, reported = recovered(copy, {"/f": left.remote.content("/f")})
+    server, reported = recovered(
+        copy, {"/f": left.remote.content("/f")}, mtime=left.remote.stat("/f").mtime
+    )
     assert server.files().keys() == {"/f"}
     return server.content("/f"), reported, copy
 
@@ -257,6 +262,39 @@ def test_older_proven_content_is_sent_if_the_file_was_lengthened_last(
     content, reported, _ = after_power_loss(left, lambda path: os.truncate(path, 30_000))
     assert (content, reported) == (b"new" * 10_000, set())
     assert "what was closed last was not on the disk" in caplog.text
+
+
+@pytest.mark.parametrize("came", [0, 20, 5000])
+def test_append_that_arrived_before_the_power_was_lost_is_not_sent_again(
+    left: Left, came: int
+) -> None:
+    """The row that says so was not on the disk. Nor had the server the time of the append."""
+    mine = os.urandom(5000)
+    handle = left.files.open("/f", os.O_WRONLY | os.O_APPEND)
+    left.files.write(handle, 0, mine)
+    left.files.flush(handle)
+    until(lambda: is_proven(left))
+    (row,) = left.spool.journal.records()
+    assert not row.patching, "no append has begun"
+    old = left.remote.content("/f")
+    left.remote.outside_write("/f", old + mine[:came], mtime=left.remote.now + 5)
+    assert after_power_loss(left, lambda _path: None)[:2] == (old + mine, set())
+    left.files.release(handle)
+
+
+def test_file_that_was_half_patched_before_the_power_was_lost_is_finished(left: Left) -> None:
+    left.remote.outside_write("/f", big := os.urandom(3 << 20))
+    handle = left.files.open("/f", os.O_RDWR)
+    new = bytearray(big)
+    for offset in (100_000, 2_000_000):
+        left.files.write(handle, offset, b"changed by a program")
+        new[offset : offset + 20] = b"changed by a program"
+    left.files.flush(handle)
+    until(lambda: is_proven(left))
+    half = big[:100_000] + b"changed by a program" + big[100_020:]
+    left.remote.outside_write("/f", half, mtime=left.remote.now + 5)
+    assert after_power_loss(left, lambda _path: None)[:2] == (bytes(new), set())
+    left.files.release(handle)
 
 
 def test_content_overwritten_after_its_proof_is_reported_and_not_sent(
