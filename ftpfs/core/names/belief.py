@@ -70,7 +70,7 @@ class Belief:
 
     def is_fresh(self, directory: Directory) -> bool:
         """Whether the names in the listing count."""
-        return self.counts_from(directory.since)
+        return self._clock() - directory.since < self._ttl  # each `stat` calls this
 
     def counts_from(self, since: float) -> bool:
         """Whether an entry counts that the server was asked for at `since`."""
@@ -78,8 +78,11 @@ class Belief:
 
     def is_recent(self, directory: Directory) -> bool:
         """Whether a name that the listing lacks counts as missing."""
-        age = self._clock() - directory.checked
-        return self.is_fresh(directory) and age < self._believed_for(directory)
+        now = self._clock()
+        if now - directory.since >= self._ttl:
+            return False
+        age = now - directory.checked
+        return age < self._names_ttl or age < self._believed_for(directory)
 
     def may_lack(self, directory: Directory) -> bool:
         """Whether a name that the listing lacks is asked for by itself.

@@ -106,7 +106,8 @@ class Tree:
         with self._lock:
             directory = self._listings.directories.get(parent)
             entries, due = None, False
-            if directory is not None and self._counts(directory):
+            # `visited` hears of a listing that no program has asked for before.
+            if directory is not None and not directory.ahead and self._belief.is_fresh(directory):
                 entries = directory.entries
                 due = self._belief.becomes_due(directory, entries.get(name))
         try:
@@ -315,9 +316,10 @@ class Tree:
         """
         with self._lock:
             directory = self._listings.directories.get(path)
-            known = directory is not None and self._belief.is_recent(directory)
-        if not known:
-            self._visited(path)
+            if directory is not None and self._belief.is_recent(directory):
+                directory.ahead = False
+                return directory.entries
+        self._visited(path)
         return self._entries(path, self._belief.is_recent)
 
     def _entries(self, path: str, counts: Callable[[Directory], bool]) -> dict[str, Entry]:
@@ -396,10 +398,6 @@ class Tree:
                 fetch.done = True
                 del self._listings.fetches[path]
                 self._changed.notify_all()
-
-    def _counts(self, directory: Directory) -> bool:
-        """Whether a lookup may use the listing without telling `visited` first."""
-        return self._belief.is_fresh(directory) and not directory.ahead
 
     def _list(self, path: str, fetch: Fetch) -> Directory:
         for _ in range(FETCHES):
