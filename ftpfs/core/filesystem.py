@@ -184,6 +184,10 @@ class Filesystem:
         self._ahead.listed()
         return entries
 
+    def knows_children(self, path: str) -> bool:
+        """Whether `children` most likely waits for no server."""
+        return self._known.tree.shows(path)
+
     def glance(self, path: str) -> Callable[[Entry], tuple[Entry | None, bool]]:
         """Like `Looks.glance`: tells how the entries of a folder that was listed before are now."""
         return self._looks.glance(path, in_doubt=self._doubts.are_listed(path))

@@ -62,6 +62,9 @@ PREFERRED_BYTES = 128 << 10
 # (seconds).
 RETRIED_WITHIN_SECONDS = 1.0
 
+# How long (s) the listing made when a directory is opened serves for its first reading.
+AHEAD_SECONDS = 1.0
+
 _TYPE_BITS = {
     Kind.FILE: stat.S_IFREG,
     Kind.DIRECTORY: stat.S_IFDIR,
@@ -255,7 +258,9 @@ class Operations:
     def opendir(self, path: str) -> int:
         with self._lock:
             number = next(self._numbers)
-            self._directories[number] = _OpenDirectory(path)
+            directory = self._directories[number] = _OpenDirectory(path)
+        if not self._fs.knows_children(path):
+            directory.list_ahead(self._fs.children)
         return number
 
     @_answered
@@ -272,7 +277,8 @@ class Operations:
         with self._lock:
             directory = self._directories[handle]
         if not offset:
-            directory.listed = self._fs.children(directory.path)
+            listed = directory.take_ahead()
+            directory.listed = self._fs.children(directory.path) if listed is None else listed
         return self._entries(directory.path, directory.listed, offset, plus=plus)
 
     def _entries(
@@ -544,8 +550,36 @@ def _size(entry: Entry) -> int:
 
 @dataclass
 class _OpenDirectory:
+    """An open directory. If its entries are not known, it is listed when it is opened.
+
+    Its first `readdir` follows at once. But while the kernel waits for a `readdir`, it locks the
+    directory: no name is made in it, and with libfuse 2 none is looked up.
+    """
+
     path: str
     listed: list[Entry] = field(default_factory=list)  # the entries when its reading began
+    # The outcome of the listing at the opening, for the first reading, and its time.monotonic().
+    _ahead: list[Entry] | errors.FtpfsError | None = None
+    _ahead_at: float = 0.0
+
+    def list_ahead(self, list_it: Callable[[str], list[Entry]]) -> None:
+        try:
+            self._ahead = list_it(self.path)
+        except errors.FtpfsError as error:
+            self._ahead = errors.again(error)  # without the frames of this one
+        self._ahead_at = time.monotonic()
+
+    def take_ahead(self) -> list[Entry] | None:
+        """The entries of the listing at the opening, once, and within a second.
+
+        Raises its error.
+        """
+        ahead, self._ahead = self._ahead, None
+        if time.monotonic() - self._ahead_at > AHEAD_SECONDS:
+            return None
+        if isinstance(ahead, errors.FtpfsError):
+            raise ahead
+        return ahead
 
 
 def _is_libfuses(path: str) -> bool:

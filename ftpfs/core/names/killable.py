@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 
 from ftpfs.core import processes
@@ -20,6 +21,10 @@ from ftpfs.core.names.listings import Fetch
 
 # How often a waiting request looks whether its program was killed.
 LOOK_SECONDS = 0.5
+
+
+class StillListed(Exception):
+    """A listing takes longer than the thread that waits for it wants to wait."""
 
 
 class Requests:
@@ -42,13 +47,18 @@ class Requests:
         except RuntimeError:  # no thread can be started
             work()
 
-    def wait(self, changed: threading.Condition, fetch: Fetch) -> None:
+    def wait(self, changed: threading.Condition, fetch: Fetch, until: float | None = None) -> None:
         """Wait for the end of `fetch`, with `changed` held.
 
-        Raises InterruptedError if the program was killed.
+        Raises InterruptedError if the program was killed, and StillListed if the listing is under
+        way at `until` (`time.monotonic()`).
         """
         caller = self.caller()
         while not fetch.done:
-            changed.wait(LOOK_SECONDS if caller else None)
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                raise StillListed
+            pause = LOOK_SECONDS if caller else None
+            changed.wait(pause if left is None else min(left, pause or left))
             if not fetch.done and processes.is_killed(caller):
                 raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))

@@ -119,16 +119,21 @@ class Fetch:
     Attributes:
         purpose: for whom it was begun.
         spoiled: the listing must not be cached, whatever it shows.
+        begun: the `time.monotonic()` of its beginning.
         since: when the server was asked for it.
         changed: entries that this mount changed, or looked at singly, since then. None: gone.
         directory: the result; set unless the listing fails.
         before: the listing that the result replaced in the cache.
     """
 
-    __slots__ = ("before", "changed", "directory", "done", "error", "purpose", "since", "spoiled")
+    __slots__ = (
+        *("before", "begun", "changed", "directory", "done", "error", "purpose", "since"),
+        "spoiled",
+    )
 
     def __init__(self, purpose: For = For.PROGRAM) -> None:
         self.purpose = purpose
+        self.begun = time.monotonic()
         self.done = False
         self.spoiled = False
         self.since = 0.0
@@ -136,6 +141,10 @@ class Fetch:
         self.directory: Directory
         self.before: Directory | None = None
         self.error: errors.FtpfsError | None = None
+
+    def until(self, patience: float | None) -> float | None:
+        """When it will have been under way for `patience` seconds. None: no limit."""
+        return None if patience is None else self.begun + patience
 
     def entries(self) -> dict[str, Entry]:
         """The result, which a program has asked for. Raises the error, if the listing failed."""

@@ -1,7 +1,8 @@
 """Names that are asked for by themselves, where their directory's listing does not tell soon.
 
 Owns when one name is asked for in place of a listing: the first name of a directory on a far
-server, and a name that an old listing lacks which took too long to be made again soon. `tree`
+server; a name in a directory whose listing is under way and takes long; and a name that an old
+listing lacks which took too long to be made again soon. `tree`
 decides when to come here, and caches the listings.
 
 Threading: any thread. The tree's lock guards what is cached. No I/O is done under it.
@@ -17,6 +18,10 @@ from ftpfs import errors
 from ftpfs.core.names.belief import Belief
 from ftpfs.core.names.listings import Listings, named, split
 from ftpfs.model.entry import Entry
+
+# A look-up waits for so long (s) for a listing, its own or another program's. Then the name is
+# asked for by itself. At 100 ms from the server, an ordinary listing takes half of that.
+BESIDE_SECONDS = 1.0
 
 
 class Singles:
@@ -65,6 +70,28 @@ class Singles:
             if self._listings.singles.get(parent) is single:  # else this mount changed it meanwhile
                 single.entry = entry
         return entry
+
+    def beside(self, path: str) -> Entry | None:
+        """Look up a name while its directory is being listed, which takes long.
+
+        None: the server has no such name, or nothing tells; the listing does. Nothing is cached:
+        the listing may be older or newer.
+        """
+        parent, name = split(path)
+        with self._lock:
+            fetch = self._listings.fetches.get(parent)
+            if fetch is None or (name in fetch.changed and fetch.changed[name] is None):
+                return None
+            if known := fetch.changed.get(name):  # this mount has changed it
+                return known
+        entry = None
+        with contextlib.suppress(errors.NetworkError):
+            entry = self._peek(path)
+        with self._lock:
+            # After the listing's end, `fetch` is not told any more what this mount changes.
+            if entry is None or fetch.done or fetch.spoiled or name in fetch.changed:
+                return None
+        return named(entry, name)
 
     def made_since(self, path: str) -> Entry | None:
         """Look up a name that a listing lacks which took too long to be made again soon.

@@ -29,7 +29,7 @@ from contextlib import AbstractContextManager
 from ftpfs import errors
 from ftpfs.core.names.behind import Changes
 from ftpfs.core.names.belief import Belief
-from ftpfs.core.names.killable import Requests
+from ftpfs.core.names.killable import Requests, StillListed
 from ftpfs.core.names.listings import (
     Directory,
     Fetch,
@@ -39,7 +39,7 @@ from ftpfs.core.names.listings import (
     named,
     split,
 )
-from ftpfs.core.names.singles import Singles
+from ftpfs.core.names.singles import BESIDE_SECONDS, Singles
 from ftpfs.model.entry import Entry
 from ftpfs.model.locks import Rank, ranked_lock
 from ftpfs.model.names import check_length
@@ -116,7 +116,12 @@ class Tree:
                 self._visited(parent)
                 if single is not None:
                     return single
-                entries = self._entries(parent, self._belief.is_fresh)
+                try:
+                    entries = self._entries(parent, self._belief.is_fresh, BESIDE_SECONDS)
+                except StillListed:
+                    if (single := self._singles.beside(path)) is not None:
+                        return single
+                    entries = self._entries(parent, self._belief.is_fresh)
             if name not in entries:
                 entries = self._entries_by_now(parent)
         except errors.PermissionDenied:
@@ -141,6 +146,12 @@ class Tree:
         if due:
             self._due(path)
         return shown
+
+    def shows(self, path: str) -> bool:
+        """Whether `children` answers from the cache. No I/O."""
+        with self._lock:
+            directory = self._listings.directories.get(path)
+            return directory is not None and self._belief.shows(directory)
 
     def fresh(self, path: str) -> Mapping[str, Entry] | None:
         """The entries of a directory by name; None if it is not listed, or its listing is stale.
@@ -322,15 +333,21 @@ class Tree:
         self._visited(path)
         return self._entries(path, self._belief.is_recent)
 
-    def _entries(self, path: str, counts: Callable[[Directory], bool]) -> dict[str, Entry]:
+    def _entries(
+        self,
+        path: str,
+        counts: Callable[[Directory], bool],
+        patience: float | None = None,
+    ) -> dict[str, Entry]:
         """The entries of `path` from a listing that `counts`.
 
         If the network fails, a fresh listing serves for a recent one. After a failure that took
-        long, the directory is not listed again soon.
+        long, the directory is not listed again soon. With `patience`, raises StillListed if the
+        listing has been under way for that time (seconds).
         """
         begun = self._clock()
         try:
-            return self._fetched_entries(path, counts)
+            return self._fetched_entries(path, counts, patience)
         except errors.NetworkError:
             with self._lock:
                 directory = self._listings.directories.get(path)
@@ -341,7 +358,12 @@ class Tree:
                 self._belief.asked_for(directory, directory.took)
                 return directory.entries
 
-    def _fetched_entries(self, path: str, counts: Callable[[Directory], bool]) -> dict[str, Entry]:
+    def _fetched_entries(
+        self,
+        path: str,
+        counts: Callable[[Directory], bool],
+        patience: float | None = None,
+    ) -> dict[str, Entry]:
         """The entries of a listing that `counts`. One thread fetches it; the others wait for it."""
         with self._lock:
             while True:
@@ -353,13 +375,13 @@ class Tree:
                 if fetch is None:
                     fetch = self._listings.fetches[path] = Fetch()
                     break
-                self.requests.wait(self._changed, fetch)
+                self.requests.wait(self._changed, fetch, fetch.until(patience))
                 if fetch.error is None or fetch.purpose is For.PROGRAM:
                     return fetch.entries()
                 # What was only listed ahead, this thread lists by itself.
         self.requests.run(lambda: self._fetch(path, fetch))
         with self._lock:
-            self.requests.wait(self._changed, fetch)
+            self.requests.wait(self._changed, fetch, fetch.until(patience))
             return fetch.entries()
 
     def _fetch(self, path: str, fetch: Fetch) -> None:
