@@ -53,7 +53,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 log = logging.getLogger(__name__)
@@ -131,10 +131,13 @@ class KernelView:
     def renamed(self, old: str, new: str) -> None:
         """Move what the kernel believes about files at and below `old` to `new`."""
         with self._lock:
+            is_file = old in self._old or old in self._new  # nothing lies below it
             for known in (self._old, self._new):
                 known.pop(new, None)
-                for path in list(_at_or_below(old, known)):
-                    known[new + path[len(old) :]] = known.pop(path)
+                below = () if is_file else [each for each in known if each.startswith(old + "/")]
+                for path in (old, *below):
+                    if (shape := known.pop(path, None)) is not None:
+                        known[new + path[len(old) :]] = shape
 
     def _turn_locked(self) -> None:
         now = self._clock()
@@ -255,10 +258,3 @@ class KernelView:
             with contextlib.suppress(OSError):  # the descriptor of this listing
                 os.close(int(each))
         return True
-
-
-def _at_or_below(path: str, known: dict[str, Shape]) -> Iterator[str]:
-    if path in known:  # a file: nothing lies below it
-        return iter((path,))
-    inside = path + "/"
-    return (each for each in known if each.startswith(inside))
