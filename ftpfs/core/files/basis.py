@@ -201,7 +201,8 @@ class Basis:
         self._row.correct()
 
     def deleted(self, hidden_as: str | None, *, settled: str | None = None) -> None:
-        """The name is gone. Handles go on, and read the base at `hidden_as` (None: nowhere).
+        """The name is gone. Handles go on, and read the base at `hidden_as`; None: nowhere, so that
+        they get an error if they need more of it than the block cache has.
 
         `settled`: the path of which the journal has an intent that is done by this.
         """
@@ -216,6 +217,8 @@ class Basis:
                     if state.mode is None and server.entry is not None:
                         state.mode = server.entry.mode
                     reader = server.become_locked(None, version_of(state.path, None, -1))
+                else:
+                    server.is_gone = True
                 state.progress.is_deleted = True
                 state.hidden_as = hidden_as
                 spooled, is_recorded = state.spooled, self._row.is_there_locked()

@@ -79,10 +79,17 @@ class SpooledContent:
             return False
         return True
 
+    def keep(self) -> None:
+        """Another file is about to get the name. Handles go on with the content that there is now,
+        whatever the server shows under that name. `send_back` undoes it."""
+        with self._state.changed:
+            self._state.is_kept = True
+
     def send_back(self) -> None:
         """Drop what `bring_here` fetched: the server's file is still there, and is followed."""
         state = self._state
         with state.spool_lock, state.changed:
+            state.is_kept = False
             if state.is_fetched and not state.progress.is_deleted and state.spooled is not None:
                 state.spooled.cut(0)
 

@@ -64,6 +64,7 @@ class ServerFile:
         self.path = path  # where the file is on the server now
         # A rename is under way. A fetch that does not find the file waits for the rename's end.
         self.moving = False
+        self.is_gone = False  # it was deleted or replaced: another file may have its name
         # Set while the server's file may be between two contents: what patches have begun to write.
         self.patching: tuple[Sample, ...] = ()
         # The entry that is read while a conflict is resolved. An upload must not replace it.
@@ -181,6 +182,8 @@ class ServerFile:
             with self._changed:
                 if version != self.version:  # this reader was replaced
                     raise errors.Changed(f"{self.path}: changed on the server while it was read")
+                if self.is_gone:
+                    raise errors.Changed(f"{self.path}: was replaced or deleted while it was read")
                 path = self.path
                 # While this mount changes the file in place, its time proves nothing.
                 whole = self.version.size <= BLOCK_SIZE and not self._cache.outlives_mount

@@ -73,6 +73,7 @@ class FileState:
         self.replaces = False  # the server's file of this name was another file
         self.spooled: SpoolFile | None = None
         self.is_fetched = False  # the spool file holds nothing but what the server has, too
+        self.is_kept = False  # another file is about to get its name: it follows the server no more
         self.is_hydrating = False  # parts of the base are fetched, to be sent with the rest
         self.capture: Capture | None = None
         self.is_stream_wanted = False  # the queue was asked to send it while it is written
@@ -104,7 +105,9 @@ class FileState:
     def follows_locked(self) -> bool:
         """Whether its content is the server's file and nothing but that."""
         progress, spooled = self.progress, self.spooled
-        if progress.sent != progress.writes or progress.is_deleted or self.server.entry is None:
+        if progress.is_deleted or self.is_kept or self.server.entry is None:
+            return False
+        if progress.sent != progress.writes:
             return False
         return spooled is None or (self.is_fetched and not spooled.present.total())
 

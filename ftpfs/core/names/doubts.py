@@ -120,8 +120,8 @@ class Doubts:
             else:
                 if doubt.hidden:
                     self._unhide(doubt.hidden, doubt.new)
-                if doubt.victim:
-                    doubt.victim.content.send_back()
+            if doubt.victim:  # it is deleted now, or has kept its name
+                doubt.victim.content.send_back()
             self._intents.resolved(doubt)
         return done
 

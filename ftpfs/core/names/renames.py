@@ -284,9 +284,12 @@ class Renames:
                 return
             keep = victim is not None and not self._reads_on(victim)
             try:
+                if victim:
+                    victim.content.keep()
                 self._rename_exclusively(old, new, moving, victim, target, keep=keep)
             except BaseException:
-                if victim:
+                # In doubt the handles need it until it is known what the server has.
+                if victim and not self._doubts.covers(new):
                     victim.content.send_back()
                 raise
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ftpfs import errors
+from ftpfs.core.reading.blocks import _Blocks
 from tests.support.filesystem_bench import (
     Bench,
     append,
@@ -20,6 +21,7 @@ from tests.support.filesystem_bench import (
     reborn,
     renames_over,
 )
+from tests.support.waiting import until
 
 
 def rename_in_doubt(bench: Bench, old: str, new: str, *, done: bool) -> None:
@@ -268,3 +270,57 @@ def test_repeated_rename_resolves_the_first_one(bench: Bench) -> None:
         bench.fs.rename("/a", "/new")
     bench.fs.sync()
     assert bench.remote.files() == {"/new": b"aaaa and more", "/b": b"bbbb"}
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["in doubt", "known at once"])
+def test_reader_of_a_file_that_was_replaced_after_all_reads_old_content_to_its_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    """The block cache has lost it, and the new content has the same length."""
+    renames_over(bench, monkeypatch)
+    monkeypatch.setattr(bench.fs._looks, "_followed_after", 0.0)
+    handle = bench.fs.open("/a", os.O_RDONLY)
+    if asked:
+        bench.remote.fail("rename", errors.ConnectionLost("answer lost"), too_late=True)
+        bench.fs.rename("/b", "/a")
+    else:
+        rename_in_doubt(bench, "/b", "/a", done=True)
+    bench.fs._blocks._blocks = _Blocks(1 << 20)
+    assert bench.fs.handle_attributes(handle).size == 4
+    assert bench.fs.read(handle, 0, 10) == b"aaaa"
+    assert bench.read("/a") == b"bbbb"
+    assert bench.fs.handle_attributes(handle).size == 4
+    assert bench.fs.read(handle, 0, 10) == b"aaaa"
+    bench.fs.release(handle)
+
+
+def test_reader_of_a_file_that_was_not_replaced_goes_on_following_the_server(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.fs._looks, "_followed_after", 0.0)
+    handle = bench.fs.open("/a", os.O_RDONLY)
+    rename_in_doubt(bench, "/b", "/a", done=False)
+    bench.remote.outside_write("/a", b"aaaa and more")
+    assert bench.fs.attributes("/b").size == 4
+    until(lambda: bench.fs.handle_attributes(handle).size == 13)
+    assert bench.fs.read(handle, 4, 20) == b" and more"
+    bench.fs.release(handle)
+
+
+def test_reader_of_a_deleted_file_gets_an_error_instead_of_the_next_file_of_that_name(
+    bench: Bench,
+) -> None:
+    """It was opened while the server deleted the file, and the block cache has lost its content."""
+    gate = bench.remote.hold("remove")
+    with ThreadPoolExecutor(1) as pool:
+        deleting = pool.submit(bench.fs.unlink, "/a")
+        assert gate.reached.wait(5)
+        handle = bench.fs.open("/a", os.O_RDONLY)
+        gate.open()
+        deleting.result(5)
+    bench.fs._blocks._blocks = _Blocks(1 << 20)
+    bench.remote.outside_write("/a", b"next")
+    with pytest.raises(errors.Changed):
+        bench.fs.read(handle, 0, 10)
+    bench.fs.release(handle)
+    assert bench.read("/a") == b"next"

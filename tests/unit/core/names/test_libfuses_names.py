@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from ftpfs import errors
+from ftpfs.core.files import openfile
+from ftpfs.core.names import renames
 from tests.support.filesystem_bench import Bench
 
 HIDDEN, HIDDEN_TOO = "/.fuse_hidden1", "/.fuse_hidden2"
@@ -147,3 +149,37 @@ def test_reader_that_opens_a_file_while_it_loses_its_name_reads_one_content(
     bench.fs.release(handle)
     assert not bench.exists(HIDDEN)
     assert bench.read("/a") == (b"" if how == "replaced" else b"another one")
+
+
+@pytest.mark.parametrize("how", ["empty", "kept on the server", "renamed away"])
+def test_reader_that_asks_for_the_size_while_the_server_renames_sees_its_own_file(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The server has done the rename, and has not answered yet."""
+    old = b"" if how == "empty" else b"aaaa"
+    monkeypatch.setattr(renames, "MOST_BROUGHT_BYTES", 0)
+    bench.remote.outside_write("/a", old)
+    bench.remote.outside_write("/b", b"a new one")
+    monkeypatch.setattr(bench.fs._looks, "_followed_after", 0.0)
+    monkeypatch.setattr(openfile, "READ_SECONDS", 0.0)
+    handle = bench.fs.open("/a", os.O_RDONLY)
+    gate = bench.remote.hold("rename", answered=True)
+
+    def replace() -> None:
+        bench.note_takes("/")
+        if how != "renamed away":
+            bench.fs.hide("/a", HIDDEN)
+            bench.fs.rename("/b", "/a")
+        else:
+            bench.fs.rename("/a", "/d/a")
+
+    with ThreadPoolExecutor(1) as pool:
+        replacing = pool.submit(replace)
+        assert gate.reached.wait(5)
+        during = bench.fs.handle_attributes(handle).size
+        gate.open()
+        replacing.result(5)
+    assert during == len(old)
+    assert bench.fs.handle_attributes(handle).size == len(old)
+    assert bench.fs.read(handle, 0, 20) == old
+    bench.fs.release(handle)
