@@ -106,6 +106,7 @@ class Control(ftplib.FTP_TLS):
         self._looks = looks
         self.step = f"connecting to {server.host}:{server.port}"
         self._buffer = bytearray()
+        self._polled: tuple[socket.socket, select.poll] | None = None
         self.deadline = 0.0
         self.after = ""
         self.telnet = False
@@ -377,18 +378,14 @@ class Control(ftplib.FTP_TLS):
         """`readable`, now or within this many seconds."""
         if self.readable():
             return True
-        poller = select.poll()
-        poller.register(self._socket(), select.POLLIN)
-        return bool(poller.poll(seconds * 1000)) and self.readable()
+        return bool(self._poller().poll(seconds * 1000)) and self.readable()
 
     def readable(self) -> bool:
         """Whether unread bytes have arrived. Raises EOFError at the end of the connection."""
         if self._buffer:
             return True
         sock = self._socket()
-        poller = select.poll()
-        poller.register(sock, select.POLLIN)
-        if not poller.poll(0) and not (isinstance(sock, ssl.SSLSocket) and sock.pending()):
+        if not self._poller().poll(0) and not (isinstance(sock, ssl.SSLSocket) and sock.pending()):
             return False
         sock.settimeout(0)
         try:
@@ -401,7 +398,17 @@ class Control(ftplib.FTP_TLS):
         self._buffer += received
         return True
 
+    def _poller(self) -> select.poll:
+        """What polls the connection for bytes; TLS may have wrapped it since the last call."""
+        sock = self._socket()
+        if self._polled is None or self._polled[0] is not sock:
+            poller = select.poll()
+            poller.register(sock, select.POLLIN)
+            self._polled = sock, poller
+        return self._polled[1]
+
     def drop(self) -> None:
+        self._polled = None
         sock, self.sock = self.sock, None
         if sock is not None:
             with contextlib.suppress(OSError):
