@@ -16,7 +16,7 @@ _LONG_FILE = 1 << 20
 
 @dataclass(eq=False)
 class Listings(Facts):
-    """MLSD, MLST and LIST."""
+    """Which of MLSD, MLST and LIST the server has, and how far it can be believed."""
 
     identity: Identity
     mlsd: bool | None = field(default=None, metadata=fact(kept=maybe_known, quirk=SWITCH))
