@@ -63,7 +63,7 @@ def busy(
 
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
         readers = [pool.submit(read, number) for number in range(READERS)]
-        until(lambda: re.search("allows no more than [1-6] connections", mounted.log_text()), 20)
+        until(lambda: re.search("allows no more than [1-6] connections", mounted.log_text()), 60)
         yield mounted
         assert not all(reader.done() for reader in readers), "they read all the time"
         stop.set()

@@ -254,6 +254,7 @@ def test_folder_that_is_deleted_and_made_again_is_a_new_one(bench: Bench) -> Non
 def test_next_mount_sets_a_folders_mode_before_its_files_after_a_kill(
     bench: Bench, tmp_path: Path
 ) -> None:
+    bench.linger()  # the killed mount sets nothing
     bench.fs.mkdir("/p", 0o700)
     bench.fs.set_mtime("/p", 1_000)
     bench.fs.mkdir("/gone", 0o700)
