@@ -35,6 +35,18 @@ def close_and_send(bench: Bench, handle: int, next_mount: Path | None) -> None:
     sent_by_the_next(bench, next_mount)
 
 
+def append_without_a_reply(bench: Bench, *, arrived: bool) -> int:
+    """Append b"mine" to /a, which is lost or only its reply. Returns a handle that appends."""
+    open_directory(bench)
+    bench.linger()
+    append(bench, "/a", b"mine")
+    bench.remote.fail("append", errors.ConnectionLost("cut"), too_late=arrived)
+    handle = bench.fs.open("/a", os.O_WRONLY | os.O_APPEND)
+    with pytest.raises(errors.ConnectionLost):
+        bench.fs.fsync(handle)
+    return handle
+
+
 def conflicts(bench: Bench) -> list[str]:
     return [path for path in bench.remote.files() if "conflict" in path]
 
@@ -146,13 +158,7 @@ def test_file_sent_whole_with_its_reply_lost_is_not_appended_to_itself(
 def test_append_arrives_once_when_its_reply_is_lost(
     bench: Bench, tmp_path: Path, arrived: bool, theirs: bytes, killed: bool
 ) -> None:
-    open_directory(bench)
-    bench.linger()
-    append(bench, "/a", b"mine")
-    bench.remote.fail("append", errors.ConnectionLost("cut"), too_late=arrived)
-    handle = bench.fs.open("/a", os.O_WRONLY | os.O_APPEND)
-    with pytest.raises(errors.ConnectionLost):
-        bench.fs.fsync(handle)
+    handle = append_without_a_reply(bench, arrived=arrived)
     left = bench.remote.content("/a")
     assert left == (b"aaaamine" if arrived else b"aaaa")
     bench.remote.outside_write("/a", left + theirs, mtime=bench.remote.now + 5)
@@ -331,13 +337,7 @@ def test_append_arrives_once_when_its_reply_is_lost_by_a_server_without_rest(
     bench: Bench, arrived: bool
 ) -> None:
     """The server may have lost REST meanwhile, on a link that breaks often."""
-    open_directory(bench)
-    bench.linger()
-    append(bench, "/a", b"mine")
-    bench.remote.fail("append", errors.ConnectionLost("cut"), too_late=arrived)
-    handle = bench.fs.open("/a", os.O_WRONLY | os.O_APPEND)
-    with pytest.raises(errors.ConnectionLost):
-        bench.fs.fsync(handle)
+    handle = append_without_a_reply(bench, arrived=arrived)
     bench.remote.rest = False
     left = bench.remote.content("/a") + b"theirs"
     bench.remote.outside_write("/a", left, mtime=bench.remote.now + 5)
