@@ -539,9 +539,10 @@ def test_making_many_files_costs_one_listing_every_few_seconds(
     passed = time.monotonic() - begun
     assert made > 20
     assert relay.count("LIST", "MLSD") <= 2 * (passed / NAMES_BELIEVED + 1)
-    # Only what an upload itself asks.
+    # What an upload itself asks. On a busy machine a listing takes long: then missing names are
+    # asked for by themselves, for a twentieth of the time.
     asked = relay.count("MLST") if relay.count("MLST") else relay.count("SIZE") / 3
-    assert asked <= 2 * made + 2
+    assert asked <= 2.2 * made + 2
 
 
 def test_older_listing_is_shown_while_the_server_is_away(
