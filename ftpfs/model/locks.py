@@ -111,6 +111,7 @@ class _Condition(threading.Condition):
 
     def __init__(self, lock: threading.RLock) -> None:
         super().__init__(lock)
+        # mypy knows the methods of the base class, and not that these are slots.
         self.__enter__ = lock.__enter__  # type: ignore[method-assign]
         self.__exit__ = lock.__exit__  # type: ignore[method-assign]
 

@@ -16,6 +16,7 @@ import pytest
 from ftpfs.daemon import control_socket
 from tests.conftest import RemoteDir
 from tests.support.relay import Relay
+from tests.support.scripted_server import ScriptedServer
 from tests.support.servers import FtpServer
 from tests.support.waiting import until_gone
 
@@ -115,6 +116,11 @@ def pytest_runtest_makereport(
 
 
 MountServer = Callable[..., Mounted]
+
+
+def as_server(server: ScriptedServer | Relay) -> FtpServer:
+    """For `MountServer`: of a server it reads the address and the login, which these have, too."""
+    return server  # type: ignore[return-value]  # the rest of FtpServer is not asked for
 
 
 @pytest.fixture

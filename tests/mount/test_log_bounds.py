@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from ftpfs.daemon import logs
-from tests.mount.conftest import MountServer
+from tests.mount.conftest import MountServer, as_server
 from tests.support import scripted_server
 from tests.support.relay import Relay
 from tests.support.scripted_server import Manners, ScriptedServer
-from tests.support.servers import FtpServer
 
 pytestmark = pytest.mark.mount
 
@@ -56,11 +55,6 @@ def poll(here: Path, seconds: float = POLL_SECONDS) -> dict[str, int]:
             for name, call in PROGRAMS.items()
         }
         return {name: int(each.communicate()[0]) for name, each in running.items()}
-
-
-def as_server(server: ScriptedServer | Relay) -> FtpServer:
-    """For `mount_server`: an address and a login are enough."""
-    return server  # type: ignore[return-value]
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.conftest import Mounted, MountServer, wait_until_sent
+from tests.mount.conftest import Mounted, MountServer, as_server, wait_until_sent
 from tests.support import scripted_server
 from tests.support.certificates import Certificates
 from tests.support.relay import Relay
 from tests.support.scripted_server import Manners, ScriptedServer
-from tests.support.servers import FtpServer
 
 pytestmark = pytest.mark.mount
 
@@ -23,11 +22,6 @@ pytestmark = pytest.mark.mount
 QUICK = "connect_timeout=1,reply_timeout=5,data_timeout=2,finish_timeout=3"
 # More than the sockets' buffers hold on both sides of a relay.
 CONTENT = bytes(30_000_000)
-
-
-def as_server(server: ScriptedServer) -> FtpServer:
-    """For `mount_server`: an address and a login are enough."""
-    return server  # type: ignore[return-value]
 
 
 @pytest.fixture

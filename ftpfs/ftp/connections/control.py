@@ -24,6 +24,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ftpfs import errors
 from ftpfs.ftp.connections import proxy
@@ -112,7 +113,7 @@ class Control(ftplib.FTP_TLS):
         self.telnet = False
         self.handshake = float("inf")
         self.peer = ""
-        self._address: tuple[str, int] | tuple[str, int, int, int] = "", 0  # of the server
+        self._address: tuple[Any, ...] = "", 0  # of the server, as `getpeername` gives it
         self.own_address = ""
         self.family = socket.AF_INET
 
@@ -171,10 +172,9 @@ class Control(ftplib.FTP_TLS):
             raise
         return channel
 
-    def _at(self, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    def _at(self, port: int) -> tuple[Any, ...]:
         """The server's address with another port. That of IPv6 has four parts."""
-        host, _, *rest = self._address
-        return host, port, *rest  # type: ignore[return-value]  # as many as there were
+        return self._address[0], port, *self._address[2:]
 
     def dial_ahead(self, port: int) -> socket.socket:
         """A connection to `port` of the server that may still be under way. Raises OSError.

@@ -106,16 +106,21 @@ def test_server_requires_tls_with_a_certificate(folder: Path, certificates: Cert
             assert ftp.nlst() == ["README"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_server_ends_cleanly_on_a_signal(folder: Path, number: int) -> None:
+def served(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """`ftpfs serve` of a folder, as a user starts it."""
     command, environ = embedded_server.this_program()
-    with subprocess.Popen(
-        [*command, "serve", str(folder)],
+    return subprocess.Popen(
+        [*command, "serve", str(folder), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environ,
         text=True,
-    ) as process:
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_server_ends_cleanly_on_a_signal(folder: Path, number: int) -> None:
+    with served(folder) as process:
         assert process.stdout
         assert process.stdout.readline().startswith("ftp://")
         process.send_signal(number)
@@ -162,14 +167,7 @@ def test_server_ends_on_a_signal_at_any_moment(folder: Path, number: int) -> Non
 
 
 def test_idle_server_logs_nothing_again_and_again(folder: Path) -> None:
-    command, environ = embedded_server.this_program()
-    with subprocess.Popen(
-        [*command, "serve", str(folder), "--verbose"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environ,
-        text=True,
-    ) as process:
+    with served(folder, "--verbose") as process:
         assert process.stdout
         with client(process.stdout.readline().strip()):
             time.sleep(1)
