@@ -138,7 +138,7 @@ def test_changed_range_of_a_large_file_is_sent_alone(make: Callable[..., Bench])
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine makes pauses of its own."""
+    """A busy machine makes pauses of its own. The shorter of this and the linger counts."""
     monkeypatch.setattr(schedule, "BURST_PAUSE_SECONDS", 0.5)
 
 
@@ -165,9 +165,9 @@ def test_burst_without_an_end_is_sent_by_one_worker_until_it_ends(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedule, "LONGEST_LINGER_SECONDS", 0.3)
-    bench = make(workers=4, linger=0.2, holds=True)
+    bench = make(workers=4, linger=0.5, holds=True)
     bench.gate.clear()
-    close_for(bench, 0.8)
+    close_for(bench, 1.0)
     assert (bench.at_once, bench.order) == (1, [])
     until(lambda: bench.at_once == 4)
 
@@ -178,9 +178,9 @@ def test_burst_of_many_bytes_is_not_held_back(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, size: int, at_once: int
 ) -> None:
     monkeypatch.setattr(schedule, "HELD_BYTES", 1000)
-    bench = make(workers=4, linger=0.2, holds=True)
+    bench = make(workers=4, linger=0.5, holds=True)
     bench.gate.clear()
-    close_for(bench, 0.8, size)
+    close_for(bench, 1.0, size)
     assert bench.at_once == at_once
 
 
