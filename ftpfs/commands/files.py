@@ -1,8 +1,8 @@
 """Single files and folders without FUSE: the work of `ftpfs ls`, `cat`, `get`, `put` and `cmd`.
 
-Owns local files, which never stay half-written under their names; line ends of text transfers; the
-format of a listing; the progress bar. FTP is `ftp.remote`'s, the same as for a mount. Paths are
-those of Remote; `locate` makes them from a URL.
+Owns line ends of text transfers, the format of a listing, and the progress bar. FTP is
+`ftp.remote`'s, the same as for a mount. Local files never stay half-written under their names:
+`landing`. Paths are those of Remote; `locate` makes them from a URL.
 
 Threading: one thread.
 """
@@ -14,7 +14,6 @@ import logging
 import os
 import posixpath
 import re
-import secrets
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import BinaryIO, TextIO
 
-from ftpfs import errors
+from ftpfs import errors, landing
 from ftpfs.errors import printable
 from ftpfs.ftp.remote import Remote
 from ftpfs.ftp.uploading.content import CHUNK_BYTES, FileContent
@@ -128,7 +127,7 @@ def get(remote: Remote, path: str, local: str, *, text: bool) -> None:
     """
     if os.path.isdir(local):
         local = os.path.join(local, posixpath.basename(path))
-    _receive(remote, path, lambda when: _replacing(local, when), text=text, progress=True)
+    _receive(remote, path, lambda when: landing.replacing(local, when), text=text, progress=True)
 
 
 def _receive(
@@ -165,49 +164,6 @@ def _receive(
             download.check_end()
         elif arrived < promised:
             raise errors.DataMismatch(f"{path}: {arrived} of {promised} bytes arrived")
-
-
-@contextlib.contextmanager
-def _replacing(target: str, mtime: int | None) -> Iterator[BinaryIO]:
-    """A file that replaces `target` when the block ends without an error.
-
-    Its time becomes `mtime` (seconds). After an error nothing is left. After a kill nothing is left
-    either, if the file system supports files without names.
-    """
-    target = os.path.realpath(target)  # the file behind a link is replaced, the link stays
-    if os.path.exists(target) and not os.path.isfile(target):
-        with open(target, "wb") as out:  # devices and FIFOs are not replaced
-            yield out
-        return
-    # In the same folder, because rename cannot cross file systems. open() applies the umask.
-    folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".ftpfs-{secrets.token_hex(6)}.part")
-    try:
-        with _open_nameless(folder) or open(temporary, "xb") as out:
-            yield out
-            out.flush()
-            with contextlib.suppress(FileNotFoundError):
-                os.fchmod(out.fileno(), stat.S_IMODE(os.stat(target).st_mode))
-            if mtime is not None:
-                with contextlib.suppress(OSError, OverflowError):  # a time that this disk lacks
-                    os.utime(out.fileno(), (mtime, mtime))
-            if not os.path.exists(temporary):
-                # With a descriptor Python calls linkat(2), which follows the link in /proc.
-                source = f"/proc/self/fd/{out.fileno()}"
-                os.link(source, temporary, src_dir_fd=out.fileno(), follow_symlinks=True)
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
-def _open_nameless(folder: str) -> BinaryIO | None:
-    """A file without a name in that folder; None if the file system does not support it."""
-    try:
-        return open(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666), "wb")
-    except OSError:
-        return None
 
 
 # Files in.

@@ -234,13 +234,13 @@ def _serve(
     spool = open_spool(config, read_only=config.mount.ro)
     # The owner of this mount's temporary files. A read-only mount deletes none.
     owner = None if config.mount.ro else spool.owner
-    memory = Memory(profile_file(config))
+    memory = Memory(places.profile_file(config))
     remote = Remote(
         config.server,
         config.network,
         owner=owner,
         memory=memory,
-        neighbours=Neighbours(neighbours_folder(config.server), mountpoint),
+        neighbours=Neighbours(places.neighbours_folder(config.server), mountpoint),
         verify_content=config.write.verify == "content",
     )
     try:
@@ -409,24 +409,6 @@ def spool_folder(server: Server, chosen: Path | None = None) -> Path:
     """
     name = hashlib.sha256(str(server).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return (chosen or places.state() / "spool") / name
-
-
-def profile_file(config: Config) -> Path:
-    """The file of this server's profile, for this user and kind of connection."""
-    server = config.server
-    way = f"{server.tls.value} {server.data_mode.value} {server.encoding} {config.network.proxy}"
-    key = f"{server.user}@{server.host}:{server.port} {way}"
-    name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return places.state() / "servers" / f"{name}.json"
-
-
-def neighbours_folder(server: Server) -> Path:
-    """The folder in which this user's processes with connections to the server find each other.
-
-    One folder for each address, because servers often limit the connections of an address.
-    """
-    name = hashlib.sha256(f"{server.host}:{server.port}".encode()).hexdigest()[:16]
-    return places.state() / "servers" / f"{name}.now"
 
 
 def _keep_heap() -> None:

@@ -8,12 +8,14 @@ Threading: any.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import platformdirs
 
 from ftpfs import private
+from ftpfs.settings.config import Config, Server
 
 HOMELESS = Path("/var/tmp")  # noqa: S108 (the owner of our folder in it is checked)
 
@@ -29,6 +31,24 @@ def cache() -> Path:
 
 def log() -> Path:
     return _known(platformdirs.user_log_path("ftpfs"), "log")
+
+
+def profile_file(config: Config) -> Path:
+    """The file of this server's profile, for this user and kind of connection."""
+    server = config.server
+    way = f"{server.tls.value} {server.data_mode.value} {server.encoding} {config.network.proxy}"
+    key = f"{server.user}@{server.host}:{server.port} {way}"
+    name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return state() / "servers" / f"{name}.json"
+
+
+def neighbours_folder(server: Server) -> Path:
+    """The folder in which this user's processes with connections to the server find each other.
+
+    One folder for each address, because servers often limit the connections of an address.
+    """
+    name = hashlib.sha256(f"{server.host}:{server.port}".encode()).hexdigest()[:16]
+    return state() / "servers" / f"{name}.now"
 
 
 def _known(path: Path, kind: str) -> Path:

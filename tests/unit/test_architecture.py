@@ -17,7 +17,7 @@ PACKAGE = Path(ftpfs.__file__).parent
 # server by the protocol in `model.remote` alone.
 ROOMS = {
     "cli": {"commands", "daemon", "ftp", "settings", "model", "errors"},
-    "commands": {"daemon", "ftp", "settings", "model", "errors"},
+    "commands": {"daemon", "ftp", "settings", "model", "landing", "errors"},
     "daemon": {"fuse", "core", "ftp", "settings", "model", "private", "errors"},
     "fuse": {"core", "model", "errors"},
     "core": {"settings", "model", "private", "errors"},
@@ -25,6 +25,7 @@ ROOMS = {
     "settings": {"model", "errors"},
     "model": {"errors"},
     "private": {"errors"},
+    "landing": set[str](),
     "errors": set[str](),
 }
 # Reading and writing know of each other through open files alone.
