@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -52,6 +53,19 @@ def shell(line: str, here: Path, timeout: float = 60) -> str:
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize("fate", [scripted_server.DEAD_PORT, scripted_server.CLOSED_PORT])
+def test_mount_works_if_every_second_passive_port_is_dead(
+    root: Path, mount_scripted: MountScripted, fate: str
+) -> None:
+    """As behind a firewall that drops or refuses them."""
+    with scripted_server.start(root, Manners(ports=itertools.cycle([fate, ""]))) as server:
+        here = mount_scripted(server)
+        assert shell("ls; cat hello d/inner", here) == "d\nhello\nhello, world\ninner"
+        shell("echo new > new; cp new d/copy", here)
+        wait_until_sent(here)
+    assert (root / "new").read_text() == (root / "d" / "copy").read_text() == "new\n"
 
 
 @pytest.mark.parametrize(

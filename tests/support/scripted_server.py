@@ -22,7 +22,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,6 +96,8 @@ class Manners:
     slow: Mapping[str, float] = field(default_factory=dict)
     # What happens to each data connection: DEAD_PORT, ...
     data: str = ""
+    # What happens to the next passive ports instead: DEAD_PORT, CLOSED_PORT, or "" (nothing).
+    ports: Iterator[str] = field(default_factory=lambda: iter(()))
     # For AUTH TLS; None: the server has no AUTH TLS.
     certificate: Path | None = None
     # Bytes a second of each download.
@@ -529,9 +531,10 @@ class _Client:
         self._passive = socket.create_server(("127.0.0.1", 0), backlog=1)
         self._passive.settimeout(10)
         port: int = self._passive.getsockname()[1]
-        if self._manners.data == CLOSED_PORT:
+        fate = next(self._manners.ports, self._manners.data)
+        if fate == CLOSED_PORT:
             self._passive.close()
-        elif self._manners.data == DEAD_PORT:
+        elif fate == DEAD_PORT:
             self._server.fill(self._passive)
         return port
 

@@ -37,6 +37,7 @@ ONLY = {
     "ftplib": {"ftp.connections.control", "ftp.connections.login"},
     "socket": {
         "ftp.connections.channels",
+        "ftp.connections.passive",
         "ftp.connections.control",
         "ftp.connections.proxy",
         "ftp.connections.session",

@@ -1,8 +1,8 @@
-"""Data connections of one session: opened on demand (EPSV, PASV, active mode), or made ahead.
+"""Data connections of one session: opened on demand (passive or active), or made ahead.
 
-Owns asking for a port, dialling it or listening, TLS on a data connection, and the connection that
+Owns listening in active mode, TLS on a data connection, and the connection that
 is made ahead of the next transfer. Each step has a deadline. Does not own the transfers: `starting`
-begins them, `transfers` moves the bytes.
+begins them, `transfers` moves the bytes. `passive` finds a port that answers.
 
 **Armed.** A session is *armed* when its next data connection exists, or is being made. A transfer
 then costs one round trip instead of three. The session asks for the port at the end of an exchange
@@ -30,6 +30,7 @@ from ftpfs.ftp.connections.control import (
 )
 from ftpfs.ftp.connections.conversation import Conversation
 from ftpfs.ftp.connections.hearing import patience
+from ftpfs.ftp.connections.passive import PassivePorts
 from ftpfs.ftp.connections.replies import port_in
 from ftpfs.ftp.profile import Passive
 from ftpfs.model import link
@@ -47,11 +48,7 @@ ARMED_AGE_SECONDS = 25.0
 # How long (s, and round trips) a transfer waits for a connection made ahead to be established. The
 # kernel repeats a lost SYN after one second only: by then, asking for another port is quicker.
 DIAL_SECONDS, DIAL_ROUND_TRIPS = 0.1, 4
-# What helps when no data connection can be made.
-_PASSIVE = (
-    "where a firewall closes the server's passive ports, the option active lets the server connect "
-    "to us"
-)
+# What helps when the server makes no connection to us.
 _ACTIVE = "active needs a port open on this side; without it, we connect to the server"
 
 
@@ -71,6 +68,9 @@ class Channels:
         self._control = conversation.control
         self._profile = conversation.profile
         self._network = network
+        self._ports = PassivePorts(
+            self._control, self._profile, network, lambda line: self.exchange([line])[0]
+        )
         self._armed: socket.socket | None = None  # the next data connection
         self._armed_at = 0.0  # time.monotonic()
 
@@ -105,15 +105,14 @@ class Channels:
 
     # Connections on demand.
 
-    def open(self, way: Passive | None, port: Reply | None) -> socket.socket:
-        """A data connection to the port in that reply to `way`, or to one that is asked for now.
+    def open(self, port: Reply | None) -> socket.socket:
+        """A data connection to a port that is asked for now, or was: `port` is the reply then.
 
-        In active mode it is a listener, for `accept`. Raises DataConnectionFailed, and
-        DeadlineExceeded if nobody answers at the port.
+        In active mode it is a listener, for `accept`. Raises what `PassivePorts.connect` raises.
         """
         if self.listens:
             return self._listen()
-        return self._dial(port_in(way, port)) if way and port else self._find_passive()
+        return self._ports.connect(port)
 
     def accept(self, listener: socket.socket) -> socket.socket:
         """The server's connection to us, in active mode. Closes the listener.
@@ -124,8 +123,7 @@ class Channels:
             try:
                 channel, peer = listener.accept()
             except OSError as error:
-                step = "the server made no data connection to us"
-                raise self._unmade(step, _ACTIVE, error) from error
+                raise self._unmade(error) from error
         if peer[0] != self._control.peer:
             channel.close()
             raise errors.DataConnectionFailed(f"a stranger connected from {peer[0]}")
@@ -156,65 +154,15 @@ class Channels:
         channel.close()
         self._conversation.unsettled = True
 
-    def _find_passive(self) -> socket.socket:
-        """Open the first passive data connection to a server, and learn which command it takes."""
-        channel = self._try_extended()
-        if channel is None:
-            channel = self._dial(self._ask_port(Passive.PASV))
-            self._profile.wire.passive = Passive.PASV
-        return channel
-
-    def _try_extended(self) -> socket.socket | None:
-        """A data connection by EPSV; None if the server does not know it, or its port is dead."""
-        try:
-            port = self._ask_port(Passive.EPSV)
-        except (errors.NotSupported, errors.Refused, errors.InvalidArgument):
-            return None
-        except errors.DataConnectionFailed as error:
-            log.info("no data connection by EPSV, trying PASV: %s", error)
-            return None
-        try:
-            channel = self._dial(port)
-        except (errors.DataConnectionFailed, errors.DeadlineExceeded) as error:
-            # EPSV answered, but its port leads nowhere: some routers rewrite PASV only.
-            log.info("no data connection by EPSV, trying PASV: %s", error)
-            return None
-        self._profile.wire.passive = Passive.EPSV
-        return channel
-
-    def _ask_port(self, way: Passive) -> int:
-        (reply,) = self.exchange([way.value])
-        return port_in(way, reply)
-
-    def _dial(self, port: int) -> socket.socket:
-        """Connect to `port` of the control connection's peer.
-
-        Never connect to the address in a PASV reply: behind NAT it is private or 0.0.0.0, and a
-        hostile server could point it at a third party.
-        """
-        if not 0 < port < 65536:
-            raise errors.DataConnectionFailed(f"the server offered port {port}")
-        began = time.monotonic()
-        try:
-            channel = self._control.dial_data(port, self._network.connect_timeout)
-        except OSError as error:
-            step = f"no data connection to port {port}"
-            raise self._unmade(step, _PASSIVE, error) from error
-        self._profile.wire.saw_handshake(time.monotonic() - began)
-        return channel
-
-    def _unmade(self, step: str, advice: str, error: OSError) -> errors.FtpfsError:
-        """The error for a data connection that was not made.
-
-        A deadline that passed is final, because the caller has waited long enough. Any other
-        failure is worth another port.
-        """
+    def _unmade(self, error: OSError) -> errors.FtpfsError:
+        """The error if the server makes no connection to us in active mode."""
+        step = "the server made no data connection to us"
         if isinstance(error, TimeoutError):
             seconds = self._network.connect_timeout
             return errors.DeadlineExceeded(
-                f"{step}: no answer after {seconds:g} s (connect_timeout; {advice})"
+                f"{step}: no answer after {seconds:g} s (connect_timeout; {_ACTIVE})"
             )
-        return errors.DataConnectionFailed(f"{step}: {reason_of(error)} ({advice})")
+        return errors.DataConnectionFailed(f"{step}: {reason_of(error)} ({_ACTIVE})")
 
     def _listen(self) -> socket.socket:
         """Active mode: listen on the address the server knows, and tell it the port."""
@@ -286,6 +234,9 @@ class Channels:
         try:
             self._armed = self._control.dial_ahead(port_in(way, reply))
             self._armed_at = time.monotonic()
+        except ConnectionRefusedError as error:
+            # A dead port says nothing about connections made ahead: later it would be as dead.
+            log.info("the port for a data connection made ahead is dead: %s", error)
         except (OSError, errors.FtpfsError) as error:
             self._profile.wire.saw_armed_failure(str(error))
 
@@ -303,7 +254,7 @@ class Channels:
         if there and not has_ended(channel):
             return channel
         channel.close()
-        if there is not None:  # a lost SYN says nothing about the server
+        if there is not None:  # a lost SYN or a dead port says nothing about the server
             self._profile.wire.saw_armed_failure("the server closed it, or its port")
         return None
 

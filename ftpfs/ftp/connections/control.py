@@ -12,6 +12,7 @@ Threading: one thread at a time, like the session that owns the connection.
 from __future__ import annotations
 
 import contextlib
+import errno
 import ftplib
 import functools
 import hashlib
@@ -466,12 +467,16 @@ def handshake_time(channel: socket.socket) -> float:
 
 
 def has_connected(channel: socket.socket, timeout: float) -> bool | None:
-    """Whether a connection of `dial_ahead` was made; None: still under way after `timeout` s."""
+    """Whether a connection of `dial_ahead` was made.
+
+    None: it is still under way after `timeout` s, or its port refused it.
+    """
     poller = select.poll()  # select() fails beyond 1024 descriptors
     poller.register(channel, select.POLLOUT)
     if not poller.poll(timeout * 1000):
         return None
-    return channel.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    failure = channel.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return None if failure == errno.ECONNREFUSED else failure == 0
 
 
 def reason_of(error: OSError) -> str:

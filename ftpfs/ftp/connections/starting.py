@@ -122,7 +122,7 @@ class Starter:
         port = replies.pop() if way else None
         if required:
             _check_prepared(replies)
-        return self._channels.open(way, port), replies
+        return self._channels.open(port), replies
 
     def _begin(
         self,
@@ -205,7 +205,7 @@ class Starter:
         except BaseException:
             channel.close()
             raise
-        self._profile.wire.armed_failures = 0
+        self._profile.wire.saw_armed_work()
         return channel, replies
 
     @contextlib.contextmanager

@@ -16,6 +16,10 @@ log = logging.getLogger(__name__)
 # because a firewall forgot it, or because the server is busy; two in a row show that the server or
 # the network never takes them.
 MOST_ARMED_FAILURES = 2
+# Number of transfers in a row whose EPSV led to a dead port, and whose PASV did not. After these,
+# EPSV is no longer sent: some routers rewrite PASV only. A single dead port shows nothing: a
+# firewall may close some of them.
+MOST_DEAD_EXTENDED = 3
 # Number of failures in a row after which logins are no longer sent in one write. A failure: the
 # login ended in silence, or the connection broke.
 MOST_LOGIN_FAILURES = 2
@@ -25,7 +29,7 @@ class Passive(enum.Enum):
     """The command that opens a passive data connection."""
 
     EPSV = "EPSV"  # RFC 2428: a port only, so NAT and IPv6 cannot spoil it
-    PASV = "PASV"  # RFC 959: an address and a port; the address is ignored, see channels.py
+    PASV = "PASV"  # RFC 959: an address and a port; the address is ignored, see passive.py
 
 
 def _count(value: object) -> int | None:
@@ -56,6 +60,7 @@ class Wire(Facts):
     arming: bool = field(default=True, metadata=fact(kept=known, quirk=SWITCH))
     armed_failures: int = 0  # of connections made ahead, in a row
     failed_logins_at_once: int = 0  # in a row
+    dead_extended: int = 0  # transfers in a row, see MOST_DEAD_EXTENDED
     # Commands that the server does not answer, see `manners`.
     manners: Manners = field(default_factory=Manners, metadata=fact(kept=Manners.recalled))
     # How many connections the server allows at once; None: it was not seen to refuse one.
@@ -68,6 +73,21 @@ class Wire(Facts):
     def saw_handshake(self, seconds: float) -> None:
         """Note how long a TCP connect took."""
         self.round_trip = min(self.round_trip, seconds)
+
+    def saw_extended(self) -> None:
+        """A port that EPSV named has answered."""
+        self.passive, self.dead_extended = Passive.EPSV, 0
+
+    def saw_extended_dead(self) -> None:
+        """A port that PASV named has answered, and before it one that EPSV named has not."""
+        self.dead_extended += 1
+        if self.dead_extended >= MOST_DEAD_EXTENDED:
+            log.info("the ports that EPSV names lead nowhere; PASV's do")
+            self.passive = Passive.PASV
+
+    def saw_armed_work(self) -> None:
+        """A transfer began on a data connection made ahead."""
+        self.armed_failures = self.dead_extended = 0
 
     def saw_armed_failure(self, why: str) -> None:
         """A data connection made ahead was useless. After two in a row, no more are made."""
