@@ -158,3 +158,9 @@ def test_upload_that_the_server_does_not_read_is_told(mounted: Mounted, relay: R
     assert "fsync /new: nothing moved on the data connection for 2 s (data_timeout)" in line
     relay.clear()
     wait_until_sent(mounted.path)
+
+
+def test_download_that_stalls_in_the_middle_is_told(mounted: Mounted, relay: Relay) -> None:
+    relay.stall_data("down", after=10_000_000, times=None)
+    line = told(mounted, errno.ETIMEDOUT, (mounted.path / "file").read_bytes, within=6)
+    assert "read /file: nothing moved on the data connection for 2 s (data_timeout)" in line

@@ -32,8 +32,8 @@ _TIMEVAL = struct.Struct("@ll")  # struct timeval; Python has no other way to se
 
 # Bytes of one write to a TLS connection: larger ones were not faster.
 CHUNK_BYTES = 256 << 10
-# How often an upload that stalls checks its data deadline.
-SEND_SLICES = 8
+# How often a plain transfer that stalls checks its data deadline.
+DEADLINE_SLICES = 8
 # Bytes of one read from a data connection while listing.
 LIST_CHUNK_BYTES = 256 << 10
 # Maximum size of one listing. A folder of a million entries is some 90 MB on the wire, and takes
@@ -110,6 +110,14 @@ class Transfer:
             if self._done:
                 self._done()
 
+    def _may_go_on(self, error: OSError, since: float) -> bool:
+        """Whether only a slice of the deadline is over, and not all of it since something moved.
+
+        `since`: when something moved last; time.monotonic().
+        """
+        stalled = time.monotonic() - since
+        return isinstance(error, BlockingIOError) and stalled < self._session.data_timeout
+
     def __enter__(self) -> Self:
         return self
 
@@ -150,8 +158,11 @@ class Download(Transfer):
         self._plain = not isinstance(channel, ssl.SSLSocket)
         if self._plain:
             # The kernel's own timeout: with Python's, each recv polls first, and returns what has
-            # come even when a whole block is wanted.
-            _set_kernel_timeout(channel, socket.SO_RCVTIMEO, session.data_timeout)
+            # come even when a whole block is wanted. At a stall recv(2) returns what has come of
+            # the block, and the next one would wait for a whole deadline more. Hence the slices:
+            # see `_may_go_on`.
+            timeout = session.data_timeout / DEADLINE_SLICES
+            _set_kernel_timeout(channel, socket.SO_RCVTIMEO, timeout)
 
     def readinto(self, view: memoryview) -> int:
         """Fill `view` from its start with what has come; return the byte count, 0 at the end.
@@ -161,13 +172,15 @@ class Download(Transfer):
         """
         if self._ended:
             return 0
-        try:
-            count = 0 if self._came_to_end else self._channel.recv_into(view)
-        except OSError as error:
-            if not _ended_unsaid(error):
-                self._break()
-                raise data_error(error, self._session.data_timeout) from error
-            count, self._unsaid = 0, True
+        count, since = 0, time.monotonic()
+        while not self._came_to_end:
+            try:
+                count = self._channel.recv_into(view)
+            except OSError as error:
+                if self._may_go_on(error, since):
+                    continue
+                self._end_unsaid(error)
+            break
         self._session.used_at = time.monotonic()
         if count == 0:
             self._end()
@@ -181,13 +194,15 @@ class Download(Transfer):
         if not self._plain:
             return self._read_by_pieces(size)
         pieces: list[bytes] = []
+        since = time.monotonic()
         while size and not self._ended:
             try:
                 piece = self._channel.recv(size, socket.MSG_WAITALL)
             except OSError as error:
-                self._break()
-                raise data_error(error, self._session.data_timeout) from error
-            self._session.used_at = time.monotonic()
+                if self._may_go_on(error, since):
+                    continue
+                raise self._broken(error) from error
+            since = self._session.used_at = time.monotonic()
             if not piece:
                 self._end()
             pieces.append(piece)
@@ -202,14 +217,16 @@ class Download(Transfer):
         """
         if self._ended or self._came_to_end:
             return False
-        try:
-            self._came_to_end = not self._channel.recv(1, socket.MSG_PEEK if self._plain else 0)
-        except OSError as error:
-            if not _ended_unsaid(error):
-                self._break()
-                raise data_error(error, self._session.data_timeout) from error
-            self._came_to_end = self._unsaid = True
-        return not self._came_to_end
+        since = time.monotonic()
+        while True:
+            try:
+                self._came_to_end = not self._channel.recv(1, socket.MSG_PEEK if self._plain else 0)
+            except OSError as error:
+                if self._may_go_on(error, since):
+                    continue
+                self._end_unsaid(error)
+                self._came_to_end = True
+            return not self._came_to_end
 
     def finish(self) -> None:
         """All bytes of the file have come: read the server's final reply, unless the link is long.
@@ -255,11 +272,18 @@ class Download(Transfer):
             # (proftpd, TLS 1.2).
             self._session.drop()
 
-    def _break(self) -> None:
-        """Close the session after a failed data connection, without waiting for the reason."""
+    def _end_unsaid(self, error: OSError) -> None:
+        """The end of the data, if this error is one. Raises what any other error means."""
+        if not _ended_unsaid(error):
+            raise self._broken(error) from error
+        self._unsaid = True
+
+    def _broken(self, error: OSError) -> errors.FtpfsError:
+        """Close the session without waiting for the server's reason; return the error to raise."""
         self._ended = True
         self._channel.close()
         self._session.drop()
+        return data_error(error, self._session.data_timeout)
 
 
 class Upload(Transfer):
@@ -290,7 +314,7 @@ class Upload(Transfer):
             # The kernel's own timeout: with Python's, sendfile(2) returns with every piece that
             # fits into the socket's buffer. At a stall sendfile(2) waits for it up to three times,
             # and then returns what has moved. Hence the slices: see `_may_go_on`.
-            timeout = session.data_timeout / SEND_SLICES
+            timeout = session.data_timeout / DEADLINE_SLICES
             _set_kernel_timeout(channel, socket.SO_SNDTIMEO, timeout)
 
     def send_file(self, fd: int, offset: int, count: int) -> None:
@@ -333,14 +357,6 @@ class Upload(Transfer):
                     continue
                 raise self._refusal(error) from error
             since = self._session.used_at = time.monotonic()
-
-    def _may_go_on(self, error: OSError, since: float) -> bool:
-        """Whether only a slice of the deadline is over, and not all of it since something moved.
-
-        `since`: when something moved last; time.monotonic().
-        """
-        stalled = time.monotonic() - since
-        return isinstance(error, BlockingIOError) and stalled < self._session.data_timeout
 
     def is_unopposed(self) -> bool:
         """Whether the server has sent no reply since the transfer began. Never waits."""

@@ -1,4 +1,4 @@
-"""The deadline of an upload is for progress, and is told once it is over."""
+"""The deadline of a transfer is for progress, and is told once it is over."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
 
 from ftpfs import errors
-from ftpfs.ftp.connections.transfers import Upload
+from ftpfs.ftp.connections.transfers import Download, Upload
 from tests.support.certificates import Certificates
 
 DEADLINE_SECONDS = 0.4
 
 
 class Session:
-    """What an upload asks of its session, whose server says nothing."""
+    """What a transfer asks of its session, whose server says nothing."""
 
     alive = True
     used_at = 0.0
     moving = None
-    data_timeout = DEADLINE_SECONDS
+
+    def __init__(self, data_timeout: float = DEADLINE_SECONDS) -> None:
+        self.data_timeout = data_timeout
 
     def has_spoken(self) -> bool:
         return False
@@ -102,3 +104,48 @@ def test_file_goes_on_though_the_server_reads_slowly(
         ends.set()
         thread.join()
     assert took > 2 * DEADLINE_SECONDS
+
+
+# What a program may ask of a download whose server has sent 1000 bytes and no more.
+ASKED: dict[str, Callable[[Download], object]] = {
+    "the rest of a block": lambda download: download.read(128 << 10),
+    "more": lambda download: [download.readinto(memoryview(bytearray(1000))) for _ in range(2)],
+    "whether it goes on": lambda download: (download.read(1000), download.goes_on()),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("ends", ["peers", "tls_peers"])
+def test_download_that_stalls_in_the_middle_fails_after_one_deadline(
+    request: pytest.FixtureRequest, ends: str, asked: str
+) -> None:
+    client, server = request.getfixturevalue(ends)
+    deadline = 2.0
+    client.settimeout(deadline)
+    server.sendall(bytes(1000))
+    session = Session(deadline)
+    download = Download(cast(Any, session), client, None)
+    began = time.monotonic()
+    with pytest.raises(errors.DeadlineExceeded, match=r"for 2 s \(data_timeout\)"):
+        ASKED[asked](download)
+    assert deadline <= time.monotonic() - began < 1.8 * deadline
+    assert not session.alive
+
+
+def test_download_goes_on_though_the_server_sends_slowly(
+    peers: tuple[socket.socket, socket.socket],
+) -> None:
+    """Slowly: each byte comes within the deadline, and all of them in a multiple of it."""
+    client, server = peers
+
+    def send() -> None:
+        for _ in range(15):
+            server.sendall(b"x")
+            time.sleep(DEADLINE_SECONDS / 5)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    began = time.monotonic()
+    assert Download(cast(Any, Session()), client, None).read(15) == b"x" * 15
+    assert time.monotonic() - began > 2 * DEADLINE_SECONDS
+    thread.join()
