@@ -48,7 +48,7 @@ from ftpfs.core.writing import recovery
 from ftpfs.core.writing.spool import Spool
 from ftpfs.model import link
 from ftpfs.model.entry import Entry, Kind
-from ftpfs.model.names import check_name, is_within
+from ftpfs.model.names import check_name, folder_of, is_within, name_of
 from ftpfs.model.remote import Remote, Space
 from ftpfs.model.status import CacheStatus, StoreStatus, UploadStatus
 from ftpfs.settings.config import Cache, Write
@@ -260,7 +260,7 @@ class Filesystem:
             return file or new(generation=generation)
 
         handle = self._add_handle(path, flags, choose, caller)
-        self._known.tree.names_changed(posixpath.dirname(path))
+        self._known.tree.names_changed(folder_of(path))
         self._file(handle).begin_writing(handle)
         return handle
 
@@ -376,7 +376,7 @@ class Filesystem:
         check_name(path)
         self._doubts.resolve_about(path)
         self._ahead.warm_up(min(self._most_uploads, 2 * FEW_SESSIONS))  # files will follow
-        above = posixpath.dirname(path)
+        above = folder_of(path)
         with self._known.changing(path), self._folders.filling(above) as before:
             self._remote.mkdir(path, before=before)
         self._known.note_takes(path)
@@ -384,7 +384,7 @@ class Filesystem:
         mode &= 0o7777
         wanted = None if mode in ORDINARY_FOLDER_MODES else mode
         entry = Entry(
-            name=posixpath.basename(path),
+            name=name_of(path),
             kind=Kind.DIRECTORY,
             size=0,
             mtime=int(time.time()),

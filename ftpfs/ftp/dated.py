@@ -20,13 +20,13 @@ Threading: any thread; `_lock` (Rank.DATED) guards everything.
 from __future__ import annotations
 
 import itertools
-import posixpath
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
 from ftpfs.model.entry import Entry
 from ftpfs.model.locks import Rank, ranked_lock
+from ftpfs.model.names import split
 
 # Number of questions that shows a server's pace, and the time (s) for each above which the server
 # is slow. The four servers measured take 0.03 to 0.1 ms.
@@ -92,7 +92,7 @@ class Dated:
             if self.changes - changes > len(self._lately):
                 return  # some of the changes since then are not known any more
             for where in itertools.islice(reversed(self._lately), self.changes - changes):
-                above, name = posixpath.split(where)
+                above, name = split(where)
                 if above == folder:
                     new.pop(name, None)
             told = self._told.setdefault(folder, {})
@@ -103,7 +103,7 @@ class Dated:
 
     def forget(self, path: str) -> None:
         """Forget the time of a file that was changed here: listings need not show the change."""
-        folder, name = posixpath.split(path)
+        folder, name = split(path)
         with self._lock:
             self.changes += 1
             self._lately.append(path)

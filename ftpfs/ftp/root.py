@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ftpfs import errors
 from ftpfs.ftp.profile import Profile
 from ftpfs.ftp.uploading.temporaries import COMMAND_BYTES, NAME_BYTES
+from ftpfs.model.names import folder_of
 from ftpfs.settings.config import Server
 
 
@@ -57,7 +58,7 @@ class Root:
         where = self.on_server(path)
         try:
             named = where.encode(self._encoding, "surrogateescape")
-            folder = posixpath.dirname(where).encode(self._encoding, "surrogateescape")
+            folder = folder_of(where).encode(self._encoding, "surrogateescape")
         except UnicodeEncodeError:
             raise errors.InvalidName(
                 f"a name that {self._encoding} cannot write: {path!a}"

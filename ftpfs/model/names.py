@@ -21,9 +21,28 @@ NAME_MAX = 255  # bytes; the limit of the disks of all four measured servers
 _UNSENDABLE = frozenset("\r\n\0")
 
 
+def split(path: str) -> tuple[str, str]:
+    """The folder above a path, and its last name: posixpath.split in a third of the time.
+
+    Each `stat` calls it, and so do the next two.
+    """
+    parent, _, name = path.rpartition("/")
+    return parent or "/", name
+
+
+def folder_of(path: str) -> str:
+    """The folder above a path; "/" for "/"."""
+    return path.rpartition("/")[0] or "/"
+
+
+def name_of(path: str) -> str:
+    """The last name of a path; "" for "/"."""
+    return path.rpartition("/")[2]
+
+
 def is_hidden(path: str) -> bool:
     """Whether the last name of `path` is a hidden name of ftpfs."""
-    return posixpath.basename(path).startswith(HIDDEN_PREFIX)
+    return name_of(path).startswith(HIDDEN_PREFIX)
 
 
 def is_within(path: str, directory: str) -> bool:
@@ -44,7 +63,7 @@ def check_length(name: str) -> None:
 
 def check_name(path: str) -> None:
     """Raises unless a program may give the last name of `path` to a new file or folder."""
-    name = posixpath.basename(path)
+    name = name_of(path)
     if not _UNSENDABLE.isdisjoint(name):
         raise errors.InvalidName("FTP cannot carry a name with CR, LF or NUL in it")
     check_length(name)
@@ -54,7 +73,7 @@ def check_name(path: str) -> None:
 
 def conflict_name(path: str, number: str = "") -> str:
     """The path of the conflict copy beside `path`; hardly any other file has that name."""
-    folder, name = posixpath.split(path)
+    folder, name = split(path)
     stem, dot, ending = name.rpartition(".")
     if not stem:  # the name has no dot, or only its first character is a dot
         stem, dot, ending = name, "", ""

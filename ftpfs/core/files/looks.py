@@ -22,7 +22,7 @@ from ftpfs.core.reading.blocks import BLOCK_SIZE
 from ftpfs.core.writing.folders import Folders
 from ftpfs.model.entry import Entry, Kind
 from ftpfs.model.locks import Rank, ranked_lock
-from ftpfs.model.names import is_hidden, is_too_long
+from ftpfs.model.names import folder_of, is_hidden, is_too_long, name_of
 from ftpfs.model.remote import Remote
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ MOST_LOOKS = 4
 
 def peek(remote: Remote, path: str) -> Entry | None:
     """Ask the server about a single name; None if only its folder's listing can tell."""
-    if is_hidden(path) or is_too_long(posixpath.basename(path)):
+    if is_hidden(path) or is_too_long(name_of(path)):
         return None
     return remote.peek(path)
 
@@ -222,7 +222,7 @@ class Looks:
     def _look_at_open(self, file: OpenFile, path: str) -> tuple[Entry | None, float]:
         """What the server has of an open file, and when it was asked."""
         known, pause, now = file.entry, NOT_FOLLOWED_FOR, self._clock()
-        folder, tree = posixpath.dirname(path), self._known.tree
+        folder, tree = folder_of(path), self._known.tree
         try:
             if known is None:
                 return None, now

@@ -19,7 +19,6 @@ Threading: two locks, `spool_lock` (Rank.SPOOL_FILE) before `changed` (Rank.OPEN
 
 from __future__ import annotations
 
-import posixpath
 import time
 from dataclasses import replace
 
@@ -34,6 +33,7 @@ from ftpfs.core.writing.capture import Attributes, Capture
 from ftpfs.core.writing.spool import SpoolFile
 from ftpfs.model.entry import Entry, Kind
 from ftpfs.model.locks import Rank, ranked_condition, ranked_lock
+from ftpfs.model.names import name_of
 from ftpfs.model.remote import Remote
 
 # Modes that servers give to a new file by themselves, give or take a umask. Any other mode
@@ -115,7 +115,7 @@ class FileState:
         """The entry as a program shall see it now."""
         base = self.server.entry
         return Entry(
-            name=posixpath.basename(self.path),
+            name=name_of(self.path),
             kind=Kind.FILE,
             size=self.changes.size,
             mtime=self.mtime,

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -27,6 +26,7 @@ from ftpfs import errors
 from ftpfs.core.files.openfile import OpenFile
 from ftpfs.core.files.server_file import View
 from ftpfs.model.locks import Rank, ranked_lock
+from ftpfs.model.names import folder_of, name_of
 
 # Limit of remembered names that libfuse has made up. There is one for each file that libfuse
 # renamed and that has kept its own name.
@@ -89,9 +89,9 @@ class OpenFiles:
         """The files that have a name directly in `folder`, by that name."""
         with self._lock:
             return {
-                posixpath.basename(path): file
+                name_of(path): file
                 for path, file in self._files.items()
-                if posixpath.dirname(path) == folder
+                if folder_of(path) == folder
             }
 
     def below(self, folder: str) -> list[OpenFile]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import posixpath
 from collections.abc import Callable
 
 from ftpfs import errors
@@ -26,6 +25,7 @@ from ftpfs.core.names.intents import Doubt, Intents
 from ftpfs.core.names.known import KnownNames
 from ftpfs.core.writing.conflicts import Conflicts
 from ftpfs.core.writing.folders import Folders
+from ftpfs.model.names import folder_of
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Doubts:
 
     def resolve_listed(self, folder: str) -> None:
         """Like `resolve_about`, for a folder and all names in it."""
-        self._hiding.wait_for(lambda name: posixpath.dirname(name) == folder)
+        self._hiding.wait_for(lambda name: folder_of(name) == folder)
         self.resolve(lambda doubt: doubt.covers(folder) or doubt.is_listed_in(folder))
 
     def are_listed(self, folder: str) -> bool:

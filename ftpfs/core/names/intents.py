@@ -23,7 +23,7 @@ from ftpfs import errors
 from ftpfs.core.files.openfile import OpenFile
 from ftpfs.core.writing.spool import Spool
 from ftpfs.model.locks import Rank, ranked_lock
-from ftpfs.model.names import HIDDEN_PREFIX, is_hidden, is_within
+from ftpfs.model.names import HIDDEN_PREFIX, folder_of, is_hidden, is_within
 from ftpfs.model.remote import Remote
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Doubt:
         return any(is_within(path, name) for name in self.names)
 
     def is_listed_in(self, folder: str) -> bool:
-        return any(folder == posixpath.dirname(name) for name in self.names)
+        return any(folder == folder_of(name) for name in self.names)
 
     def takes(self, victim: OpenFile) -> bool:
         """Whether the file that is open there now was replaced or deleted, if the change was done.
@@ -149,9 +149,7 @@ class Intents:
 
     def hidden_name(self, path: str) -> str:
         """A new hidden name for a file at `path` that loses its name while a handle reads it."""
-        return posixpath.join(
-            posixpath.dirname(path), f"{HIDDEN_PREFIX}deleted-{secrets.token_hex(6)}"
-        )
+        return posixpath.join(folder_of(path), f"{HIDDEN_PREFIX}deleted-{secrets.token_hex(6)}")
 
     def remove_hidden(self, path: str) -> None:
         """Delete a hidden file that no handle reads any more. Asks the server."""

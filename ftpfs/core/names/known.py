@@ -12,7 +12,6 @@ Threading: any. `_lock` (Rank.KNOWN) guards the sets.
 from __future__ import annotations
 
 import contextlib
-import posixpath
 from collections.abc import Iterator
 
 from ftpfs import errors
@@ -20,7 +19,7 @@ from ftpfs.core.names.tree import Tree
 from ftpfs.core.reading.blocks import Generations
 from ftpfs.model.entry import Entry
 from ftpfs.model.locks import Rank, ranked_lock
-from ftpfs.model.names import is_within
+from ftpfs.model.names import folder_of, is_within
 
 # Limit of remembered empty files that this mount uploaded. To read an empty file that is not
 # remembered costs a round trip, because the server may generate its content.
@@ -88,11 +87,11 @@ class KnownNames:
 
     def outdated(self, path: str) -> None:
         """The server has something else at `path` than its folder's listing says."""
-        self.tree.forget(posixpath.dirname(path))
+        self.tree.forget(folder_of(path))
 
     def accepted(self, path: str) -> None:
         """The server accepts an upload to `path`."""
-        self.note_takes(posixpath.dirname(path))
+        self.note_takes(folder_of(path))
 
     def uploaded(self, path: str, entry: Entry) -> int:
         """The server has new content at `path`. Returns its generation."""
@@ -130,7 +129,7 @@ class KnownNames:
 
     def renamed_here(self, old: str, new: str) -> None:
         """A file that the server does not have yet got another name."""
-        for folder in {posixpath.dirname(old), posixpath.dirname(new)}:
+        for folder in {folder_of(old), folder_of(new)}:
             self.tree.names_changed(folder)
 
     def forget(self, path: str) -> None:

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from ftpfs import errors
 from ftpfs.model.entry import Entry, Kind
+from ftpfs.model.names import split
 
 # Limit of cached entries (about 200 bytes each). The oldest listings are evicted first.
 MAX_ENTRIES = 500_000
@@ -380,12 +381,6 @@ def differences(before: Mapping[str, Entry], now: Mapping[str, Entry]) -> frozen
             if known != entry:
                 changed.add(name)
     return frozenset(changed)
-
-
-def split(path: str) -> tuple[str, str]:
-    """posixpath.split of an absolute path, in a third of the time: each `stat` calls it."""
-    parent, _, name = path.rpartition("/")
-    return parent or "/", name
 
 
 def _upwards(path: str) -> Iterator[str]:

@@ -18,7 +18,6 @@ Threading: any; no lock of its own. Each method takes exclusive use of the open 
 from __future__ import annotations
 
 import logging
-import posixpath
 
 from ftpfs import errors
 from ftpfs.core.files.endings import Endings
@@ -33,7 +32,7 @@ from ftpfs.core.names.known import KnownNames
 from ftpfs.core.writing.delivery import Delivery
 from ftpfs.core.writing.folders import Folders
 from ftpfs.model.entry import Entry, Kind
-from ftpfs.model.names import check_name, is_within
+from ftpfs.model.names import check_name, folder_of, is_within
 from ftpfs.model.remote import Remote
 
 log = logging.getLogger(__name__)
@@ -108,7 +107,7 @@ class Renames:
             raise errors.IsADirectory(f"{path}: is a directory")
         with self._known.changing(path):
             self._remote.remove(path)
-        self._known.note_lost(posixpath.dirname(path))
+        self._known.note_lost(folder_of(path))
         self._aftermath.removed(path)
 
     def _remove_open(self, file: OpenFile, path: str) -> None:
@@ -196,7 +195,7 @@ class Renames:
         file = self._files.at(path)
         if file is None:
             self._known.tree.lookup(path)
-        known = self._known.lets_go(posixpath.dirname(path))
+        known = self._known.lets_go(folder_of(path))
         if not known and (file is None or file.may_be_on_server):
             self._check_removable(path)
         self._files.stand_for(hidden, path)
@@ -225,7 +224,7 @@ class Renames:
                     self._intents.withdraw(path)
                 raise
             self._intents.withdraw(path)
-        self._known.note_lost(posixpath.dirname(path))
+        self._known.note_lost(folder_of(path))
 
     def delete_hidden(self, path: str) -> None:
         """Carry out a deletion that libfuse asked for by `hide`.
@@ -348,7 +347,7 @@ class Renames:
                 self._intents.withdraw(old, new, *([aside] if aside else []))
             raise
         if replaced:
-            self._known.note_lost(posixpath.dirname(new))
+            self._known.note_lost(folder_of(new))
         self._aftermath.renamed(old, new, victim)
         if aside and not keep:
             self._intents.withdraw(aside)
@@ -376,7 +375,7 @@ class Renames:
         It is uploaded under its new name later. If the new folder may refuse it, ask the server
         now; also if a change in place of the replaced file broke off: nobody knows what is there.
         """
-        takes = self._known.takes_files(posixpath.dirname(new))
+        takes = self._known.takes_files(folder_of(new))
         plain = target is None or target.kind is Kind.FILE
         unknown = victim is not None and (
             victim.is_between_contents or (victim.may_be_on_server and not victim.on_server)

@@ -16,8 +16,9 @@ from collections.abc import Callable
 
 from ftpfs import errors
 from ftpfs.core.names.belief import Belief
-from ftpfs.core.names.listings import Listings, named, split
+from ftpfs.core.names.listings import Listings, named
 from ftpfs.model.entry import Entry
+from ftpfs.model.names import split
 
 # A look-up waits for so long (s) for a listing, its own or another program's. Then the name is
 # asked for by itself. At 100 ms from the server, an ordinary listing takes half of that.

@@ -37,12 +37,11 @@ from ftpfs.core.names.listings import (
     Listings,
     differences,
     named,
-    split,
 )
 from ftpfs.core.names.singles import BESIDE_SECONDS, Singles
 from ftpfs.model.entry import Entry
 from ftpfs.model.locks import Rank, ranked_lock
-from ftpfs.model.names import check_length
+from ftpfs.model.names import check_length, split
 from ftpfs.model.remote import ListPath
 
 # Attempts to list a directory that other threads keep giving up. Then the last listing counts.

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import posixpath
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ from ftpfs.core.names.inode import inode
 from ftpfs.core.reading.blocks import BLOCK_SIZE
 from ftpfs.model.entry import Entry, Kind
 from ftpfs.model.locks import Rank, ranked_condition, ranked_lock
+from ftpfs.model.names import split
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Prefetcher:
         """
         if self._executor is None:
             return
-        directory, name = posixpath.split(path)
+        directory, name = split(path)
         walk = self._walk(directory, name)
         with self._lock:
             self._bytes_ahead -= walk.opened(name)

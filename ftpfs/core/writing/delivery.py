@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import posixpath
 from collections.abc import Iterator
 
 from ftpfs import errors
@@ -31,6 +30,7 @@ from ftpfs.core.names.doubts import Doubts
 from ftpfs.core.names.known import KnownNames
 from ftpfs.core.writing.conflicts import Conflicts
 from ftpfs.core.writing.folders import Folder, Folders, Job
+from ftpfs.model.names import folder_of
 from ftpfs.model.remote import Remote
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Delivery:
 
     def set_folder_of(self, path: str) -> None:
         """Set the mode that the folder of `path` needs before an entry is put into it."""
-        with self._folders.filling(posixpath.dirname(path)) as before:
+        with self._folders.filling(folder_of(path)) as before:
             if before:
                 self._remote.set_on_folders([before])
 
@@ -121,7 +121,7 @@ class Delivery:
     def note_failure(self, file: OpenFile, error: Exception) -> None:
         """Tell the callers that wait for the file why it is not on the server."""
         if isinstance(error, errors.FtpfsError) and not isinstance(error, errors.NetworkError):
-            self._known.note_refused(posixpath.dirname(file.path))
+            self._known.note_refused(folder_of(file.path))
         # An error of ftpfs itself is logged by the queue. A waiting caller must hear of it, too.
         file.failed(_as_foreseen(error))
 
@@ -142,7 +142,7 @@ class Delivery:
     def _make_folders(self, path: str) -> bool:
         """Make the folders above `path` that others deleted. Returns whether one was made."""
         made = False
-        parent = posixpath.dirname(path)
+        parent = folder_of(path)
         parts = parent.strip("/").split("/") if parent != "/" else []
         for count in range(1, len(parts) + 1):
             folder = "/" + "/".join(parts[:count])

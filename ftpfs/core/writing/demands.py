@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import posixpath
 from collections.abc import Callable, Iterator
 
 from ftpfs import errors
@@ -24,7 +23,7 @@ from ftpfs.core.writing.backoff import NO_ROOM
 from ftpfs.core.writing.delivery import Delivery
 from ftpfs.core.writing.folders import Folders, Job
 from ftpfs.core.writing.queue import UploadQueue
-from ftpfs.model.names import is_within
+from ftpfs.model.names import folder_of, is_within
 from ftpfs.model.remote import Remote
 
 log = logging.getLogger(__name__)
@@ -119,7 +118,7 @@ class Demands:
     def _has_to_hear(self, handle: int, known: Handle) -> bool:
         """Whether this close has to report whether the server takes the file."""
         file = known.file
-        if self._known.takes_files(posixpath.dirname(file.path)):
+        if self._known.takes_files(folder_of(file.path)):
             return False
         if file.has_other_writer(handle):
             return False

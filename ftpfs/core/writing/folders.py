@@ -28,7 +28,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
@@ -39,6 +38,7 @@ from ftpfs.core.names.known import KnownNames
 from ftpfs.core.writing.journal import Journal
 from ftpfs.model.entry import Entry, FolderAttributes
 from ftpfs.model.locks import Rank, ranked_condition
+from ftpfs.model.names import folder_of, name_of
 from ftpfs.model.remote import Remote
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class Folders:
         if not self._waiting:
             return []
         with self._changed:
-            return [posixpath.basename(p) for p in self._waiting if posixpath.dirname(p) == path]
+            return [name_of(p) for p in self._waiting if folder_of(p) == path]
 
     def shown(self, path: str, entry: Entry) -> Entry:
         """The `entry` of a directory, with the mode and time that were set here."""
@@ -284,7 +284,7 @@ class Folders:
                 folder = self._made[path] = self._waiting[path] = Folder(path)
                 folder.mode, folder.mtime = folder.row = mode, mtime
                 folder.filled, folder.is_sure = True, False  # not known, so assume the worse
-                folder.behind = {file for file in files if posixpath.dirname(file.path) == path}
+                folder.behind = {file for file in files if folder_of(file.path) == path}
             free = [folder for folder in self._waiting.values() if not folder.behind]
         for folder in free:
             self._add(folder)

@@ -25,7 +25,6 @@ import hashlib
 import logging
 import os
 import platform
-import posixpath
 import secrets
 import stat
 import time
@@ -36,11 +35,12 @@ from typing import NamedTuple
 
 from ftpfs import errors, private
 from ftpfs.core.writing import proofs
-from ftpfs.core.writing.descriptors import OUT_OF_DESCRIPTORS, Descriptors, LocalFile
+from ftpfs.core.writing.descriptors import OUT_OF_DESCRIPTORS, Descriptors, Held, LocalFile
 from ftpfs.core.writing.journal import Journal, Record, unsent
 from ftpfs.core.writing.proofs import SUM_BYTES, Claim, Proofs, Sums, Unproven
 from ftpfs.core.writing.ranges import RangeSet
 from ftpfs.model.locks import Rank, ranked_condition, ranked_lock
+from ftpfs.model.names import name_of
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class Spool:
         left on the server.
         """
         path = self._folder / _OWNER
-        with contextlib.suppress(FileExistsError), _disk_errors():
+        with contextlib.suppress(FileExistsError), _DiskErrors():
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "w") as file:
                 file.write(secrets.token_hex(16))
@@ -145,7 +145,7 @@ class Spool:
     def open(self) -> SpoolFile:
         """A new, empty spool file (0600). Raises NoSpace."""
         path = self._folder / f"{os.urandom(8).hex()}{SUFFIX}"
-        with _disk_errors():
+        with _DiskErrors():
             fd = self.descriptors.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         return SpoolFile(self, path, fd)
 
@@ -328,7 +328,7 @@ class Spool:
     def _give_up(self, folder: Path | None, record: Record, journal: Journal, why: str) -> None:
         kept, file = None, self._where(folder, record) if folder else None
         if file is not None and file.stat().st_size:
-            kept = self.keep(file, posixpath.basename(record.path))
+            kept = self.keep(file, name_of(record.path))
         elif file is not None:
             file.unlink()
         journal.remove(record.spool)
@@ -386,8 +386,16 @@ class Spool:
 def _proven_now(file: SpoolFile, record: Record) -> Record:
     """Sync the file to the disk. Returns the row with its proof."""
     file.save()
-    with _disk_errors():
+    with _DiskErrors():
         return replace(record, proof=proofs.proof_now(file.claim(record)))
+
+
+class _InUse(Held):
+    __slots__ = ()
+
+    def __enter__(self) -> int:
+        with _DiskErrors():
+            return super().__enter__()
 
 
 class SpoolFile(LocalFile):
@@ -411,13 +419,9 @@ class SpoolFile(LocalFile):
         """The name of the spool file in the journal."""
         return self.path.name
 
-    @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep `fileno` valid meanwhile. Raises OutOfDescriptors."""
-        with contextlib.ExitStack() as stack:
-            with _disk_errors():
-                stack.enter_context(self.held())
-            yield
+    def in_use(self) -> Held:
+        """A block that keeps `fileno` valid meanwhile. Raises OutOfDescriptors."""
+        return _InUse(self._spool.descriptors, self)
 
     def fileno(self) -> int:
         with self.held() as fd:
@@ -444,7 +448,7 @@ class SpoolFile(LocalFile):
             self._forget_sums(offset, end)
         written = 0
         try:
-            with _disk_errors(), self.held() as fd:
+            with _DiskErrors(), self.held() as fd:
                 while written < len(view):
                     written += os.pwrite(fd, view[written:], offset + written)
         except (errors.NoSpace, errors.OutOfDescriptors, OSError):
@@ -461,7 +465,7 @@ class SpoolFile(LocalFile):
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes; zeros where nothing was written."""
-        with _disk_errors(), self.held() as fd:
+        with _DiskErrors(), self.held() as fd:
             data = os.pread(fd, size, offset)
         return data if len(data) == size else data.ljust(size, b"\0")
 
@@ -473,12 +477,12 @@ class SpoolFile(LocalFile):
         if size < self._claimed:
             self._forget_sums(size, self._claimed)
             self._claimed, self._last = size, None  # this voids the claim of the last row
-        with _disk_errors(), self.held() as fd:
+        with _DiskErrors(), self.held() as fd:
             os.ftruncate(fd, min(size, os.fstat(fd).st_size))
 
     def clear(self, start: int, end: int) -> None:
         """Fill [start, end) with zeros. Holes stay holes."""
-        with _disk_errors(), self.held() as fd:
+        with _DiskErrors(), self.held() as fd:
             while True:
                 try:
                     start = os.lseek(fd, start, os.SEEK_DATA)
@@ -499,7 +503,7 @@ class SpoolFile(LocalFile):
 
     def save(self) -> None:
         """Return when the written bytes and the file's name are on the disk."""
-        with _disk_errors(), self.held() as fd:
+        with _DiskErrors(), self.held() as fd:
             os.fdatasync(fd)
             folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -685,13 +689,18 @@ def _boot() -> str:
         return f"unknown, at {time.time_ns()}"  # then no row counts without a proof
 
 
-@contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
+class _DiskErrors:
+    """A block in which a full disk is NoSpace, and a missing descriptor OutOfDescriptors."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, OSError):
+            return
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise errors.NoSpace("the disk that holds the spool is full") from error
         if error.errno in OUT_OF_DESCRIPTORS:
             raise errors.OutOfDescriptors("too many open files (ulimit -n)") from error
-        raise

@@ -45,6 +45,7 @@ MAX_STRAY_LINES = 100
 # struct tcp_info (linux/tcp.h): tcpi_rtt follows 8 bytes and 15 words.
 _RTT = struct.Struct("=68xI")
 _CODE = re.compile(r"\d{3}(?:[ -]|$)")
+_ONE_LINE = re.compile(r"[1-6]\d\d(?: |$)")
 _ONE_LINE_REPLY = re.compile(rb"([1-6]\d\d [^\r\n]*)\r?\n")
 
 
@@ -298,7 +299,10 @@ class Control(ftplib.FTP_TLS):
     def reply(self, timeout: float) -> Reply:
         """Read one reply, within `timeout` seconds for the whole reply."""
         self.deadline = time.monotonic() + timeout
-        lines = self.getmultiline().split("\n")
+        line = self.getline()
+        if _ONE_LINE.match(line):  # nearly every reply
+            return Reply(int(line[:3]), (line,))
+        lines = self._rest_of(line).split("\n")
         code = lines[-1][:3]
         if not (len(code) == 3 and code.isascii() and code.isdigit() and "1" <= code[0] <= "6"):
             if lines[-1].startswith(_TLS_RECORDS):
@@ -333,7 +337,10 @@ class Control(ftplib.FTP_TLS):
 
         Lines before the code of a reply are ignored, as curl does.
         """
-        line = self.getline()
+        return self._rest_of(self.getline())
+
+    def _rest_of(self, line: str) -> str:
+        """The reply that begins with `line`, or behind it."""
         for _ in range(MAX_STRAY_LINES):
             if _CODE.match(line):
                 break

@@ -56,6 +56,7 @@ def _clock_digits(digits: str) -> int:
     return seconds_into_day(int(digits[:2]), int(digits[2:4]), int(digits[4:]))
 
 
+@lru_cache(maxsize=64)  # files of one copy are often of the same second
 def format_time_val(seconds: float) -> str:
     """The time-val of a time in seconds since the epoch, rounded down to whole seconds.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ MAX_FEATURES, MAX_FEATURE = 250, 1000  # lines, characters of each
 _NUMBER = re.compile(r"\d+")
 
 _MEASURED = ("vsftpd", "proftpd", "pure-ftpd", "pyftpdlib")
+_TAKE_CONTENT_AHEAD = ("vsftpd", "proftpd", "pure-ftpd")
 # Measured: 4096 bytes (vsftpd), 4091 (proftpd), 4092 (pure-ftpd), 2050 (pyftpdlib); pure-ftpd never
 # ends its reply to an MLST of 4037 bytes and more. Of other servers nothing is known.
 _TAKE_LONG_LINES = ("vsftpd", "proftpd", "pure-ftpd")
@@ -30,6 +32,12 @@ def _features(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise TypeError(f"no features: {value!r}")
     return {text(name): text(rest) for name, rest in value.items()}
+
+
+@functools.lru_cache(maxsize=64)  # each upload asks three times
+def _is_named(welcome: str, names: tuple[str, ...]) -> bool:
+    welcome = welcome.lower()
+    return any(name in welcome for name in names)
 
 
 @dataclass(eq=False)
@@ -61,10 +69,9 @@ class Identity(Facts):
         greets = _NUMBER.sub("0", welcome[:MAX_WELCOME])
         return _NUMBER.sub("0", self.welcome) == greets
 
-    def _is_one_of(self, names: Iterable[str]) -> bool:
+    def _is_one_of(self, names: tuple[str, ...]) -> bool:
         """Whether the greeting names one of these servers."""
-        welcome = self.welcome.lower()
-        return any(name in welcome for name in names)
+        return _is_named(self.welcome, names)
 
     @property
     def is_measured(self) -> bool:
@@ -95,7 +102,7 @@ class Identity(Facts):
 
         With pyftpdlib it is a race: it may drop the connection that ended, and wait for another.
         """
-        return self._is_one_of(name for name in _MEASURED if name != "pyftpdlib")
+        return self._is_one_of(_TAKE_CONTENT_AHEAD)
 
     @property
     def longest_line(self) -> int:

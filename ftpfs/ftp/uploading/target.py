@@ -6,7 +6,6 @@ that the caller gets. Does not own which file is expected there before (`expecta
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Sequence
 
 from ftpfs import errors
@@ -17,6 +16,7 @@ from ftpfs.ftp.uploading.attributes import Attributes
 from ftpfs.ftp.uploading.checks import Seen, check_size, questions, seen_in
 from ftpfs.ftp.uploading.context import Context
 from ftpfs.model.entry import Entry, Kind
+from ftpfs.model.names import folder_of, name_of
 from ftpfs.model.remote import Content
 
 
@@ -26,8 +26,8 @@ class Target:
     def __init__(self, context: Context, path: str, content: Content) -> None:
         self.context = context
         self.path = path
-        self.folder = posixpath.dirname(path)
-        self.name = posixpath.basename(path)
+        self.folder = folder_of(path)
+        self.name = name_of(path)
         self.content = content
         self._profile = context.profile
 
