@@ -68,6 +68,25 @@ def test_mount_works_if_every_second_passive_port_is_dead(
     assert (root / "new").read_text() == (root / "d" / "copy").read_text() == "new\n"
 
 
+def test_mount_goes_on_after_server_logged_all_sessions_out(
+    root: Path, mount_scripted: MountScripted
+) -> None:
+    """Without closing them: each command gets a 530."""
+    with scripted_server.start(root) as server:
+        here = mount_scripted(server)
+        assert shell("ls; cat hello", here) == "d\nhello\nhello, world\n"
+        server.log_out()
+        assert shell("ls d; cat d/inner", here) == "inner\ninner"
+        server.log_out()
+        shell("echo new > new; mkdir made; mv hello made", here)
+        wait_until_sent(here)
+        server.log_out()
+        shell("! cat d/missing 2> /dev/null; rm d/inner", here)
+    assert (root / "new").read_text() == "new\n"
+    assert os.listdir(root / "made") == ["hello"]
+    assert os.listdir(root / "d") == []
+
+
 @pytest.mark.parametrize(
     "limits",
     [

@@ -100,6 +100,8 @@ class Manners:
     ports: Iterator[str] = field(default_factory=lambda: iter(()))
     # For AUTH TLS; None: the server has no AUTH TLS.
     certificate: Path | None = None
+    # Commands that a session that was logged out (`ScriptedServer.log_out`) may still send.
+    for_anyone: Sequence[str] = ("USER", "PASS", "QUIT")
     # Bytes a second of each download.
     rate: float = float("inf")
     # The packets in which a reply leaves, from its bytes.
@@ -117,6 +119,7 @@ class ScriptedServer(Stoppable):
         self.times: list[float] = []  # the time of each of them
         self.taken: list[tuple[str, bytes]] = []  # by the hot folder
         self.connections = 0
+        self.times_logged_out = 0
         self._lock = threading.Lock()
         self._live: list[socket.socket] = []
         self._ignored: list[socket.socket] = []
@@ -138,6 +141,10 @@ class ScriptedServer(Stoppable):
         """How many clients are being served now."""
         with self._lock:
             return len(self._live)
+
+    def log_out(self) -> None:
+        """Log all present sessions out without closing them: each command gets a 530."""
+        self.times_logged_out += 1
 
     def stop(self) -> None:
         with contextlib.suppress(OSError):
@@ -229,6 +236,7 @@ class _Client:
             if name.startswith("_do_")
         }
         self._last = ""
+        self._login = server.times_logged_out  # it counts until the server logs out once more
 
     def run(self) -> None:
         try:
@@ -256,6 +264,10 @@ class _Client:
 
     def _answer(self, line: str) -> None:
         verb, _, argument = line.partition(" ")
+        forgotten = self._login != self._server.times_logged_out
+        if forgotten and verb.upper() not in self._manners.for_anyone:
+            self._say("530 Please login with USER and PASS.")
+            return
         fitting = [key for key in self._manners.answers if _is_of(key, line)]
         how = self._manners.answers[max(fitting, key=len)] if fitting else ""
         if passing := self._manners.passing.get(verb.upper()):

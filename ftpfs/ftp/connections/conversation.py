@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from ftpfs import errors
 from ftpfs.ftp.connections.control import ENDING, Control, Mapped, Reply
 from ftpfs.ftp.connections.current_folder import CurrentFolder
-from ftpfs.ftp.connections.hearing import Hearing
+from ftpfs.ftp.connections.hearing import NOT_LOGGED_IN, Hearing, logged_out
 from ftpfs.ftp.manners import kind_of
 from ftpfs.ftp.profile import Passive, Profile
 from ftpfs.settings.config import Network
@@ -80,7 +80,10 @@ class Conversation:
         wire = [self.encode(line) for line in lines]
         self.wake_if_quiet()
         with self.talking():
-            return self._converse(lines, wire, timeout)
+            replies = self._converse(lines, wire, timeout)
+            if self.hearing.doubts_login:
+                self.hearing.check_login()
+            return replies
 
     def send(self, line: str) -> None:
         """Send one command without waiting; `receive` reads its reply."""
@@ -209,6 +212,12 @@ class Conversation:
             self.alive = False
         return self.alive
 
+    def check_login(self) -> None:
+        """After a 530, on a settled session: raise ConnectionLost if it is logged out."""
+        if self.hearing.doubts_login:
+            with self.talking():
+                self.hearing.check_login()
+
     def check_in_step(self) -> None:
         """Listen once for a reply too many. Raises Retreat if it comes."""
         with self.talking():
@@ -249,6 +258,7 @@ class Conversation:
             if self.unsettled:
                 self.hearing.reply(GROOM_TIMEOUT)
             port = self.hearing.reply(GROOM_TIMEOUT)
+            _check_logged_in(port)
             if port.code not in (227, 229):
                 # A second reply about the transfer? Then all later replies would be off by one.
                 self.profile.wire.saw_armed_failure(f"server replied {port.code}")
@@ -269,6 +279,7 @@ class Conversation:
             self.control.send(f"{mark}\r\n".encode("ascii"))
             for _ in range(4):
                 reply = self.hearing.reply(GROOM_TIMEOUT)
+                _check_logged_in(reply)
                 if reply.code in answers:
                     self.unsettled = False
                     return reply if ask else None
@@ -280,6 +291,8 @@ class Conversation:
         if reply is None:
             self.send(way.value)
             reply = self.receive(GROOM_TIMEOUT)
+            with self.talking():
+                _check_logged_in(reply)
         return reply
 
     # Names and lines.
@@ -355,6 +368,12 @@ class Talking(Mapped):
     def _asking(self) -> str:
         words = ENDING if self._ends else "waiting for the reply to"
         return f"{words} {self._conversation.hearing.asked}"
+
+
+def _check_logged_in(reply: Reply) -> None:
+    """Raise ConnectionLost if a reply to what a server refuses to no user says: not logged in."""
+    if reply.code == NOT_LOGGED_IN:
+        raise logged_out(reply.text)
 
 
 def _verb(wire: bytes) -> str:

@@ -40,6 +40,9 @@ OPTIONAL_TIMEOUT, OPTIONAL_ROUND_TRIPS = 4.0, 20
 SECOND_REPLY_SECONDS = 0.25
 # Deadline (s) for the rest of a line that the server began on an idle session, unasked.
 STRAY_TIMEOUT = 1.0
+# The reply to each command of a session that is not logged in; also a refusal of one path, as some
+# servers say it.
+NOT_LOGGED_IN = 530
 # Replies that mean: the data connection does not resume the TLS session. 522 (vsftpd), or "425
 # Unable to build data connection: Operation not permitted" (proftpd, which says it for other faults
 # too).
@@ -56,6 +59,7 @@ class Hearing:
     - `text_mode`: whether the server sends files as text (TYPE A); None: unknown.
     - `resumed`: whether a data connection has resumed the control connection's TLS session.
     - `waking`: a TYPE went ahead of a command, and its reply is not read yet.
+    - `doubts_login`: a 530 has come, and `check_login` has not looked what it means.
     """
 
     def __init__(self, control: Control, profile: Profile, reply_timeout: float) -> None:
@@ -64,6 +68,7 @@ class Hearing:
         self.text_mode: bool | None = None
         self.resumed = False
         self.waking = False
+        self.doubts_login = False
         self._control = control
         self._profile = profile
         self._reply_timeout = reply_timeout
@@ -80,6 +85,8 @@ class Hearing:
         reply = self._control.reply(timeout or self._reply_timeout)
         if reply.code == 421:
             raise errors.from_reply(reply.code, reply.text)
+        if reply.code == NOT_LOGGED_IN:
+            self.doubts_login = True
         if reply.code == 500 and reply.text.startswith("OOPS:"):
             raise errors.ConnectionLost(f"the server gave up: {errors.printable(reply.text)}")
         if self.resumed and _REUSE_REFUSED.match(reply.lines[-1]):
@@ -132,7 +139,8 @@ class Hearing:
             if learns:
                 self._plainer()
             raise errors.Retreat(f"{reply.code} is no answer to {kind}")
-        manners.saw_answer(kind)
+        if reply.code != NOT_LOGGED_IN:  # a session that is not logged in gets it for anything
+            manners.saw_answer(kind)
         return reply
 
     def final_lines(self, most: int, timeout: float | None) -> list[str]:
@@ -198,6 +206,25 @@ class Hearing:
             raise errors.from_reply(stray.code, stray.text)
         return True
 
+    # The server that has forgotten the login.
+
+    def check_login(self) -> None:
+        """Find out what a 530 meant; nothing may be in flight.
+
+        Raises ConnectionLost if the server has logged this session out, without closing it: then
+        the TYPE in force is refused, too. Otherwise the refusal was about one command or path, and
+        teaches nothing.
+        """
+        self.doubts_login = False
+        if self.text_mode is None:
+            return  # the login is under way
+        self.listen_twice()
+        self._send_type()
+        reply = self.reply()
+        self.doubts_login = False
+        if reply.code == NOT_LOGGED_IN:
+            raise logged_out(reply.text)
+
     # The server that may not be there.
 
     def is_quiet(self, used_at: float) -> bool:
@@ -230,6 +257,8 @@ class Hearing:
             ) from None
         if reply.code == 421:
             raise errors.from_reply(reply.code, reply.text)
+        if reply.code == NOT_LOGGED_IN and self.text_mode is False:
+            raise logged_out(reply.text)  # it took this TYPE before
 
     def _send_type(self) -> None:
         """Send the TYPE that is in force: every server answers it, and it changes nothing."""
@@ -286,6 +315,12 @@ def patience(profile: Profile, round_trips: int, least: float) -> float:
     """That many round trips in seconds, but at least `least` seconds."""
     known = profile.wire.round_trip < float("inf")
     return max(least, round_trips * profile.wire.round_trip) if known else least
+
+
+def logged_out(text: str) -> errors.ConnectionLost:
+    """The error for a session that the server has logged out; `text` of its reply."""
+    reason = errors.printable(errors.shortened(text))
+    return errors.ConnectionLost(f"the server has logged this session out: {reason}")
 
 
 def _time_asleep() -> float:

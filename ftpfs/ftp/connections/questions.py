@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from ftpfs import errors
 from ftpfs.ftp.connections.conversation import Conversation
+from ftpfs.ftp.connections.hearing import NOT_LOGGED_IN, logged_out
 from ftpfs.ftp.manners import kind_of
 
 # Maximum bytes of commands in flight. 10,000 MDTMs to vsftpd at 20 ms took 1.75 s with 128 commands
@@ -125,6 +126,8 @@ class Asking:
                     self._mismatch(line)
                 if question is not _GUARD:
                     answers.append(line)
+        if answers and answers[-1].startswith(str(NOT_LOGGED_IN)):
+            self._hearing.check_login()
         if (paced := asked.count - at_once) >= PACED_ANSWERS or asked.count > PACED_ANSWERS:
             self._profile.times.saw_pace(time.monotonic() - began, max(paced, PACED_ANSWERS))
         return answers
@@ -167,5 +170,7 @@ class Asking:
         """Handle a reply that cannot be the answer to the pipelined command in its place."""
         if line.startswith("421"):
             raise errors.from_reply(421, line[4:])
+        if line.startswith(str(NOT_LOGGED_IN)):
+            raise logged_out(line[4:])
         self._hearing.send_one_by_one()
         raise errors.ConnectionLost("replies to pipelined commands do not match; starting over")

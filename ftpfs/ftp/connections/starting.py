@@ -77,6 +77,23 @@ class Starter:
         With `required`, each of those commands has to succeed, else NotPrepared is raised. `ahead`
         is sent only if the session is armed.
         """
+        try:
+            return self._start(command, offset, before, required=required, ahead=ahead)
+        except (errors.LoginFailed, errors.NotPrepared):
+            if self._conversation.alive:
+                self._channels.settle()
+                self._conversation.check_login()
+            raise
+
+    def _start(
+        self,
+        command: str,
+        offset: int,
+        before: Sequence[str],
+        *,
+        required: bool,
+        ahead: Ahead | None,
+    ) -> tuple[socket.socket, list[Reply]]:
         for line in (*before, command):
             self._conversation.encode(line)  # raises for a bad name before a connection is made
         if refusal := self._exchanges.enter_for(command):
