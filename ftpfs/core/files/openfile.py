@@ -267,6 +267,15 @@ class OpenFile(Facts):
         with self._state.changed:
             self._state.progress.begin_writing(writer)
 
+    def end_writing_if_clean(self, writer: int) -> bool:
+        """The handle is closed. False, and nothing is noted, if there is something to commit or to
+        send: then `commit` and `end_writing` are needed. Most handles only read."""
+        with self._state.changed:
+            if self._state.progress.is_dirty:
+                return False
+            self._state.progress.end_writing(writer)
+            return True
+
     def end_writing(self, writer: int) -> bool:
         """The handle is closed, and what it wrote is committed. Returns whether something is due
         now that was not before."""

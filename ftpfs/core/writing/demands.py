@@ -82,6 +82,8 @@ class Demands:
 
     def end_writing(self, handle: int, file: OpenFile) -> None:
         """The kernel has released the handle: send the file if this was its last writer."""
+        if file.end_writing_if_clean(handle):
+            return
         # A memory map may have written after the last close.
         with logged(file):
             try:
