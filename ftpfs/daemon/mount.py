@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from ftpfs import errors, private
 from ftpfs.core.filesystem import Filesystem
+from ftpfs.core.store.remembering import RememberingRemote
 from ftpfs.core.writing.spool import Spool
 from ftpfs.daemon import logs, mountpoints, places, spools, stores, systemd
 from ftpfs.daemon.running import LeftBehind, Running
@@ -35,6 +36,7 @@ from ftpfs.ftp.remote import Remote
 from ftpfs.fuse import binding
 from ftpfs.fuse.kernel import KernelView
 from ftpfs.fuse.operations import Look, Operations
+from ftpfs.model import remote as remotes
 from ftpfs.settings import secrecy
 from ftpfs.settings.config import Config, Server
 
@@ -84,7 +86,7 @@ def spooled(config: Config) -> Iterator[Filesystem]:
     content = config.write.verify == "content"
     remote = Remote(config.server, config.network, owner=spool.owner, verify_content=content)
     try:
-        _connect(remote, spool)
+        _connect(remote, remote, spool)
         filesystem = Filesystem(remote, spool, config.cache, write=config.write)
         try:
             filesystem.recover()
@@ -243,11 +245,17 @@ def _serve(
         neighbours=Neighbours(places.neighbours_folder(config.server), mountpoint),
         verify_content=config.write.verify == "content",
     )
+    place = stores.place_for(config)
+    listings = stores.open_listings(place)
+    server = RememberingRemote(remote, listings) if listings is not None else remote
     try:
-        _connect(remote, spool)
-        _mount(config, mountpoint, chosen, remote, spool, started)
+        _connect(remote, server, spool)
+        filesystem = _filesystem(config, server, spool, place)
+        _mount(config, mountpoint, chosen, remote, filesystem, spool, started)
     finally:
         remote.close()
+        if listings is not None:
+            listings.close()
 
 
 def _allow_many_files() -> None:
@@ -261,12 +269,15 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _connect(remote: Remote, spool: Spool) -> None:
-    """Log in, and check that the folder exists and may be entered. If not, release the spool."""
+def _connect(remote: Remote, server: remotes.Remote, spool: Spool) -> None:
+    """Log in, and check that the folder exists and may be entered. If not, release the spool.
+
+    `server`: the same one, as the file system sees it.
+    """
     try:
         remote.connect()
         try:
-            remote.list("/")
+            server.list("/")
         # a folder that takes files, but may not be listed
         except errors.PermissionDenied as refusal:
             log.warning("the folder cannot be listed, but files in it may be used: %s", refusal)
@@ -280,11 +291,11 @@ def _mount(
     mountpoint: str,
     chosen: binding.Binding,
     remote: Remote,
+    filesystem: Filesystem,
     spool: Spool,
     started: Callable[[], None],
 ) -> None:
     mount = config.mount
-    filesystem = _filesystem(config, remote, spool)
     running = Running(
         filesystem,
         remote,
@@ -309,10 +320,7 @@ def _mount(
             filesystem.warm_up()
             log.info(
                 "mounted %s on %s with %s (%s)",
-                config.server,
-                mountpoint,
-                chosen.module,
-                chosen.library,
+                *(config.server, mountpoint, chosen.module, chosen.library),
             )
             started()
             systemd.notify(f"READY=1\nSTATUS={config.server} on {mountpoint}")
@@ -336,16 +344,18 @@ def _mount(
             raise errors.FtpfsError(f"{error}: {said}" if said else str(error)) from error
 
 
-def _filesystem(config: Config, remote: Remote, spool: Spool) -> Filesystem:
+def _filesystem(
+    config: Config, server: remotes.Remote, spool: Spool, place: stores.Place | None
+) -> Filesystem:
     return Filesystem(
-        remote,
+        server,
         spool,
         config.cache,
         write=config.write,
         read_only=config.mount.ro,
         # One connection is left for metadata, and one for reads that were not foreseen.
         prefetchers=max(0, config.network.max_connections - 2),
-        store=stores.open_store(config),
+        store=stores.open_store(config, place) if place is not None else None,
     )
 
 

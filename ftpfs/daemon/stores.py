@@ -20,6 +20,8 @@ from typing import NamedTuple
 from ftpfs import errors, private
 from ftpfs.core.store.contents import ContentFolder
 from ftpfs.core.store.index import FILES, Index
+from ftpfs.core.store.listings import FILES as LISTINGS
+from ftpfs.core.store.listings import LEAST_BYTES, StoredListings
 from ftpfs.core.store.store import Store, folder_of
 from ftpfs.daemon import places
 from ftpfs.model.status import StoreStatus
@@ -31,12 +33,22 @@ log = logging.getLogger(__name__)
 # `cache_size=auto`: this part of the disk's free space, this much at most (bytes), and nothing on a
 # disk that has less than that free.
 AUTO_PART, AUTO_MOST_BYTES, AUTO_LEAST_FREE_BYTES = 10, 8 << 30, 2 << 30
+# This part of a store is for listings, this much at most (bytes).
+LISTINGS_PART, LISTINGS_MOST_BYTES = 16, 64 << 20
 # The file in a store's folder that tells the server's address.
 SERVER = "server"
 
 
-def open_store(config: Config) -> Store | None:
-    """The store for a mount of this server, or None if there shall be none."""
+class Place(NamedTuple):
+    """Where the store of one server is, and what it may take (bytes)."""
+
+    folder: Path
+    size: int
+    listings: int  # of these
+
+
+def place_for(config: Config) -> Place | None:
+    """The place of a mount's store, or None if there shall be none."""
     where = config.cache.cache_dir or default_folder()
     size = config.cache.cache_size
     if size == AUTO:
@@ -46,10 +58,23 @@ def open_store(config: Config) -> Store | None:
     server = config.server
     # The same names in another encoding are other files.
     folder = where / folder_of(server.host, f"{server} {server.encoding}")
-    store = Store(folder, size)
+    listings = min(size // LISTINGS_PART, LISTINGS_MOST_BYTES)
+    if listings < LEAST_BYTES:
+        listings = 0
+    return Place(folder, size, listings)
+
+
+def open_store(config: Config, place: Place) -> Store:
+    """The contents in the store at `place`."""
+    store = Store(place.folder, place.size, reserved=place.listings)
     with contextlib.suppress(OSError, errors.FtpfsError):  # the store has told why
-        _note(folder, str(server))
+        _note(place.folder, str(config.server))
     return store
+
+
+def open_listings(place: Place | None) -> StoredListings | None:
+    """The listings in the store at `place`; None if the store is too small for any."""
+    return StoredListings(place.folder, place.listings) if place and place.listings else None
 
 
 def default_folder() -> Path:
@@ -84,6 +109,10 @@ def clear(where: Path | None, chosen: Callable[[str], bool]) -> list[tuple[str, 
             with _index_in(folder) as index:
                 index.reconcile(time.time())
                 freed.append((server, index.clear()))
+            if (folder / LISTINGS[0]).exists():
+                listings = StoredListings(folder, LISTINGS_MOST_BYTES)
+                listings.clear()
+                listings.close()
     return freed
 
 

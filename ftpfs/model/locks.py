@@ -58,6 +58,8 @@ class Rank(enum.IntEnum):
     GENERATIONS = enum.auto()  # reading/blocks
     STORE = enum.auto()  # store/store: contents that are open
     STORE_WRITER = enum.auto()  # store/writer: what waits for the disk
+    STORED_LISTINGS = enum.auto()  # store/listings: the connection; held over disk I/O
+    LISTING_NOTES = enum.auto()  # store/listings: what waits for the disk
 
     # Writing, on the disk.
     SPOOL = enum.auto()  # writing/spool: room

@@ -7,6 +7,8 @@ lacks a block, the caller fetches it; if the store cannot take a block, the bloc
     contents.py   the files of the contents         data/
     index.py      rows, bound, eviction             index.db
     writer.py     the thread that changes both
+    listings.py   what the server told of its names    listings.db
+    remembering.py  notes there what the server tells
 
 **Which contents can be confused.** A content is known by path, size and time, and FTP's times have
 whole seconds. A content on the disk may be served a year later, so no other content may ever have
@@ -81,9 +83,17 @@ class Store:
     """Contents of one server's files in `folder`, which takes at most `capacity` bytes."""
 
     def __init__(
-        self, folder: Path, capacity: int, *, clock: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        capacity: int,
+        *,
+        reserved: int = 0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`clock()` returns seconds since the epoch. A folder that cannot be used is logged."""
+        """`reserved`: bytes of the capacity that the stored listings may take.
+
+        `clock()` returns seconds since the epoch. A folder that cannot be used is logged.
+        """
         self._folder = folder
         self._files = ContentFolder(folder / "data")
         self._clock = clock
@@ -93,6 +103,7 @@ class Store:
             self._files,
             capacity,
             self._owner,
+            reserved=reserved,
             clock=clock,
             changed=self._let_go,
             resting=self._let_go_deleted,

@@ -114,16 +114,20 @@ class Writer:
         capacity: int,
         owner: str,
         *,
+        reserved: int,
         clock: Callable[[], float],
         changed: Callable[[list[str]], None],
         resting: Callable[[], None],
     ) -> None:
-        """`changed(names)` is called after these contents were made or deleted; `resting()` in
-        pauses."""
+        """`reserved`: bytes of the capacity that others take.
+
+        `changed(names)` is called after these contents were made or deleted; `resting()` in pauses.
+        """
         self.generations = Generations()  # replaced before the first use
         self._folder = folder
         self._files = files
         self._capacity = capacity
+        self._room = capacity - reserved - INDEX_BYTES  # for contents
         self._owner = owner
         self._clock = clock
         self._report = changed
@@ -403,8 +407,7 @@ class Writer:
     def _room_for(
         self, index: Index, name: str, facts: Facts, cost: int, owner: str = ""
     ) -> contextlib.AbstractContextManager[bool]:
-        room = self._capacity - INDEX_BYTES
-        return index.room_for(name, facts, cost, self._clock(), room, owner=owner)
+        return index.room_for(name, facts, cost, self._clock(), self._room, owner=owner)
 
     # In pauses.
 
@@ -449,7 +452,7 @@ class Writer:
                     (self._folder / name).unlink(missing_ok=True)
                 index = Index(path, self._files)
         index.reconcile(self._clock())
-        index.shrink(self._capacity - INDEX_BYTES)
+        index.shrink(self._room)
         return index
 
     @contextmanager
