@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.mount, pytest.mark.far]
 NETWORK = frozenset({errno.EIO, errno.ETIMEDOUT})
 DEADLINES = "connect_timeout=1,reply_timeout=2,data_timeout=2,finish_timeout=1.5"
 MEG = 1 << 20
+WHEN = 1_600_000_000
 
 
 @pytest.fixture(params=["vsftpd", "proftpd"], scope="session")
@@ -394,3 +395,33 @@ def test_two_mounts_that_write_the_same_file_keep_both_contents(
         assert each in contents
     assert contents.count(b"from the first mount") == len(theirs)
     eventually_clean(remote_dir.disk)
+
+
+@pytest.mark.parametrize(
+    "how", ["REST is refused", "REST is refused from then on", "STOR is refused at its end"]
+)
+def test_change_in_place_that_server_gives_up_midway_is_no_conflict(
+    mounted: Mounted, relay: Relay, remote_dir: RemoteDir, how: str
+) -> None:
+    """The server could do it when it began, and has a part of it."""
+    data = blob(4 * MEG)
+    remote_dir.write("file", data)
+    data = data[:MEG] + b"first" + data[MEG + 5 :]
+    write(mounted.path / "file", b"first", flags=0, offset=MEG)
+    os.utime(mounted.path / "file", (WHEN, WHEN))  # what is left of the patch has another time
+    until(lambda: (remote_dir.disk / "file").stat().st_mtime == WHEN)
+    rests: list[object] = []
+
+    def is_refused(command: object) -> bool:
+        rests.append(command)
+        most = 2 if how == "REST is refused" else 1000
+        return 2 <= len(rests) <= most  # the second one is that of the reading back
+
+    if how.startswith("REST"):
+        rule = relay.refuse("REST", "502 not now", where=is_refused)
+    else:
+        rule = relay.replace_reply("STOR", "504 not now", times=1)
+    data = data[:MEG] + b"again" + data[MEG + 5 :]
+    insist(lambda: write(mounted.path / "file", b"again", flags=0, offset=MEG))
+    assert rule.hits == 1 or how == "REST is refused from then on"
+    assert on_disk(remote_dir.disk) == {"file": data}

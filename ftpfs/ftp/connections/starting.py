@@ -152,9 +152,16 @@ class Starter:
     ) -> tuple[list[Reply], Reply | None, Reply]:
         """Send all in one write; return the replies to `before`, REST (or None), and `command`.
 
-        `ahead` leaves on `channel`, which exists already.
+        `ahead` leaves on `channel`, which exists already. A STOR leaves only after the server has
+        taken its REST: without it, the STOR would cut the file off.
         """
         comes = not _is_upload(command)
+        ready: list[Reply] = []
+        if offset and not comes:
+            ready = self._conversation.exchange([*before, f"REST {offset}"])
+            if not ready[-1].ok:
+                raise self._no_restart(ready[-1])
+            before, offset = (), 0
         may_follow = self._profile.identity.in_order and (comes or ahead)
         way = self._channels.way_to_arm() if may_follow else None
 
@@ -166,14 +173,18 @@ class Starter:
         lines = [*before, *([f"REST {offset}"] if offset else []), command]
         replies = self._conversation.begin_transfer(lines, way, timeout, once_sent)
         restart = replies[-2] if offset else None
-        return replies[: len(before)], restart, replies[-1]
+        return ready[:-1] or replies[: len(before)], restart, replies[-1]
 
     def _check_restart(self, channel: socket.socket, restart: Reply | None) -> None:
         if restart is not None and not restart.ok:
             self._channels.leave(channel)
-            if restart.code in (500, 502, 504):  # other codes concern this offset in this file
-                self._profile.contents.rest = False
-            raise errors.NotSupported("the server cannot start in the middle of a file")
+            raise self._no_restart(restart)
+
+    def _no_restart(self, refusal: Reply) -> errors.NotSupported:
+        """The error for a REST that was refused."""
+        if refusal.code in (500, 502, 504):  # other codes concern this offset in this file
+            self._profile.contents.rest = False
+        return errors.NotSupported("the server cannot start in the middle of a file")
 
     # On a connection made ahead.
 

@@ -135,7 +135,12 @@ class Append:
                 raise errors.ConnectionLost(f"an append to {path} broke off")
             self.look(session)  # an earlier attempt broke off
         if not self._done:
-            self._append(session)
+            try:
+                self._append(session)
+            except errors.NotSupported as error:
+                if self._begun:
+                    raise self._broken_off(error) from error
+                raise
         attributes = self._target.attributes()
         count = len(attributes.lines(path))
         replies = session.exchange(self._target.last_lines(attributes), arm=True)
@@ -194,8 +199,14 @@ class Append:
             data = b"".join(chunks(self._content, self._start, self._end))
         try:
             upload = session.upload(path, 0, append=True, before=self._target.questions())
+        except errors.NotSupported as refusal:
+            if self._attempts:
+                raise self._broken_off(refusal) from refusal
+            raise
         except errors.Refused as refusal:
             self._delete_if_made(session)
+            if self._attempts:
+                raise self._broken_off(refusal) from refusal
             if refusal.code in (*UNKNOWN, 550, 553):
                 raise errors.NotSupported(f"the server does not append: {refusal}") from refusal
             raise
@@ -255,6 +266,10 @@ class Append:
         size = size_in(session.command(f"SIZE {path}"))
         if digest.digest() != sent and size in (None, self._min_size):
             raise errors.DataMismatch(f"{path} has not what was appended to it")
+
+    def _broken_off(self, error: errors.FtpfsError) -> errors.DataMismatch:
+        """The error if the server cannot go on with an append whose bytes it has in part."""
+        return errors.DataMismatch(f"an append to {self._target.path} broke off: {error}")
 
     def _log_unread(self, refusal: errors.FtpfsError) -> None:
         path = self._target.path

@@ -76,12 +76,21 @@ class Patch:
         return moved + ranges * RANGE_COST_BYTES >= self._size
 
     def run(self, session: Session) -> Entry:
-        """One attempt, with the ranges that are not confirmed yet."""
+        """One attempt, with the ranges that are not confirmed yet.
+
+        Raises NotSupported only if no byte of a range was sent: then the server's file is the base.
+        """
         self._context.temporaries.delete_left(session)
         attributes: Attributes | None = None
         replies: Sequence[Reply] = ()
         while self._left:
-            attributes, replies = self._write_surely(session, *self._left[0])
+            try:
+                attributes, replies = self._write_surely(session, *self._left[0])
+            except errors.NotSupported as error:
+                if self._begun:
+                    # REST may be given up at any time, for what another transfer saw.
+                    raise errors.DataMismatch(f"a change in place broke off: {error}") from error
+                raise
             del self._left[0]
         if attributes is None:
             return self._target.finish(session, self._size)
@@ -158,8 +167,6 @@ class Patch:
         last = len(self._left) == 1 and end >= self._size
         if restart is Restart.ALL or (restart is Restart.HEAD and last):
             return
-        if self._begun:
-            raise errors.DataMismatch("an append broke off, and the server cannot go on with it")
         raise errors.NotSupported("the server does not keep what lies around a change")
 
     def _expect_base(self, session: Session, seen: Seen, upload: Upload | None = None) -> None:

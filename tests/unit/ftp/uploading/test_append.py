@@ -178,3 +178,15 @@ def test_second_append_of_one_written_over_that_broke_off_is_looked_for(
 )
 def test_lines_that_are_missing_are_told(ours: bytes, theirs: bytes, missing: bytes) -> None:
     assert lines_missing(ours, theirs) == missing
+
+
+def test_append_that_is_refused_at_its_end_is_no_append_that_server_cannot_do(
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir
+) -> None:
+    """Else the file would be sent whole, and what was appended be taken for others' work."""
+    remote_dir.write("file", b"one\n")
+    relayed.profile.contents.appends = True
+    base = found(relayed, "/file")
+    relay.replace_reply("APPE", "504 not now")
+    with pytest.raises(errors.DataMismatch, match="broke off"):
+        relayed.append("/file", Local(b"one\ntwo\n"), 4, 8, base=base)

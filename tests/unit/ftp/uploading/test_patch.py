@@ -171,3 +171,39 @@ def test_superseded_patch_is_repeated_from_the_servers_state(
         remote.patch("/file", Local(new, each=stop), ranges, base=base)
     remote.patch("/file", Local(new), ranges, base=remote.stat("/file"))
     assert on_disk(remote_dir.disk) == {"file": new}
+
+
+# What may end a patch after bytes of it were sent, though the server was able to do it before.
+GIVEN_UP = ("REST is avoided", "REST is refused", "STOR is refused at its end")
+
+
+@pytest.mark.parametrize("how", GIVEN_UP)
+def test_patch_that_cannot_go_on_once_it_has_begun_is_no_patch_that_server_cannot_do(
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir, how: str
+) -> None:
+    """Else its file would be sent whole, and what the patch has left be taken for others' work."""
+    if remote_dir.server.kind not in ALL_KEPT:
+        pytest.skip("server cannot: keep what lies behind a change")
+    data = blob(4 * MEG)
+    remote_dir.write("file", data)
+    data = data[:MEG] + b"first" + data[MEG + 5 :]
+    relayed.patch("/file", Local(data), [(MEG, MEG + 5)], base=found(relayed, "/file"))
+    data = data[:MEG] + b"again" + data[MEG + 5 :]
+    rests: list[object] = []
+
+    def is_second(command: object) -> bool:
+        rests.append(command)
+        return len(rests) == 2  # that of the reading back
+
+    def give_up(_: int) -> None:
+        if how == "REST is avoided":
+            relayed.profile.wire.manners.avoid("REST")
+
+    if how == "REST is refused":
+        relay.refuse("REST", "502 not now", where=is_second)
+    elif how == "STOR is refused at its end":
+        relay.replace_reply("STOR", "504 not now")
+    base = found(relayed, "/file")
+    with pytest.raises(errors.DataMismatch, match="broke off"):
+        relayed.patch("/file", Local(data, each=give_up), [(MEG, MEG + 5)], base=base)
+    assert (remote_dir.disk / "file").stat().st_size == 4 * MEG
