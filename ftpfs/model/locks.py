@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Rank(enum.IntEnum):
-    """All locks of core and ftp, in the order in which they may be taken.
+    """All locks of core, trees and ftp, in the order in which they may be taken.
 
     Most are *leaves*: nothing is taken under them. They have ranks of their own all the same, so
     that a call that somebody adds under one of them shows.
@@ -68,6 +68,11 @@ class Rank(enum.IntEnum):
     PROOFS = enum.auto()  # writing/proofs
     JOURNAL_SYNC = enum.auto()  # writing/journal: one sync at a time
     JOURNAL = enum.auto()  # writing/journal: the connection
+
+    # Trees without a mount.
+    CREW = enum.auto()  # trees/crew
+    TREE_FOLDERS = enum.auto()  # trees/copying, trees/removing: what is left of each folder
+    TALLY = enum.auto()  # trees/outcome
 
     # The server.
     POOL = enum.auto()  # ftp/connections/pool

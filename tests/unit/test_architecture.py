@@ -16,10 +16,11 @@ PACKAGE = Path(ftpfs.__file__).parent
 # What each room may import, besides itself. The arrows run downwards only, and the core knows a
 # server by the protocol in `model.remote` alone.
 ROOMS = {
-    "cli": {"commands", "daemon", "ftp", "settings", "model", "errors"},
-    "commands": {"daemon", "ftp", "settings", "model", "landing", "errors"},
+    "cli": {"commands", "daemon", "trees", "ftp", "settings", "model", "errors"},
+    "commands": {"daemon", "trees", "ftp", "settings", "model", "landing", "errors"},
     "daemon": {"fuse", "core", "ftp", "settings", "model", "private", "errors"},
     "fuse": {"core", "model", "errors"},
+    "trees": {"ftp", "model", "landing", "errors"},
     "core": {"settings", "model", "private", "errors"},
     "ftp": {"settings", "model", "private", "errors"},
     "settings": {"model", "errors"},

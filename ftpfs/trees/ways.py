@@ -1,0 +1,327 @@
+"""The two ways of a copy: from the server to this machine, and from this machine to the server.
+
+Owns: how one file travels, in pieces or at once; that its size is verified; and what is repeated
+after a break. `Remote` owns the connections.
+
+Threading: any thread; each file belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ftpfs import errors
+from ftpfs.ftp.connections.transfers import Download
+from ftpfs.ftp.remote import Remote
+from ftpfs.ftp.uploading.content import CHUNK_BYTES, FileContent
+from ftpfs.landing import arriving, replace_by_link
+from ftpfs.model import link
+from ftpfs.model.entry import Entry, Kind
+from ftpfs.model.names import check_name, is_within
+from ftpfs.trees.local import Local
+from ftpfs.trees.plan import Rules
+from ftpfs.trees.server import Server
+from ftpfs.trees.sides import Side
+
+# Files up to this size (bytes) are received with one call, and written with one.
+_SMALL_BYTES = 256 << 10
+# Attempts in a row that bring nothing, until a file counts as failed.
+_ATTEMPTS = 3
+# Files at a time over a short link. There the processor is the limit: more threads get in each
+# other's way.
+_SHORT_LINK_JOBS = 4
+
+# Called with the bytes of a file that have moved so far. Raises Stopped to end the transfer.
+Progress = Callable[[int], None]
+
+
+class Stopped(Exception):
+    """The user ended the run: the transfer in progress ends, too."""
+
+
+class _NotAsListedError(Exception):
+    """The file has another size than it had in the listing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One file or link to be copied.
+
+    - `source`, `target`: its paths on both sides.
+    - `old`: what is at `target`; None: nothing.
+    - `root`: the tree at the source.
+    """
+
+    entry: Entry
+    source: str
+    target: str
+    old: Entry | None
+    root: str
+
+
+class Way(Protocol):
+    """From a source to a destination."""
+
+    @property
+    def source(self) -> Side: ...
+
+    @property
+    def target(self) -> Side: ...
+
+    def copy(self, item: Item, mode: int | None, progress: Progress) -> int:
+        """Copy a file, whole, over whatever file or link is at its destination. Returns its size.
+
+        `mode`: the mode of the copy; None: as for any new file. Raises FtpfsError, OSError and what
+        `progress` raises; then the old file is unchanged.
+        """
+
+    def new_mode(self, entry: Entry) -> int | None:
+        """The mode of a copy of `entry` that replaces nothing."""
+
+    def link(self, item: Item) -> bool:
+        """Copy a link that points into its tree. False: it is there. Raises NotSupported."""
+
+    def look(self, item: Item) -> Item:
+        """The item with the exact size and time, as far as the server tells them."""
+
+    def rules(self, rules: Rules) -> Rules:
+        """These rules, with what is known about the times of the server."""
+
+    def jobs(self) -> int:
+        """How many files at a time are quickest."""
+
+    def expect(self, tasks: int) -> None:
+        """So many files and folders come next: log in for them. Does not wait."""
+
+
+class Fetch:
+    """From the server to this machine."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+        self._local = Local()
+        self.source: Side = Server(remote)
+        self.target: Side = self._local
+
+    def copy(self, item: Item, mode: int | None, progress: Progress) -> int:
+        entry = item.entry
+        if entry.kind is not Kind.FILE:
+            entry = replace(entry, size=None)  # the size of a link is not that of its file
+        if entry.size is not None and entry.size <= _SMALL_BYTES:
+            try:
+                return self._receive_small(entry, entry.size, item, mode, progress)
+            except _NotAsListedError:
+                entry = self._remote.look_again(item.source, entry)
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._receive(entry, item, mode, progress)
+            except errors.DataMismatch:
+                # The file has changed since it was listed, or the listing was wrong.
+                entry = self._remote.look_again(item.source, entry)
+        return self._receive(entry, item, mode, progress)
+
+    def _receive_small(
+        self, entry: Entry, size: int, item: Item, mode: int | None, progress: Progress
+    ) -> int:
+        data = self._repeated(lambda: self._receive_at_once(size, item.source))
+        progress(size)
+        with arriving(item.target, entry.mtime, mode) as descriptor:
+            _write_all(descriptor, memoryview(data), 0)
+        return size
+
+    @staticmethod
+    def _repeated(receive: Callable[[], bytes]) -> bytes:
+        """`receive`, again after a break."""
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return receive()
+            except (errors.ConnectionLost, errors.DataConnectionFailed):
+                pass
+        return receive()
+
+    def _receive_at_once(self, size: int, source: str) -> bytes:
+        with self._remote.open_read(source) as download:
+            data = download.read(size)
+            if len(data) < size or download.goes_on():
+                raise _NotAsListedError
+            download.finish()
+            return data
+
+    def _receive(self, entry: Entry, item: Item, mode: int | None, progress: Progress) -> int:
+        """Receive a file in chunks. After a break, go on at the same byte."""
+        with arriving(item.target, entry.mtime, mode) as descriptor:
+            size = self._receive_into(descriptor, entry, item.source, progress)
+            os.ftruncate(descriptor, size)
+            return size
+
+    def _receive_into(self, descriptor: int, entry: Entry, source: str, progress: Progress) -> int:
+        arrived = failures = 0
+        while True:
+            before = arrived
+            try:
+                expect = entry if arrived else None
+                with self._remote.open_read(source, arrived, expect=expect) as download:
+                    for position in _chunks(download, descriptor, arrived):
+                        arrived = position
+                        progress(arrived)
+                    _check_end(download, arrived, entry.size)
+                    return arrived
+            except (errors.ConnectionLost, errors.DataConnectionFailed):
+                failures = 1 if arrived > before else failures + 1
+                if failures == _ATTEMPTS:
+                    raise
+            except errors.NotSupported:
+                if not arrived:
+                    raise
+                arrived = 0  # the server has no REST
+
+    def new_mode(self, entry: Entry) -> int | None:
+        return self._local.file_mode(entry.mode)
+
+    def link(self, item: Item) -> bool:
+        points_to = self._remote.read_link(item.source, item.entry.target)
+        folder = posixpath.dirname(item.source)
+        if not is_within(posixpath.normpath(posixpath.join(folder, points_to)), item.root):
+            raise errors.NotSupported(f"a link that leads out of the tree, to {points_to}")
+        old = item.old
+        if old is not None and old.kind is Kind.LINK and old.target == points_to:
+            return False
+        replace_by_link(item.target, points_to)
+        return True
+
+    def look(self, item: Item) -> Item:
+        return replace(item, entry=self._remote.look_again(item.source, item.entry))
+
+    def rules(self, rules: Rules) -> Rules:
+        return _with_times(rules, self._remote)
+
+    def jobs(self) -> int:
+        return _jobs(self._remote, spare=1)
+
+    def expect(self, tasks: int) -> None:
+        self._remote.warm(min(tasks, self.jobs()))
+
+
+def _not_noted(_path: str) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+class Send:
+    """From this machine to the server."""
+
+    def __init__(
+        self,
+        remote: Remote,
+        uploading: Callable[[str], contextlib.AbstractContextManager[None]] = _not_noted,
+    ) -> None:
+        """`uploading(path)`: entered while a file is sent to that path."""
+        self.source: Side = Local(follows_links=True)
+        self.target: Side = Server(remote)
+        self._remote = remote
+        self._uploading = uploading
+
+    def copy(self, item: Item, mode: int | None, progress: Progress) -> int:
+        check_name(item.target)
+        self._remote.check_name(item.target)
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._send(item.source, item.target, mode, progress)
+            except errors.Superseded:
+                pass  # a program has written to the file
+        return self._send(item.source, item.target, mode, progress)
+
+    def _send(self, source: str, target: str, mode: int | None, progress: Progress) -> int:
+        # Without O_NONBLOCK, opening a FIFO that has taken the file's place would wait for ever.
+        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise errors.NotSupported("not a file any more")
+            content = _Sent(descriptor, status, mode, progress)
+            with self._uploading(target):
+                self._remote.store(target, content, base=None, check=False)
+            return status.st_size
+        finally:
+            os.close(descriptor)
+
+    def new_mode(self, entry: Entry) -> int | None:
+        return None if entry.mode is None else entry.mode & 0o777
+
+    def link(self, item: Item) -> bool:
+        what = "a link to a folder or to nothing"
+        raise errors.NotSupported(f"{what} ({item.entry.target}): FTP makes no links")
+
+    def look(self, item: Item) -> Item:
+        if item.old is None:
+            return item
+        return replace(item, old=self._remote.look_again(item.target, item.old))
+
+    def rules(self, rules: Rules) -> Rules:
+        return _with_times(rules, self._remote)
+
+    def jobs(self) -> int:
+        return _jobs(self._remote, spare=2)
+
+    def expect(self, tasks: int) -> None:
+        self._remote.warm(min(tasks, self.jobs()))
+
+
+class _Sent(FileContent):
+    """The content of a local file. Moves the progress on, and notices when the file is changed."""
+
+    def __init__(
+        self, descriptor: int, status: os.stat_result, mode: int | None, progress: Progress
+    ) -> None:
+        self._version = status.st_size, status.st_mtime_ns
+        self._progress = progress
+        mtime = status.st_mtime_ns // 1_000_000_000
+        super().__init__(descriptor, status.st_size, mtime, mode)
+
+    def ready(self, offset: int) -> int:
+        self._progress(min(offset, self._size))
+        if offset >= self._size:
+            status = os.fstat(self._fd)
+            if (status.st_size, status.st_mtime_ns) != self._version:
+                raise errors.Superseded("the file changes while it is sent")
+        return min(super().ready(offset), offset + CHUNK_BYTES)
+
+
+def _with_times(rules: Rules, remote: Remote) -> Rules:
+    profile = remote.profile
+    can_ask = bool(profile.listings.mlst) or profile.times.mdtm is not False
+    return replace(rules, is_same_time=remote.is_same_time, can_ask=can_ask)
+
+
+def _jobs(remote: Remote, spare: int) -> int:
+    """`spare`: connections that transfers of this kind leave to others (see `admission`)."""
+    cap = max(1, remote.status().cap - spare)
+    return cap if link.is_long(remote.round_trip()) else min(cap, _SHORT_LINK_JOBS)
+
+
+def _chunks(download: Download, descriptor: int, position: int) -> Iterator[int]:
+    """Write what arrives from `position` on. Yields the position after each chunk."""
+    view = memoryview(bytearray(_SMALL_BYTES))
+    while count := download.readinto(view):
+        _write_all(descriptor, view[:count], position)
+        position += count
+        yield position
+
+
+def _check_end(download: Download, arrived: int, size: int | None) -> None:
+    """Check a file that has ended. More than was listed is no fault if the end is sure."""
+    if size is None or arrived > size:
+        download.check_end()
+    elif arrived < size:
+        raise errors.DataMismatch(f"{arrived} of {size} bytes arrived")
+
+
+def _write_all(descriptor: int, data: memoryview, position: int) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, position)
+        data, position = data[count:], position + count
