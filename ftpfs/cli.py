@@ -33,6 +33,7 @@ FAMILIES = {
     "mount": "mount",
     **dict.fromkeys(("status", "sync", "forget", "umount", "recover"), "manage"),
     **dict.fromkeys(("ls", "cat", "get", "put", "cmd"), "transfer"),
+    "mirror": "mirror",
     "cache": "cache",
     "doctor": "doctor",
     **dict.fromkeys(("serve", "demo"), "serve"),

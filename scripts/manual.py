@@ -93,7 +93,7 @@ def page() -> str:
 
 def _command(name: str, command: click.Command) -> list[str]:
     places = [p for p in command.params if isinstance(p, click.Argument)]
-    usage = " ".join([name, *(str(p.name).upper() for p in places)])
+    usage = " ".join([name, *(p.metavar or str(p.name).upper() for p in places)])
     parts = [".TP", f".B ftpfs {_text(usage)}"]
     for number, paragraph in enumerate(inspect.cleandoc(command.help or "").split("\n\n")):
         parts += [".IP", _text(paragraph)] if number else [_text(paragraph)]

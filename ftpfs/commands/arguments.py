@@ -84,6 +84,7 @@ class PlaceType(click.Path):
 
 
 SOURCE = _SourceType()
+PLACE = PlaceType()
 FOLDER = PlaceType(file_okay=False)
 
 

@@ -169,31 +169,41 @@ def _receive(
 # Files in.
 
 
-def put(remote: Remote, stream: BinaryIO, path: str, *, text: bool) -> None:
+def destination(remote: Remote, path: str, name: str) -> tuple[str, int | None]:
+    """Where a file called `name` goes that is put to `path`: if that is a folder, into it.
+
+    Also returns the mode of the file that is there.
+    """
+    for where in (path, posixpath.join(path, name)):
+        try:
+            existing = remote.stat(where)
+        except errors.NotFound:
+            return where, None
+        if existing.kind is not Kind.DIRECTORY:
+            return where, existing.mode
+    raise errors.IsADirectory(f"{where} is a folder")
+
+
+def put(
+    remote: Remote, stream: BinaryIO, path: str, mode: int | None = None, *, text: bool
+) -> None:
     """Upload `stream` to `path`, and check that the server has all of it.
 
-    A file on disk replaces an existing one as a whole or not at all. A pipe or a text goes straight
-    to its name, so a broken transfer leaves a part. Raises DataMismatch.
+    A file on disk replaces an existing one as a whole or not at all, and gets `mode`. A pipe or a
+    text goes straight to its name, so a broken transfer leaves a part. Raises DataMismatch.
     """
     status = os.fstat(stream.fileno())
     size = status.st_size if stat.S_ISREG(status.st_mode) else None
     with _bar(path, size, wanted=True) as advance:
         if size is not None and not text:
-            _put_file(remote, stream, size, path, advance)
+            _put_file(remote, stream, size, path, mode, advance)
         else:
             _put_stream(remote, stream, path, advance, text=text)
 
 
-def _put_file(remote: Remote, stream: BinaryIO, size: int, path: str, advance: Progress) -> None:
-    try:
-        existing = remote.stat(path)
-    except errors.NotFound:
-        mode = None
-    else:
-        if existing.kind is Kind.DIRECTORY:
-            raise errors.IsADirectory(f"{path} is a folder; end the URL with / to put it there")
-        mode = existing.mode
-
+def _put_file(
+    remote: Remote, stream: BinaryIO, size: int, path: str, mode: int | None, advance: Progress
+) -> None:
     class Shown(FileContent):
         """Gives the content in pieces, so that the bar moves."""
 

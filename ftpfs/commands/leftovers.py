@@ -1,11 +1,16 @@
 """Temporary files that a killed `put` left on its server: the next `put` deletes them.
 
 An upload goes to a temporary name. Meanwhile a note on this machine has the folder and the owner in
-that name. The process locks the note, and removes it when the upload succeeds. A note that nobody
-locks belongs to a process that was killed or lost its server. The next `put` to that server lists
-the folder once, and deletes the files of that owner. Without such notes it costs nothing.
+that name. The process locks the note, and removes it at its end, unless an upload lost its server.
+A note that nobody locks belongs to a process that was killed or lost its server. The next upload
+to that server by a command lists these folders once, and deletes the files of that owner. Without
+such notes it costs nothing.
 
-Threading: one thread.
+A note has a line for each folder into which uploads begin (`+/folder`), and one when the last of
+them has ended (`-/folder`): so a tree of any size leaves a few folders to look into.
+
+Threading: any thread, for uploads; one lock guards the counts and the order of the lines. Writing
+such a line takes microseconds, so it is done under the lock.
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ import hashlib
 import logging
 import os
 import posixpath
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,39 +39,79 @@ log = logging.getLogger(__name__)
 
 
 class Note:
-    """The note of an upload under way. The end of its `with` block without an error removes it."""
+    """The note of uploads under way, for the duration of a `with` block."""
 
-    def __init__(self, url: Source, path: str, owner: str) -> None:
+    def __init__(self, url: Source, owner: str) -> None:
         """`owner`: the 8 hex digits in the names of the temporary files."""
         self._prefix = _prefix(url)
         self._file = _folder() / f"{self._prefix}{owner}"
         self._descriptor = -1
+        self._lock = threading.Lock()
+        # Guarded by _lock:
+        self._running: Counter[str] = Counter()  # uploads in each folder
+        self._left: set[str] = set()  # folders in which an upload may have left something
         try:
             _folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._descriptor = os.open(self._file, os.O_CREAT | os.O_WRONLY, 0o600)
+            flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND
+            self._descriptor = os.open(self._file, flags, 0o600)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            os.write(self._descriptor, os.fsencode(posixpath.dirname(path) or "/"))
         except OSError as error:
-            log.info("no note of this upload: %s", error)
+            log.info("no note of these uploads: %s", error)
 
     def clean_up(self, remote: Remote) -> None:
         """Delete the files that earlier uploads left. After a failure the next `put` retries."""
-        for file, owner, folder in self._abandoned():
+        for file, owner, folders in self._abandoned():
             with contextlib.suppress(errors.FtpfsError, OSError):
-                with contextlib.suppress(errors.NotFound):
-                    remote.delete_temporaries(folder, owner)
+                for folder in folders:
+                    with contextlib.suppress(errors.NotFound):
+                        remote.delete_temporaries(folder, owner)
                 file.unlink()
+
+    @contextlib.contextmanager
+    def uploading(self, path: str) -> Iterator[None]:
+        """While a file is sent to `path`."""
+        folder = posixpath.dirname(path) or "/"
+        with self._lock:
+            self._running[folder] += 1
+            if self._running[folder] == 1:
+                self._write("+", folder)
+        try:
+            yield
+        except (errors.FtpfsError, OSError) as error:
+            self._end(folder, clean=not isinstance(error, errors.NetworkError))
+            raise
+        except BaseException:
+            self._end(folder, clean=False)
+            raise
+        else:
+            self._end(folder, clean=True)
+
+    def _end(self, folder: str, *, clean: bool) -> None:
+        with self._lock:
+            self._running[folder] -= 1
+            if not clean:
+                self._left.add(folder)
+            if not self._running[folder]:
+                del self._running[folder]
+                if folder not in self._left:
+                    self._write("-", folder)
+
+    def _write(self, sign: str, folder: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._descriptor, os.fsencode(f"{sign}{folder}\n"))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
-            if kind is None:
+            with self._lock:
+                nothing_left = not self._running and not self._left
+            if nothing_left:
                 self._file.unlink()
             os.close(self._descriptor)
 
-    def _abandoned(self) -> Iterator[tuple[Path, str, str]]:
+    def _abandoned(self) -> Iterator[tuple[Path, str, list[str]]]:
         with contextlib.suppress(OSError):
             for file in sorted(_folder().glob(f"{self._prefix}*")):
                 with file.open("rb") as reading:
@@ -72,8 +119,19 @@ class Note:
                         fcntl.flock(reading, fcntl.LOCK_SH | fcntl.LOCK_NB)
                     except BlockingIOError:
                         continue
-                    folder = os.fsdecode(reading.read(8192))
-                yield file, file.name.removeprefix(self._prefix), folder
+                    folders = _folders_in(reading.read())
+                yield file, file.name.removeprefix(self._prefix), folders
+
+
+def _folders_in(note: bytes) -> list[str]:
+    """The folders in which uploads had begun and not ended. A torn last line counts, too."""
+    found: dict[str, None] = {}
+    for line in os.fsdecode(note).split("\n"):
+        if line.startswith("+"):
+            found[line[1:]] = None
+        elif line.startswith("-"):
+            found.pop(line[1:], None)
+    return list(found)
 
 
 def _folder() -> Path:

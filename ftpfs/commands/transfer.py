@@ -1,43 +1,39 @@
-"""Commands that need no mount: `ftpfs ls`, `cat`, `get`, `put`, `cmd`."""
+"""Files and folders of a server without a mount: `ftpfs ls`, `cat`, `get`, `put`, `cmd`."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import posixpath
 import secrets
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from ftpfs.commands import arguments
+from ftpfs.commands.connected import command, connected, paths_on_one_server
 from ftpfs.settings.source import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ftpfs.commands.leftovers import Note
     from ftpfs.ftp.remote import Remote
 
-
-def _command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """A command with the flags of a connection."""
-
-    # For `ls`, -h means sizes for people, as with ls(1), and not help.
-    words = {"help_option_names": ["--help"]} if name == "ls" else None
-
-    def decorate(function: Callable[..., Any]) -> click.Command:
-        flags = arguments.takes_flags(*arguments.CONNECTION, arguments.LOG_LEVEL)
-        return click.command(name, context_settings=words)(arguments.takes_config(flags(function)))
-
-    return decorate
-
-
 _text = click.option("--text", is_flag=True, help="Transfer as text and convert line ends.")
+_recursive = click.option(
+    "-r", "--recursive", is_flag=True, help="Copy folders with all that is in them."
+)
+jobs_option = click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Files at a time.  [default: what the link and the server take]",
+)
 
 
-@_command("ls")
+@command("ls", help_option_names=["--help"])  # -h means sizes for people, as with ls(1)
 @click.argument("url", type=arguments.SOURCE)
 @click.option("-l", "long", is_flag=True, help="Show mode, size and time (UTC).")
 @click.option("-h", "human", is_flag=True, help="With -l: sizes in K, M and G.")
@@ -46,66 +42,129 @@ def ls(url: Source, long: bool, human: bool, dotfiles: bool, **flags: Any) -> No
     """List the folder (or file) at URL."""
     from ftpfs.commands import files
 
-    with _connected(url, flags) as (remote, path):
+    with connected(url, flags) as (remote, path):
         look = files.Look(long=long, human=human, dotfiles=dotfiles)
         files.list_folder(remote, path, sys.stdout, look)
 
 
-@_command("cat")
+@command("cat")
 @click.argument("url", type=arguments.SOURCE)
 @_text
 def cat(url: Source, text: bool, **flags: Any) -> None:
     """Print the file at URL."""
     from ftpfs.commands import files
 
-    with _connected(url, flags) as (remote, path):
+    with connected(url, flags) as (remote, path):
         files.cat(remote, path, sys.stdout.buffer, text=text)
 
 
-@_command("get")
-@click.argument("url", type=arguments.SOURCE)
-@click.argument("local", default=".")
+@command("get")
+@click.argument("places", nargs=-1, required=True, metavar="URL... [LOCAL]", type=arguments.PLACE)
+@_recursive
 @_text
-def get(url: Source, local: str, text: bool, **flags: Any) -> None:
-    """Copy the file at URL to LOCAL.
+@jobs_option
+def get(
+    places: Sequence[str],
+    recursive: bool,
+    text: bool,
+    jobs: int | None,
+    **flags: Any,
+) -> int:
+    """Copy the files at URL to LOCAL.
 
-    LOCAL is a file, a folder, or - for stdout.
+    LOCAL is a file, a folder, or - for stdout; without it, files go into the
+    working directory. Several URLs, and folders with -r, go by the rule of cp:
+    into LOCAL if it is a folder. A URL may have wildcards (quote them); the
+    server's files are matched.
     """
+    from ftpfs.commands import files, trees
+    from ftpfs.trees.wildcards import has_wildcards
+
+    words, local = (places[:-1], places[-1]) if len(places) > 1 else (places, ".")
+    context = click.get_current_context()
+    urls = [arguments.SOURCE.convert(word, None, context) for word in words]
+    paths = paths_on_one_server(urls)
+    simple = len(paths) == 1 and not recursive
+    if not simple and (local == "-" or text):
+        raise arguments.Misuse("stdout and --text are for one file")
+    with connected(urls[0], flags) as (remote, _):
+        if not simple or has_wildcards(paths[0]):
+            found = trees.expand(remote, paths)
+            paths = [path for path, _entry in found]
+            if not simple or len(paths) > 1:
+                return trees.get(remote, found, local, recursive=recursive, jobs=jobs)
+        if local == "-":
+            files.cat(remote, paths[0], sys.stdout.buffer, text=text)
+        else:
+            files.get(remote, paths[0], local, text=text)
+        return 0
+
+
+@command("put")
+@click.argument("places", nargs=-1, required=True, metavar="LOCAL... URL", type=arguments.PLACE)
+@_recursive
+@_text
+@jobs_option
+def put(
+    places: Sequence[str],
+    recursive: bool,
+    text: bool,
+    jobs: int | None,
+    **flags: Any,
+) -> int:
+    """Copy the files LOCAL to URL.
+
+    LOCAL may be - for stdin. If URL is a folder, files go into it. Several
+    files, and folders with -r, go by the rule of cp.
+    """
+    from ftpfs.commands import leftovers, trees
+
+    if len(places) < 2:
+        raise arguments.Misuse("expected LOCAL... URL")
+    *locals_, word = places
+    url = arguments.SOURCE.convert(word, None, click.get_current_context())
+    simple = len(locals_) == 1 and not recursive
+    into = url.path.endswith("/") or not url.path
+    if into and simple and locals_[0] == "-":
+        raise arguments.Misuse("what comes from stdin needs a file name in the URL")
+    if not simple and ("-" in locals_ or text):
+        raise arguments.Misuse("stdin and --text are for one file")
+    owner = secrets.token_hex(4)
+    with contextlib.ExitStack() as stack:
+        stream = None
+        if simple:
+            stdin = locals_[0] == "-"
+            stream = sys.stdin.buffer if stdin else stack.enter_context(open(locals_[0], "rb"))
+        remote, path = stack.enter_context(connected(url, flags, owner=owner))
+        note = stack.enter_context(leftovers.Note(url, owner))
+        note.clean_up(remote)
+        if stream is None:
+            return trees.put(remote, locals_, path, note, into=into, recursive=recursive, jobs=jobs)
+        _put_one(remote, stream, locals_[0], path, note, into=into, text=text)
+        return 0
+
+
+def _put_one(
+    remote: Remote,
+    stream: BinaryIO,
+    local: str,
+    path: str,
+    note: Note,
+    *,
+    into: bool,
+    text: bool,
+) -> None:
     from ftpfs.commands import files
 
-    with _connected(url, flags) as (remote, path):
-        if local == "-":
-            files.cat(remote, path, sys.stdout.buffer, text=text)
-        else:
-            files.get(remote, path, local, text=text)
+    name = os.path.basename(local)
+    target, mode = posixpath.join(path, name) if into else path, None
+    if local != "-":
+        target, mode = files.destination(remote, target, name)
+    with note.uploading(target):
+        files.put(remote, stream, target, mode, text=text)
 
 
-@_command("put")
-@click.argument("local")
-@click.argument("url", type=arguments.SOURCE)
-@_text
-def put(local: str, url: Source, text: bool, **flags: Any) -> None:
-    """Copy the file LOCAL to URL.
-
-    LOCAL may be - for stdin. If URL ends with /, the file goes into that folder.
-    """
-    from ftpfs.commands import files, leftovers
-
-    into = url.path.endswith("/") or not url.path
-    if into and local == "-":
-        raise arguments.Misuse("what comes from stdin needs a file name in the URL")
-    owner = secrets.token_hex(4)
-    with (
-        contextlib.nullcontext(sys.stdin.buffer) if local == "-" else open(local, "rb") as stream,
-        _connected(url, flags, owner=owner) as (remote, path),
-    ):
-        target = posixpath.join(path, os.path.basename(local)) if into else path
-        with leftovers.Note(url, target, owner) as note:
-            note.clean_up(remote)
-            files.put(remote, stream, target, text=text)
-
-
-@_command("cmd")
+@command("cmd")
 @click.argument("url", type=arguments.SOURCE)
 @click.argument("command")
 @click.option("-v", "--verbose", is_flag=True, help="Show the server's welcome message first.")
@@ -117,31 +176,5 @@ def cmd(url: Source, command: str, verbose: bool, **flags: Any) -> int:
     """
     from ftpfs.commands import files
 
-    with _connected(url, flags) as (remote, _path):
+    with connected(url, flags) as (remote, _path):
         return 0 if files.command(remote, command, sys.stdout, welcome=verbose) else 1
-
-
-@contextlib.contextmanager
-def _connected(
-    url: Source, flags: dict[str, Any], *, owner: str | None = None
-) -> Iterator[tuple[Remote, str]]:
-    """The server of `url`, and the path on it. `owner` marks temporary files there."""
-    from ftpfs.commands import files
-    from ftpfs.ftp.remote import Remote
-
-    values = arguments.values_of(flags)
-    arguments.log_to_terminal(values)
-    signal.signal(signal.SIGTERM, _terminate)
-    root, path = files.locate(url.path)
-    config = arguments.build(dataclasses.replace(url, path=root), values)
-    remote = Remote(config.server, config.network, owner=owner)
-    try:
-        remote.connect()
-        yield remote, path
-    finally:
-        remote.close()
-
-
-def _terminate(number: int, _frame: object) -> NoReturn:
-    """Leave by an exception, so that the clean-up of half-written files runs."""
-    raise SystemExit(128 + number)

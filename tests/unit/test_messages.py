@@ -299,8 +299,9 @@ def test_notes_of_uploads_that_go_on_are_left_alone(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     with (
-        leftovers.Note(Source("nas"), "/a/file", "00000001"),
-        leftovers.Note(Source("nas"), "/b/file", "00000002") as second,
+        leftovers.Note(Source("nas"), "00000001") as first,
+        first.uploading("/a/file"),
+        leftovers.Note(Source("nas"), "00000002") as second,
     ):
         assert list(second._abandoned()) == []
 

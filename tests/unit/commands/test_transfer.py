@@ -138,12 +138,6 @@ class TestTransfer:
         assert ftpfs_process("put", "-", f"{url}sub/piped", stdin="some\ntext").returncode == 0
         assert (folder / "sub/piped").read_text() == "some\ntext"
 
-    def test_put_does_not_replace_a_folder(self, served: tuple[str, Path], tmp_path: Path) -> None:
-        (tmp_path / "x").touch()
-        done = ftpfs_process("put", str(tmp_path / "x"), f"{served[0]}sub")
-        assert done.returncode == 1
-        assert "is a folder" in done.stderr
-
     def test_text_converts_line_ends_both_ways(
         self, served: tuple[str, Path], tmp_path: Path
     ) -> None:
