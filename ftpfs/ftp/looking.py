@@ -207,14 +207,16 @@ class Looking:
         inside = posixpath.normpath(posixpath.join(folder, self._root.in_mount(target)))
         return posixpath.relpath(inside.replace("//", "/"), folder)
 
-    def _target_by_list(self, folder: str, name: str) -> str:
-        where = self._root.on_server(folder)
-        entries = self._attempts.run(
+    def links(self, path: str) -> list[Entry]:
+        where = self._root.on_server(path)
+        return self._attempts.run(
             lambda s: lister.list_links(s, where),
-            lambda: self.why_not_listed(folder),
+            lambda: self.why_not_listed(path),
             use=Use.LISTING,
         )
-        for entry in entries:
+
+    def _target_by_list(self, folder: str, name: str) -> str:
+        for entry in self.links(folder):
             if entry.name == name and entry.target:
                 return entry.target
         raise errors.NotSupported(f"the server does not tell where {name} points")

@@ -218,6 +218,10 @@ class Remote:
         """
         return self._looking.read_link(path, target)
 
+    def links(self, path: str) -> Sequence[Entry]:
+        """The links in a directory, by LIST: MLSD of some servers shows what they lead to."""
+        return self._looking.links(path)
+
     def space(self) -> Space | None:
         """Free space by AVBL (draft-peterson-streamlined-ftp); None without that command."""
         if "AVBL" not in self.profile.identity.features:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from ftpfs import landing
 from ftpfs.model.entry import Entry, FolderAttributes, Kind
@@ -42,6 +42,9 @@ class Local:
             if os.path.islink(path):
                 return Entry(os.path.basename(path), Kind.LINK, target=os.readlink(path))
             return None
+
+    def links_in(self, path: str) -> Set[str]:  # noqa: ARG002 (`list` tells)
+        return frozenset()
 
     def make_folder(self, path: str, mode: int | None) -> None:
         os.mkdir(path, 0o777 if mode is None else mode & 0o777 | 0o700)

@@ -3,6 +3,10 @@
 A folder is removed when everything in it is. What a filter leaves out stays, and so do the folders
 above it.
 
+**A link to a folder is removed itself.** In MLSD, pyftpdlib shows such a link as a folder. Whoever
+goes into it deletes files outside of the tree. So the names that LIST calls links are not entered:
+one LIST for each folder that has folders in it.
+
 Threading: see `run`. `_lock` (Rank.TREE_FOLDERS) guards what is left of the folders.
 """
 
@@ -10,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import posixpath
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 
 from ftpfs import errors
@@ -56,10 +60,27 @@ class Removing(Run):
 
     def start(self, wanted: Iterable[tuple[str, Entry]], root: str) -> None:
         """Remove these. `root`: the folder to which the filter's paths are relative."""
+        beside: dict[str, list[tuple[str, Entry]]] = {}
         for path, entry in wanted:
-            relative = posixpath.relpath(path, root)
-            self._add(_Folder(path, relative, None) if _is_folder(entry) else path, None)
+            beside.setdefault(posixpath.dirname(path), []).append((path, entry))
+        for folder, found in beside.items():
+            self.crew.add_folder(functools.partial(self._begin, folder, found, root))
         self.crew.start()
+
+    def _begin(self, folder: str, found: list[tuple[str, Entry]], root: str) -> None:
+        """Begin with what lies in one folder that stays."""
+
+        def begin() -> None:
+            links = self._links(folder, (entry for _, entry in found))
+            for path, entry in found:
+                relative = posixpath.relpath(path, root)
+                is_folder = _is_folder(entry) and posixpath.basename(path) not in links
+                self._add(_Folder(path, relative, None) if is_folder else path, None)
+
+        self.attempt(folder, begin, listing=True)
+
+    def _links(self, folder: str, entries: Iterable[Entry]) -> Set[str]:
+        return self._side.links_in(folder) if any(map(_is_folder, entries)) else frozenset()
 
     def _add(self, what: _Folder | str, above: _Folder | None) -> None:
         if isinstance(what, _Folder):
@@ -74,12 +95,15 @@ class Removing(Run):
     def _list(self, folder: _Folder) -> None:
         found: list[_Folder | str] = []
         left_out = False
-        for entry in self._side.list(folder.path):
+        entries = self._side.list(folder.path)
+        links = self._links(folder.path, entries)
+        for entry in entries:
             relative = posixpath.join(folder.relative, entry.name)
             path = self._side.join(folder.path, entry.name)
-            if not self._takes(relative, _is_folder(entry)):
+            is_folder = _is_folder(entry) and entry.name not in links
+            if not self._takes(relative, is_folder):
                 left_out = True
-            elif _is_folder(entry):
+            elif is_folder:
                 found.append(_Folder(path, relative, folder))
             else:
                 found.append(path)

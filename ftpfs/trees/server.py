@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from ftpfs import errors
 from ftpfs.ftp.remote import Remote
@@ -45,6 +45,11 @@ class Server:
                 return entry
             return Entry(entry.name, Kind.DIRECTORY)
         return entry
+
+    def links_in(self, path: str) -> Set[str]:
+        if self.remote.profile.listings.mlsd is False:
+            return frozenset()  # LIST tells
+        return {entry.name for entry in self.remote.links(path)}
 
     def make_folder(self, path: str, mode: int | None) -> None:
         check_name(path)

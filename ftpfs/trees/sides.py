@@ -5,7 +5,7 @@ Threading: any thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Protocol
 
 from ftpfs.model.entry import Entry, FolderAttributes
@@ -22,6 +22,9 @@ class Side(Protocol):
 
     def stat(self, path: str) -> Entry | None:
         """One entry; None: nothing is there. Links in the last name are followed."""
+
+    def links_in(self, path: str) -> Set[str]:
+        """Names in a folder that are links, although `list` may show folders in their place."""
 
     def make_folder(self, path: str, mode: int | None) -> None:
         """Make a folder into which only those may look whom `mode` allows."""
