@@ -34,6 +34,8 @@ FAMILIES = {
     **dict.fromkeys(("status", "sync", "forget", "umount", "recover"), "manage"),
     **dict.fromkeys(("ls", "cat", "get", "put", "cmd"), "transfer"),
     "mirror": "mirror",
+    **dict.fromkeys(("mkdir", "rm", "mv", "touch", "chmod"), "changing"),
+    **dict.fromkeys(("find", "du"), "listing"),
     "cache": "cache",
     "doctor": "doctor",
     **dict.fromkeys(("serve", "demo"), "serve"),

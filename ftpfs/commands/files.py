@@ -63,6 +63,10 @@ def list_folder(remote: Remote, path: str, out: TextIO, look: Look) -> None:
         entries = sorted(remote.list(path), key=lambda entry: entry.name)
     except errors.NotADirectory:
         entries, look = [remote.stat(path)], replace(look, dotfiles=True)
+    print_entries(entries, out, look)
+
+
+def print_entries(entries: Iterable[Entry], out: TextIO, look: Look) -> None:
     for entry in entries:
         if look.dotfiles or not entry.name.startswith("."):
             emit(out, _long_line(entry, human=look.human) if look.long else entry.name)
@@ -85,12 +89,12 @@ def _long_line(entry: Entry, *, human: bool) -> str:
         mode = mode[0] + "?" * 9
     size = "-"
     if entry.size is not None and entry.kind is not Kind.DIRECTORY:
-        size = _human(entry.size) if human else str(entry.size)
+        size = human_size(entry.size) if human else str(entry.size)
     name = f"{entry.name} -> {entry.target}" if entry.target else entry.name
     return f"{mode} {size:>13} {_utc(entry.mtime):20} {name}"
 
 
-def _human(size: int) -> str:
+def human_size(size: int) -> str:
     """A size in the format of `ls -h`: 1.0K, 12M; rounded up."""
     if size < 1024:
         return str(size)

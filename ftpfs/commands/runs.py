@@ -114,8 +114,11 @@ def follow(run: Run, remote: Remote) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def report(outcome: Outcome, verb: str) -> int:
-    """Tell on stderr what failed. Returns the exit code; raises KeyboardInterrupt after Ctrl-C."""
+def report(outcome: Outcome, verb: str = "") -> int:
+    """Tell on stderr what failed. Returns the exit code; raises KeyboardInterrupt after Ctrl-C.
+
+    `verb`: "copied" or "deleted", for the sums; empty: none are told.
+    """
     for failure in outcome.failures[:_MOST_TOLD]:
         _say(f"{failure.path}: {failure.why}" if failure.path else failure.why)
     if outcome.failed > _MOST_TOLD:
@@ -123,9 +126,9 @@ def report(outcome: Outcome, verb: str) -> int:
     if outcome.interrupted:
         raise KeyboardInterrupt(f"interrupted: {_sums(outcome, verb)}; run it again to go on")
     if outcome.failed:
-        _say(f"{outcome.failed:,} failed, {_sums(outcome, verb)}")
+        _say(", ".join(filter(None, [f"{outcome.failed:,} failed", _sums(outcome, verb)])))
         return 1
-    if sys.stderr.isatty():
+    if verb and sys.stderr.isatty():
         _say(_sums(outcome, verb))
     return 0
 

@@ -38,13 +38,17 @@ jobs_option = click.option(
 @click.option("-l", "long", is_flag=True, help="Show mode, size and time (UTC).")
 @click.option("-h", "human", is_flag=True, help="With -l: sizes in K, M and G.")
 @click.option("-a", "dotfiles", is_flag=True, help="Show names that begin with a dot.")
-def ls(url: Source, long: bool, human: bool, dotfiles: bool, **flags: Any) -> None:
+@click.option("-R", "recursive", is_flag=True, help="List the folders in it, too.")
+def ls(url: Source, long: bool, human: bool, dotfiles: bool, recursive: bool, **flags: Any) -> int:
     """List the folder (or file) at URL."""
-    from ftpfs.commands import files
+    from ftpfs.commands import files, walks
 
     with connected(url, flags) as (remote, path):
         look = files.Look(long=long, human=human, dotfiles=dotfiles)
+        if recursive:
+            return walks.list_tree(remote, path, sys.stdout, look)
         files.list_folder(remote, path, sys.stdout, look)
+        return 0
 
 
 @command("cat")
