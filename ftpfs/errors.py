@@ -137,6 +137,17 @@ class ConnectionLost(NetworkError):
     """The control connection is gone (closed, reset, 421): the session cannot be used any more."""
 
 
+class NoRoute(ConnectionLost):
+    """This machine has no way to the server now: no network, or none that leads there."""
+
+
+class Offline(NetworkError):
+    """The server is away, and what a program asks for is not on this machine. Nothing was asked."""
+
+    errno = errno.ENETUNREACH
+    asked = False
+
+
 class Retreat(ConnectionLost):
     """The session is over, and ftpfs has learned what the server does not take.
 

@@ -105,6 +105,9 @@ def _facts(mount: Mount) -> Table:
         return table
     connections, cache = report.status.connections, report.status.cache
     table.add_row("state", Text(_state(report)))
+    if (since := report.status.offline_since) is not None:
+        away = f"offline since {_moment(since)}: what is stored is shown, and uploads wait"
+        table.add_row("", Text(away, style="bold"))
     table.add_row(
         "connections",
         f"{connections.busy} busy, {connections.idle} idle, {connections.limit} at most"
@@ -175,6 +178,11 @@ def freed(found: list[tuple[str, int]], out: TextIO) -> None:
 def _add_what_waits(table: Table, mount: Mount) -> None:
     for each in mount.waiting:
         table.add_row("waiting", Text(printable(each.line()), style="bold red"))
+
+
+def _moment(when: float) -> str:
+    """A time for people, in this machine's zone."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
 
 
 def _state(report: Report) -> str:

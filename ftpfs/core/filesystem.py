@@ -477,6 +477,11 @@ class Filesystem:
         """
         self._known.forget(path)
 
+    def server_returned(self) -> None:
+        """The server is back: ask it before anything is trusted, and send what waits."""
+        self._known.tree.forget_below("/")
+        self._demands.retry("/")
+
     def state(self, path: str) -> str:
         """ "clean", "dirty", "uploading" or "failed"; for a folder, the worst of all below it."""
         path = self._files.known_as(path)

@@ -26,9 +26,9 @@ from typing import NoReturn
 
 from ftpfs import errors, private
 from ftpfs.core.filesystem import Filesystem
-from ftpfs.core.store.remembering import RememberingRemote
 from ftpfs.core.writing.spool import Spool
 from ftpfs.daemon import logs, mountpoints, places, spools, stores, systemd
+from ftpfs.daemon.offline import Offline
 from ftpfs.daemon.running import LeftBehind, Running
 from ftpfs.ftp.connections.neighbours import Neighbours
 from ftpfs.ftp.memory import Memory
@@ -70,7 +70,7 @@ def run(config: Config, mountpoint: str) -> int:
     _check_device()
     if config.mount.foreground:
         logs.to_stderr(config.mount.log_level)
-        _serve(config, mountpoint, chosen, started=lambda: None)
+        _serve(config, mountpoint, chosen, started=lambda _note: None)
         return 0
     return _run_in_background(config, mountpoint, chosen)
 
@@ -86,7 +86,7 @@ def spooled(config: Config) -> Iterator[Filesystem]:
     content = config.write.verify == "content"
     remote = Remote(config.server, config.network, owner=spool.owner, verify_content=content)
     try:
-        _connect(remote, remote, spool)
+        _connect(Offline(remote, config, None), spool)
         filesystem = Filesystem(remote, spool, config.cache, write=config.write)
         try:
             filesystem.recover()
@@ -158,8 +158,10 @@ def _run_in_background(config: Config, mountpoint: str, chosen: binding.Binding)
         _daemon(config, mountpoint, chosen, writing)
     os.close(writing)
     answer = _hear(child, reading)
-    if answer == _READY:
+    if answer.startswith(_READY):
         os.stat(mountpoint)  # answered by the daemon
+        if note := answer.removeprefix(_READY).decode(errors="replace"):
+            print(f"ftpfs: {note}", file=sys.stderr)
         return 0
     os.waitpid(child, 0)
     line = answer.removeprefix(_FAILED).decode(errors="replace")
@@ -198,10 +200,10 @@ def _daemon(config: Config, mountpoint: str, chosen: binding.Binding, pipe: int)
         os.setsid()
         logs.to_file(config.mount.log_file, config.mount.log_level)
 
-        def started() -> None:
+        def started(note: str) -> None:
             os.chdir("/")
             _let_go_of_terminal()
-            os.write(pipe, _READY)
+            os.write(pipe, _READY + note.encode(errors="replace"))
             os.close(pipe)
 
         _serve(config, mountpoint, chosen, started)
@@ -227,9 +229,9 @@ def _let_go_of_terminal() -> None:
 
 
 def _serve(
-    config: Config, mountpoint: str, chosen: binding.Binding, started: Callable[[], None]
+    config: Config, mountpoint: str, chosen: binding.Binding, started: Callable[[str], None]
 ) -> None:
-    """Connect, mount, serve until the end, leave."""
+    """Connect, mount, serve until the end, leave. `started` gets a line for the user, or ""."""
     secrecy.protect_memory()
     _keep_heap()
     _allow_many_files()
@@ -246,16 +248,16 @@ def _serve(
         verify_content=config.write.verify == "content",
     )
     place = stores.place_for(config)
-    listings = stores.open_listings(place)
-    server = RememberingRemote(remote, listings) if listings is not None else remote
+    offline = Offline(remote, config, stores.open_listings(place))
     try:
-        _connect(remote, server, spool)
-        filesystem = _filesystem(config, server, spool, place)
-        _mount(config, mountpoint, chosen, remote, filesystem, spool, started)
+        note = _connect(offline, spool)
+        filesystem = _filesystem(config, offline.server, spool, place)
+        offline.presence.returned = filesystem.server_returned
+        _mount(config, mountpoint, chosen, offline, filesystem, spool, lambda: started(note))
     finally:
+        offline.presence.close()
         remote.close()
-        if listings is not None:
-            listings.close()
+        offline.close()
 
 
 def _allow_many_files() -> None:
@@ -269,28 +271,29 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _connect(remote: Remote, server: remotes.Remote, spool: Spool) -> None:
+def _connect(offline: Offline, spool: Spool) -> str:
     """Log in, and check that the folder exists and may be entered. If not, release the spool.
 
-    `server`: the same one, as the file system sees it.
+    Returns a line for the user if the mount goes on without its server, else "".
     """
     try:
-        remote.connect()
+        note = offline.connect()
         try:
-            server.list("/")
+            offline.server.list("/")
         # a folder that takes files, but may not be listed
         except errors.PermissionDenied as refusal:
             log.warning("the folder cannot be listed, but files in it may be used: %s", refusal)
     except BaseException:
         spool.remove()
         raise
+    return note
 
 
 def _mount(
     config: Config,
     mountpoint: str,
     chosen: binding.Binding,
-    remote: Remote,
+    offline: Offline,
     filesystem: Filesystem,
     spool: Spool,
     started: Callable[[], None],
@@ -298,15 +301,16 @@ def _mount(
     mount = config.mount
     running = Running(
         filesystem,
-        remote,
+        offline.remote,
         source=str(config.server),
         mountpoint=mountpoint,
         binding=f"{chosen.module} ({chosen.library})",
         spool=spool.folder,
         grace=mount.grace,
-        leave_after=mount.leave_after,
+        leave_after=offline.leave_after,
         left_behind=_left_behind(config),
         has_ended=binding.has_ended,
+        presence=offline.presence,
     )
 
     with _captured_stderr() as captured:

@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 from ftpfs import errors
 from ftpfs.core.filesystem import Filesystem
+from ftpfs.core.store.presence import Presence
 from ftpfs.core.writing import spool
 from ftpfs.daemon import control_socket, mountpoints
 from ftpfs.daemon.control_socket import Control, Reply, Report, Request
@@ -125,13 +126,15 @@ class Running:
         leave_after: float,
         left_behind: LeftBehind | None = None,
         has_ended: Callable[[], bool] = lambda: False,
+        presence: Presence | None = None,
     ) -> None:
         """`grace`: seconds for uploads after a signal.
 
         `leave_after`: seconds without progress after which an unmounted file system stops waiting
         for uploads. `left_behind`: for a read-only mount. `has_ended()`: whether no program can use
-        the mount any more.
+        the mount any more. `presence`: whether the server is here, of a mount that goes on without.
         """
+        self._presence = presence
         self._filesystem = filesystem
         self._remote = remote
         self._source = source
@@ -398,6 +401,7 @@ class Running:
             uploads=self._filesystem.upload_status(),
             cache=self._filesystem.cache_status(),
             store=self._filesystem.store_status(),
+            offline_since=self._presence.since if self._presence else None,
         )
 
     def _sample(self, status: MountStatus) -> _Sample:

@@ -164,6 +164,14 @@ class Remote:
         """See `Pool.cut_off_calls`."""
         self._pool.cut_off_calls(older_than)
 
+    def is_away(self) -> bool:
+        """Whether no session is left, and the last login did not reach the server at all."""
+        return self._pool.is_away()
+
+    def is_offline(self) -> bool:
+        """Whether the mount goes on without its server. It never does without a store."""
+        return False
+
     def status(self) -> PoolStatus:
         return self._pool.status()
 

@@ -74,3 +74,4 @@ class MountStatus:
     uploads: UploadStatus
     cache: CacheStatus
     store: StoreStatus | None = None
+    offline_since: float | None = None  # seconds since the epoch; None: the server is here

@@ -30,6 +30,8 @@ def build_config(source: Source, values: Mapping[str, object], around: Surroundi
         values.setdefault(FORMER[former], values[former])
     if values.get("cache_dir") and not values.get("cache_size"):
         around.warn("cache_dir has no effect: cache_size sets how much is stored")
+    if values.get("offline") == "always" and not values.get("cache_size"):
+        raise InvalidArgument("offline=always shows what is stored: cache_size=SIZE is missing")
     if values.get("proxy") and values.get("active"):
         raise InvalidArgument("active and proxy exclude each other: no server connects to a proxy")
     kernel_flags = values.get(KERNEL_FLAGS)

@@ -218,6 +218,14 @@ class Cache:
     cache_dir: Path | None = field(
         default=None, metadata=_option("Folder of the stored contents.", values.PATH)
     )
+    # `always` asks the network for nothing: on a plane, on a metered link.
+    offline: str = field(
+        default="auto",
+        metadata=_option(
+            "Go on with what is stored while the server is away.",
+            values.choice("auto", "never", "always"),
+        ),
+    )
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ftpfs.core.store.listings import FILES, StoredListings
 from tests.conftest import RemoteDir
-from tests.mount.conftest import MountDir, Mounted, _daemons
+from tests.mount.conftest import MountDir, Mounted, MountServer, _daemons, ftpfs
 from tests.mount.test_store import OLD, make
+from tests.support import servers
 from tests.support.relay import Relay
-from tests.support.servers import Kind
+from tests.support.servers import FtpServer, Kind
+from tests.support.stoppable import Stoppable
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.mount
@@ -92,6 +98,7 @@ def test_listings_in_the_store_survive_kill(
     for daemon in _daemons(str(mounted.log)):
         os.kill(daemon, signal.SIGKILL)
     until(lambda: not _daemons(str(mounted.log)))
+    subprocess.run(["umount", "-l", str(mounted.path)], check=True)
     assert stored_names(folder, "/") == ["sub"]
     assert stored_names(folder, "/sub") == ["a"]
 
@@ -100,3 +107,270 @@ def test_mount_without_a_store_stores_no_listing(mount: MountStore, folder: Path
     mounted = mount("cache_size=0")
     assert os.listdir(mounted.path) == []
     assert not folder.exists()
+
+
+# Without the server.
+
+
+class Town(Stoppable):
+    """A server that goes away and comes back at its address, and mounts of it with a store."""
+
+    def __init__(self, root: Path, work: Path, folder: Path, mount_server: MountServer) -> None:
+        self.root = root
+        self._work = work
+        self._folder = folder
+        self._mount = mount_server
+        self._server: FtpServer = servers.start("vsftpd", root, work)
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def back(self) -> None:
+        self._server = servers.start("vsftpd", self.root, self._work, port=self._server.port)
+
+    def write(self, name: str, data: bytes, mtime: int = OLD) -> None:
+        path = self.root / name
+        for parent in [*reversed(path.relative_to(self.root).parents)][1:]:
+            (self.root / parent).mkdir(exist_ok=True)
+            os.chown(self.root / parent, self._server.uid, self._server.gid)
+        path.write_bytes(data)
+        os.chown(path, self._server.uid, self._server.gid)
+        os.utime(path, (mtime, mtime))
+
+    def mount(self, options: str = "") -> Mounted:
+        words = f"cache_size=1G,cache_dir={self._folder}"
+        return self._mount(
+            self._server, self.root, options=f"{words},{options}" if options else words
+        )
+
+    def try_to_mount(
+        self, where: Path, options: str = "", password: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        where.mkdir(exist_ok=True)
+        server = self._server
+        words = f"cache_size=1G,cache_dir={self._folder},log_file={where}.log"
+        done = ftpfs(
+            "mount",
+            f"ftp://{server.user}@{server.host}:{server.port}//",
+            str(where),
+            "-o",
+            f"{words},{options}" if options else words,
+            env={
+                "FTPFS_PASSWORD": password or server.password,
+                "XDG_STATE_HOME": str(where.parent / "state"),
+            },
+        )
+        if done.returncode == 0:
+            subprocess.run(["umount", str(where)], check=True)
+        return done
+
+    def look(self, files: dict[str, bytes]) -> None:
+        """Write these files, read all of them through a mount, and unmount it."""
+        for name, data in files.items():
+            self.write(name, data)
+        mounted = self.mount()
+        seen = {
+            str((Path(at) / name).relative_to(mounted.path)): (Path(at) / name).read_bytes()
+            for at, _, names in os.walk(mounted.path)
+            for name in names
+        }
+        assert seen == files
+        leave(mounted)
+
+
+def leave(mounted: Mounted) -> None:
+    mounted.unmount()
+    until(lambda: not _daemons(str(mounted.log)))
+
+
+@pytest.fixture
+def town(mount_server: MountServer, folder: Path) -> Iterator[Town]:
+    if reason := servers.why_unavailable("vsftpd"):
+        pytest.skip(reason)
+    # Not in pytest's folder, which no other user may enter.
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        with Town(Path(place) / "root", Path(place) / "work", folder, mount_server) as town:
+            yield town
+
+
+FILES_THERE = {"a": b"a" * 10, "sub/b": b"b" * 3 * MIB, "sub/deep/c": b"c" * 300_000, "empty": b""}
+
+
+def fails_at_once(call: Callable[[], object]) -> None:
+    begun = time.monotonic()
+    with pytest.raises(OSError) as caught:
+        call()
+    assert caught.value.errno == errno.ENETUNREACH
+    assert time.monotonic() - begun < 5  # a deadline of the network is 10 s or more
+
+
+def test_mount_without_its_server_shows_what_is_stored(town: Town) -> None:
+    town.look(FILES_THERE)
+    town.stop()
+    mounted = town.mount()
+    for name, data in FILES_THERE.items():
+        assert (mounted.path / name).read_bytes() == data
+        assert (mounted.path / name).stat().st_size == len(data)
+    assert sorted(os.listdir(mounted.path)) == ["a", "empty", "sub"]
+    assert sorted(os.listdir(mounted.path / "sub")) == ["b", "deep"]
+    assert not (mounted.path / "sub/missing").exists()
+
+
+def test_what_is_not_stored_is_unreachable_at_once(town: Town) -> None:
+    town.write("unseen/x", b"x")
+    town.write("unread", b"unread")
+    town.write("seen/y", b"y")
+    mounted = town.mount()
+    os.listdir(mounted.path)
+    os.listdir(mounted.path / "seen")
+    leave(mounted)
+    town.stop()
+    mounted = town.mount()
+    fails_at_once(lambda: os.listdir(mounted.path / "unseen"))
+    fails_at_once((mounted.path / "unseen/x").stat)
+    fails_at_once((mounted.path / "unread").read_bytes)
+    fails_at_once((mounted.path / "new").mkdir)
+    fails_at_once((mounted.path / "unread").unlink)
+    fails_at_once(lambda: (mounted.path / "unread").rename(mounted.path / "seen/z"))
+    fails_at_once((mounted.path / "seen").rmdir)
+    assert os.listdir(mounted.path / "seen") == ["y"]
+
+
+def test_mount_without_its_server_says_so_in_one_line(town: Town, tmp_path: Path) -> None:
+    town.look(FILES_THERE)
+    town.stop()
+    done = town.try_to_mount(tmp_path / "here")
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("ftpfs: offline, with what is stored since 20")
+    assert "connection refused" in line
+
+
+def test_mount_that_was_never_here_fails_without_its_server(town: Town, tmp_path: Path) -> None:
+    town.stop()
+    done = town.try_to_mount(tmp_path / "here")
+    assert done.returncode != 0
+    assert "connection refused" in done.stderr
+    done = town.try_to_mount(tmp_path / "here", "offline=always")
+    assert done.returncode != 0
+    assert "nothing of ftp://" in done.stderr
+
+
+def test_mount_with_offline_never_fails_without_its_server(town: Town, tmp_path: Path) -> None:
+    town.look(FILES_THERE)
+    town.stop()
+    done = town.try_to_mount(tmp_path / "here", "offline=never")
+    assert done.returncode != 0
+    assert "connection refused" in done.stderr
+
+
+def test_wrong_password_is_not_taken_for_an_absence(town: Town, tmp_path: Path) -> None:
+    town.look(FILES_THERE)
+    done = town.try_to_mount(tmp_path / "here", password="wrong")
+    assert done.returncode != 0
+    assert "530" in done.stderr
+
+
+def test_refused_tls_is_not_taken_for_an_absence(town: Town, tmp_path: Path) -> None:
+    town.look(FILES_THERE)
+    done = town.try_to_mount(tmp_path / "here", "tls=required")
+    assert done.returncode != 0
+    assert "TLS" in done.stderr
+
+
+def test_files_written_offline_arrive_when_the_server_is_back(town: Town) -> None:
+    town.look(FILES_THERE)
+    town.stop()
+    mounted = town.mount()
+    (mounted.path / "new").write_bytes(b"new")
+    (mounted.path / "sub/new").write_bytes(b"n" * MIB)
+    with open(mounted.path / "a", "ab") as file:
+        file.write(b"more")
+    assert (mounted.path / "a").read_bytes() == FILES_THERE["a"] + b"more"
+    assert sorted(os.listdir(mounted.path)) == ["a", "empty", "new", "sub"]
+    town.back()
+    until(lambda: (town.root / "new").exists() and (town.root / "sub/new").exists())
+    until(lambda: (town.root / "a").read_bytes() == FILES_THERE["a"] + b"more")
+    until(lambda: (town.root / "sub/new").read_bytes() == b"n" * MIB)
+
+
+def test_files_written_offline_wait_for_the_next_mount(town: Town) -> None:
+    town.look(FILES_THERE)
+    town.stop()
+    mounted = town.mount("offline=always")
+    (mounted.path / "new").write_bytes(b"new")
+    leave(mounted)
+    town.back()
+    town.mount()
+    until(lambda: (town.root / "new").exists() and (town.root / "new").read_bytes() == b"new")
+
+
+def test_mount_notices_that_the_server_is_back_and_looks_again(town: Town) -> None:
+    town.look(FILES_THERE)
+    town.stop()
+    mounted = town.mount("list_ttl=1000")
+    assert sorted(os.listdir(mounted.path)) == ["a", "empty", "sub"]
+    assert (mounted.path / "a").read_bytes() == FILES_THERE["a"]
+    town.write("a", b"changed")
+    town.write("other", b"other")
+    town.back()
+    until(lambda: "other" in os.listdir(mounted.path), 60)
+    until(lambda: (mounted.path / "a").read_bytes() == b"changed")
+    assert (mounted.path / "other").read_bytes() == b"other"
+
+
+def test_running_mount_goes_on_when_its_server_leaves(town: Town) -> None:
+    town.look(FILES_THERE)
+    mounted = town.mount("list_ttl=0,open_ttl=0")
+    assert sorted(os.listdir(mounted.path)) == ["a", "empty", "sub"]
+    town.stop()
+    for name, data in FILES_THERE.items():
+        assert (mounted.path / name).read_bytes() == data
+    assert sorted(os.listdir(mounted.path / "sub")) == ["b", "deep"]
+    fails_at_once((mounted.path / "new").mkdir)
+    town.back()
+    town.write("late", b"late")
+    until(lambda: "late" in os.listdir(mounted.path), 60)
+
+
+def test_file_changed_here_and_there_is_kept_twice(town: Town) -> None:
+    town.look(FILES_THERE)
+    town.stop()
+    mounted = town.mount()
+    (mounted.path / "a").write_bytes(b"written here")
+    town.write("a", b"written there", mtime=OLD + 1000)
+    town.back()
+    until(lambda: len(list(town.root.glob("a*"))) == 2, 60)
+    (copy,) = (path for path in town.root.glob("a*") if path.name != "a")
+    until(lambda: copy.read_bytes() == b"written here")
+    assert (town.root / "a").read_bytes() == b"written there"
+
+
+def test_mount_with_offline_always_asks_the_network_for_nothing(
+    remote_dir: RemoteDir, relay: Relay, mount: MountStore
+) -> None:
+    data = make(remote_dir, "sub/a", 10)
+    mounted = mount()
+    assert (mounted.path / "sub/a").read_bytes() == data
+    leave(mounted)
+    relay.reset()
+    before = len(relay.connections)
+    mounted = mount("cache_size=1G,offline=always")
+    assert (mounted.path / "sub/a").read_bytes() == data
+    assert os.listdir(mounted.path) == ["sub"]
+    (mounted.path / "new").write_bytes(b"new")
+    fails_at_once((mounted.path / "dir").mkdir)
+    leave(mounted)
+    assert not relay.commands
+    assert len(relay.connections) == before
+
+
+def test_status_tells_since_when_a_mount_is_offline(town: Town) -> None:
+    town.look(FILES_THERE)
+    town.stop()
+    mounted = town.mount()
+    state = {"XDG_STATE_HOME": str(mounted.state)}
+    assert "offline since 20" in ftpfs("status", env=state).stdout
+    town.back()
+    until(lambda: "offline" not in ftpfs("status", env=state).stdout, 60)

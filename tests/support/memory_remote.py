@@ -268,6 +268,9 @@ class MemoryRemote:
     def round_trip(self) -> float:
         return 0.020
 
+    def is_offline(self) -> bool:
+        return False
+
     def warm(self, sessions: int) -> None:
         self.warmed = max(self.warmed, sessions)
 

@@ -330,6 +330,7 @@ MESSAGES: dict[type[errors.FtpfsError], str] = {
     errors.NotSupported: "the server has no command",
     errors.CrossesFolders: "renames in one folder only",
     errors.InvalidName: "cannot be sent over FTP",
+    errors.Offline: "is not stored here",
     errors.NoSpace: "could not write the file",
     errors.OutOfDescriptors: "too many open files",
     errors.QuotaExceeded: "server replied 552",
@@ -341,7 +342,7 @@ ANSWERS = {
     errors.StaleName,
     # Told as their kind is, or never told to anybody.
     *(errors.NetworkError, errors.InvalidArgument, errors.Changed, errors.Superseded),
-    *(errors.Unavailable, errors.NotPrepared, errors.Retreat),
+    *(errors.Unavailable, errors.NotPrepared, errors.Retreat, errors.NoRoute),
 }
 
 

@@ -124,6 +124,8 @@ class Demands:
             return False
         if file.has_other_writer(handle):
             return False
+        if self._remote.is_offline():  # the file waits in the journal
+            return False
         return known.changed or (file.is_untouched and not self._is_taken_beside(file.path))
 
     def _is_taken_beside(self, path: str) -> bool:

@@ -559,7 +559,8 @@ class Mapped:
                 return errors.TlsError(f"{step}: TLS failed: {reason}{hint}")
             case ConnectionError():
                 return errors.ConnectionLost(f"{step}: the server hung up ({reason_of(error)})")
-        return errors.ConnectionLost(f"{step}: {reason_of(error)}")
+        kind = errors.NoRoute if error.errno in _NO_ROUTE else errors.ConnectionLost
+        return kind(f"{step}: {reason_of(error)}")
 
 
 def _advice(step: str) -> str:
@@ -576,6 +577,15 @@ def _advice(step: str) -> str:
         return f" (reply_timeout; {_TRY_IMPLICIT})"
     return " (reply_timeout; `ftpfs doctor` tells what the server can do)"
 
+
+# What connect(2) says if this machine has no network, or none that leads to the server.
+_NO_ROUTE = {
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.EHOSTDOWN,
+    errno.EADDRNOTAVAIL,
+}
 
 # Steps that have a deadline of their own.
 DATA_HANDSHAKE = "the TLS handshake of a data connection"

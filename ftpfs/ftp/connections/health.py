@@ -18,6 +18,13 @@ DOWN_SECONDS, MAX_DOWN_SECONDS = 0.5, 4.0
 PROVEN_SECONDS = 60.0
 # How long a server may count a session that has ended.
 GHOST_SECONDS = 5.0
+# A login that fails so did not reach the server. A server that hangs up or refuses is there.
+AWAY = (
+    errors.UnknownHost,
+    errors.ConnectionRefused,
+    errors.DeadlineExceeded,
+    errors.NoRoute,
+)
 
 
 class ServerHealth:
@@ -41,6 +48,11 @@ class ServerHealth:
 
     def is_down(self, now: float) -> bool:
         return self._error is not None and now < self._down_until
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the last login did not reach the server at all."""
+        return isinstance(self._error, AWAY)
 
     def check_down(self, now: float) -> None:
         """Raises the error of the last login during the pause after it."""

@@ -272,6 +272,11 @@ class Pool:
             leased = len(self._leases)
             return PoolStatus(idle, leased, limit.cap(), waiting, limit.others, limit.allowed)
 
+    def is_away(self) -> bool:
+        """Whether no session is left, and the last login did not reach the server at all."""
+        with self._changed:
+            return self._health.is_away and not self._books_locked().living
+
     def know_others(self, others: tuple[Neighbour, ...]) -> None:
         """Note which other processes of this user are at the server. The housekeeper calls this."""
         with self._changed:
