@@ -94,14 +94,16 @@ class Explained:
                 return work()
 
     If nothing explains a refusal, and the server has not taken a path yet, the server may take bare
-    names only. Then the block ends without an error, and the next attempt goes by names. The
-    profile learns from its result.
+    names only. Then the block ends without an error, and so do the next ones: the second attempt
+    goes by the path again, because the reason may have passed before it was looked for (another
+    thread has made the folder). The third goes by names. The profile learns from its result.
     """
 
     def __init__(self, names: Names, why: Why, *, tries_names: bool) -> None:
         self._names = names
         self._why = why
         self._tries_names = tries_names
+        self._is_repeated = False
         self._refusal: errors.Refused | None = None  # of the path; set: this attempt is by names
 
     def __enter__(self) -> None:
@@ -116,7 +118,8 @@ class Explained:
             is_explained = reason is not None or isinstance(error, errors.Busy)
             if is_explained or not (self._tries_names and self._names.may_be_bare_only):
                 raise reason or _denied(error) from error
-            self._refusal = error
+            self._refusal = error if self._is_repeated else None
+            self._is_repeated = True
             return True
         return False
 

@@ -46,7 +46,10 @@ class Reasons:
     def not_made(self, path: str) -> Reason:
         if self._looking.find(path) is not None:
             return errors.Exists(f"{path}: exists")
-        return self.not_written(path)
+        reason = self.not_written(path)
+        if isinstance(reason, errors.IsADirectory):  # made between the two looks
+            return errors.Exists(f"{path}: exists")
+        return reason
 
     def not_removed(self, path: str) -> Reason:
         return self.not_read(path)

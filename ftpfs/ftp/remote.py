@@ -16,7 +16,7 @@ import contextlib
 import logging
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ftpfs import errors
 from ftpfs.ftp import clock, digest, lister
@@ -281,7 +281,8 @@ class Remote:
         `ahead`: no caller waits for it yet. `give_way` is called when others need the connection.
         With `expect`, the file must still be that one, by size and time, or errors.Changed is
         raised: the same round trip asks the server. What the server does not tell is not compared.
-        If it tells both, the download is `confirmed`.
+        If it tells both, the download is `confirmed`. An expected entry without size and time is
+        any file: then the download's `entry` has what the server told.
         """
 
         where = self._root.on_server(path)
@@ -297,6 +298,7 @@ class Remote:
                     raise errors.Changed(f"{path}: it was changed on the server")
                 told = None not in (expect.size, seen.size, expect.mtime, seen.mtime)
                 download.confirmed = told and expect.exact
+                download.entry = _brought_up_to_date(expect, seen)
             return download
 
         use = Use.PREFETCH if ahead else Use.TRANSFER
@@ -506,6 +508,15 @@ class Remote:
             yield
         finally:
             self.profile.times.dated.forget(where)
+
+
+def _brought_up_to_date(known: Entry, seen: Seen) -> Entry:
+    """`known` with the size and the time that were `seen`, unless they may be those of a link."""
+    if seen.maybe_link:
+        return known
+    if seen.mtime is not None:
+        known = replace(known, mtime=seen.mtime, exact=True)
+    return known if seen.size is None else replace(known, size=seen.size)
 
 
 def _is_another(known: Entry, seen: Seen, profile: Profile) -> bool:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 from ftpfs import errors
 from ftpfs.ftp.connections.control import Reply, reason_of
 from ftpfs.ftp.profile import Profile
+from ftpfs.model.entry import Entry
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing since Python 3.11
@@ -135,6 +136,7 @@ class Download(Transfer):
 
     - `replies`: to the commands that were sent together with the transfer.
     - `confirmed`: the server said that the file is the expected one.
+    - `entry`: the expected file, with what the server said of it at the start; None: not asked.
     - `final_text`: all lines of the final reply, after the end.
     """
 
@@ -152,6 +154,7 @@ class Download(Transfer):
         self._at_end = at_end
         self.replies = replies
         self.confirmed = False
+        self.entry: Entry | None = None
         self.final_text = ""
         self._unsaid = False  # the data ended without TLS's close_notify
         self._came_to_end = False  # seen by `goes_on`; the final reply is not read yet

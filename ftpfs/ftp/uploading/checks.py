@@ -41,7 +41,8 @@ MOST_BUSY_LOOKS = 5
 class Seen:
     """What the server tells about a file. A field that it does not tell is None.
 
-    `busy`: the server was not able to tell now (4xx), so another look may show more.
+    `busy`: the server was not able to tell now (4xx), so another look may show more. `maybe_link`:
+    size and time may be those of a link, and not of the file that it leads to.
     """
 
     there: bool | None
@@ -49,6 +50,7 @@ class Seen:
     mtime: int | None = None
     directory: bool = False
     busy: bool = False
+    maybe_link: bool = False
 
     def is_other_than(self, base: Entry | None, profile: Profile) -> bool:
         """Whether another client has changed the file `base`.
@@ -93,7 +95,11 @@ def _seen_in_mlst(session: Session, reply: Reply) -> Seen:
     if entry is None:
         return _not_seen(reply)
     mtime = int(entry.mtime) if entry.mtime is not None else None
-    return Seen(True, entry.size, mtime, entry.kind is Kind.DIRECTORY)
+    # proftpd mixes the facts of a link and of its target; a link's mode is always 0777.
+    maybe_link = entry.kind is Kind.LINK or entry.mode == 0o777
+    return Seen(
+        True, entry.size, mtime, directory=entry.kind is Kind.DIRECTORY, maybe_link=maybe_link
+    )
 
 
 def _not_seen(reply: Reply) -> Seen:

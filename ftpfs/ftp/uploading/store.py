@@ -217,8 +217,9 @@ class Store:
                 upload.finish()
             if upload.was_reset:
                 self._stage = Stage.DOUBTED
-            if not self._profile.times.zone_seen or self._profile.setting.time_grain is None:
-                self._learn_times(session)
+            tries = self._profile.setting.time_grain is None and self._target.sets_time
+            if tries or not self._profile.times.zone_seen:
+                self._learn_times(session, tries)
         return self._place(session)
 
     def _delete_temporary(self, session: Session) -> bool:
@@ -319,14 +320,13 @@ class Store:
         self._take_new_name()
         return self._begin(session, 0)
 
-    def _learn_times(self, session: Session) -> None:
+    def _learn_times(self, session: Session, tries: bool) -> None:
         """Look how the server shows a file that was just written.
 
-        This costs a round trip once per mount, for the zone of its times. If it is not known yet
-        what the server keeps of a time that is set, the same round trip shows that.
+        A round trip, once per mount. `tries` also what the server keeps of a time that is set.
         """
         profile, temporaries = self._profile, self._context.temporaries
-        if profile.setting.time_grain is not None:
+        if not tries:
             seen = seen_in(session, session.exchange(questions(profile, self.temporary)))
             shown = None if seen.mtime is None else profile.times.shown_at(seen.mtime)
             profile.times.saw_clock(shown, time.time())

@@ -31,6 +31,11 @@ class Target:
         self.content = content
         self._profile = context.profile
 
+    @property
+    def sets_time(self) -> bool:
+        """Whether the content has a time. If not, the file gets that of its writing."""
+        return self.content.attributes()[0] is not None
+
     def questions(self) -> list[str]:
         return questions(self._profile, self.path)
 

@@ -96,9 +96,16 @@ def test_rename_between_folders_is_exdev_and_changes_nothing_on_server_without_p
         assert (root / "e" / "inner").read_bytes() == b"old"
 
 
+def test_refusal_that_passes_at_once_does_not_look_like_names_only(root: Path) -> None:
+    """Another client has made the folder after the refusal, before the look for its reason."""
+    with served(root, Manners(passing={"RETR": ["550 denied"]})) as (_, remote):
+        assert read(remote, "/d/inner") == b"inner"
+        assert remote.profile.names.paths is not False
+
+
 def test_refusal_that_passes_is_not_learned_as_names_only(root: Path) -> None:
-    """The first RETR is refused, and nothing explains it; the second one, by name, is not."""
-    manners = Manners(passing={"RETR": ["550 denied"]})
+    """The first two RETR are refused, and nothing explains it; the third one, by name, is not."""
+    manners = Manners(passing={"RETR": ["550 denied"] * 2})
     with served(root, manners) as (_, remote):
         assert read(remote, "/d/inner") == b"inner"
         assert remote.profile.names.paths is False
@@ -110,7 +117,7 @@ def test_refusal_that_passes_is_not_learned_as_names_only(root: Path) -> None:
 
 @pytest.mark.parametrize("names_only", [False, True])
 def test_file_of_ours_shows_whether_server_takes_paths(names_only: bool, root: Path) -> None:
-    manners = Manners(names_only=names_only, passing={"RETR": ["550 denied"]})
+    manners = Manners(names_only=names_only, passing={"RETR": ["550 denied"] * 2})
     with served(root, manners) as (server, remote):
         read(remote, "/d/inner")
         assert "paths" not in remote.profile.learned()

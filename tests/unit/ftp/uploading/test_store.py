@@ -52,6 +52,14 @@ def test_new_file_is_complete_under_its_temporary_name_before_the_rename(
     assert (int(status.st_mtime), status.st_mode & 0o777) == (WHEN, 0o640)
 
 
+def test_first_file_without_a_time_has_that_of_its_writing(
+    relayed: Remote, remote_dir: RemoteDir
+) -> None:
+    before = int(time.time())
+    relayed.store("/new", Local(b"data", mtime=None), base=None)
+    assert before - 1 <= (remote_dir.disk / "new").stat().st_mtime <= time.time() + 1
+
+
 def test_content_overwritten_while_it_waits_in_a_socket_is_not_renamed(
     relayed: Remote, relay: Relay, remote_dir: RemoteDir
 ) -> None:
