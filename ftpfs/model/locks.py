@@ -31,8 +31,14 @@ class Rank(enum.IntEnum):
     """
 
     # Held while the server is asked: one thread does it, the others wait for its result.
+    CONNECTING = enum.auto()  # api/connections: the first login of a server
     GENERATED_CONTENT = enum.auto()  # reading/generated: a file of unknown size
     PROBES = enum.auto()  # ftp/uploading/probes: what the server can do, tried out
+
+    # Python programs.
+    CONNECTIONS = enum.auto()  # api/connections: the servers of this process
+    LISTINGS = enum.auto()  # api/listings
+    AT_ONCE = enum.auto()  # api/parallel: what is left to do
 
     # Names and files.
     HIDING = enum.auto()  # names/hiding

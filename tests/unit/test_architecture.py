@@ -17,6 +17,7 @@ PACKAGE = Path(ftpfs.__file__).parent
 # server by the protocol in `model.remote` alone.
 ROOMS = {
     "cli": {"commands", "daemon", "trees", "ftp", "settings", "model", "errors"},
+    "api": {"daemon", "core", "ftp", "settings", "model", "landing", "errors"},
     "commands": {"daemon", "trees", "ftp", "settings", "model", "landing", "errors"},
     "daemon": {"fuse", "core", "ftp", "settings", "model", "private", "errors"},
     "fuse": {"core", "model", "errors"},
