@@ -38,12 +38,13 @@ from dataclasses import replace
 from ftpfs import errors
 from ftpfs.core import processes
 from ftpfs.core.files.openfile import OpenFile
+from ftpfs.core.files.server_file import version_of
 from ftpfs.core.names.behind import Changes
 from ftpfs.core.reading.ahead import FEW_SESSIONS
 from ftpfs.core.reading.blocks import BLOCK_SIZE
 from ftpfs.core.reading.generated import GeneratedFiles
 from ftpfs.core.rooms import build
-from ftpfs.core.store.store import Store
+from ftpfs.core.store.store import Holding, Store
 from ftpfs.core.writing import recovery
 from ftpfs.core.writing.spool import Spool
 from ftpfs.model import link
@@ -491,6 +492,26 @@ class Filesystem:
         if state == "clean" and self._hiding.waits(lambda name: is_within(name, path)):
             return "dirty"  # a deletion is yet to be sent
         return state
+
+    def holding(self, path: str) -> Holding | None:
+        """What this machine has of a file's content; None for what is no file.
+
+        What memory has does not count: it ends with the mount. If the listing does not tell the
+        exact time of the file, the server is asked for it.
+        """
+        here = self._doubts.located(path)
+        entry = self._looks.attributes(here)
+        if entry.kind is not Kind.FILE:
+            return None
+        file = self._files.at(here)
+        if file is not None and not file.follows_server:
+            return Holding.CACHED  # it was written here
+        if self._store is None:
+            return Holding.REMOTE
+        generation = self._known.generations.of(here)
+        if not entry.exact:
+            entry = self._known.tree.look_again(here, lambda: self._remote.look_again(here, entry))
+        return self._store.holding(version_of(here, entry, generation))
 
     def sync(self, path: str = "/", timeout: float | None = None) -> None:
         """Return when the server has everything that was written at and below `path`.

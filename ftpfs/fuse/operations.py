@@ -47,6 +47,9 @@ UNDATED = 0
 
 # The only extended attribute: "clean", "dirty", "uploading" or "failed".
 STATE_ATTRIBUTE = "user.ftpfs.state"
+# "kept", "cached" or "remote": whether a file's content is on this machine. Not listed: `cp -a` and
+# `rsync -X` ask for the value of each attribute that is, and copy it.
+STORED_ATTRIBUTE = "user.ftpfs.stored"
 
 # libfuse renames a file that is deleted while open to this name, and deletes it later.
 LIBFUSE_HIDDEN = ".fuse_hidden"
@@ -452,7 +455,7 @@ class Operations:
 
     @_answered
     def getxattr(self, path: str, name: str, _position: int = 0) -> bytes:
-        """The upload state of a file, or of everything in a folder.
+        """The upload state of a file, or of everything in a folder; what is stored of a file.
 
         EOPNOTSUPP for all names outside "user.", and not "no such attribute": `ls` then stops
         asking for ACLs.
@@ -460,10 +463,12 @@ class Operations:
         if name == OUTDATED_ATTRIBUTE:
             self.kernel.invalidate_outdated()
             return b""
+        if name == STORED_ATTRIBUTE and (holding := self._fs.holding(path)) is not None:
+            return holding.value.encode()
         if name != STATE_ATTRIBUTE:
             if name.startswith("user."):
                 raise OSError(errno.ENODATA, f"no attribute {name}")
-            raise OSError(errno.EOPNOTSUPP, "no attributes but one")
+            raise OSError(errno.EOPNOTSUPP, "no such attributes")
         return self._fs.state(path).encode()
 
     @_answered

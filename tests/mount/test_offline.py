@@ -374,3 +374,33 @@ def test_status_tells_since_when_a_mount_is_offline(town: Town) -> None:
     assert "offline since 20" in ftpfs("status", env=state).stdout
     town.back()
     until(lambda: "offline" not in ftpfs("status", env=state).stdout, 60)
+
+
+def stored(path: Path) -> str:
+    return os.getxattr(path, "user.ftpfs.stored").decode()
+
+
+def test_attribute_tells_whether_a_file_is_stored(town: Town) -> None:
+    for name, data in FILES_THERE.items():
+        town.write(name, data)
+    town.write("unread", b"u" * 300_000)
+    mounted = town.mount()
+    assert stored(mounted.path / "unread") == "remote"
+    assert stored(mounted.path / "sub/b") == "remote"
+    for name in FILES_THERE:
+        (mounted.path / name).read_bytes()
+    for name in FILES_THERE:
+        until(lambda name=name: stored(mounted.path / name) == "cached")  # type: ignore[misc]
+    assert stored(mounted.path / "unread") == "remote"
+    with pytest.raises(OSError, match="No data"):
+        stored(mounted.path / "sub")
+    assert os.listxattr(mounted.path / "a") == ["user.ftpfs.state"]
+    leave(mounted)
+    town.stop()
+    mounted = town.mount()
+    assert stored(mounted.path / "sub/b") == "cached"
+    assert stored(mounted.path / "unread") == "remote"
+    (mounted.path / "written").write_bytes(b"w")
+    assert stored(mounted.path / "written") == "cached"
+    town.back()
+    until(lambda: (town.root / "written").exists(), 60)

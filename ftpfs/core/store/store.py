@@ -39,6 +39,7 @@ it.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import logging
 import os
@@ -50,7 +51,7 @@ from pathlib import Path
 
 from ftpfs import errors, private
 from ftpfs.core.reading.blocks import Generations, Version
-from ftpfs.core.store.contents import Content, ContentFolder, Damaged, Facts, name_of
+from ftpfs.core.store.contents import Content, ContentFolder, Damaged, Facts, Flag, name_of
 from ftpfs.core.store.index import FILES
 from ftpfs.core.store.writer import Adopt, Drop, Forget, Put, Writer
 from ftpfs.model.locks import Rank, ranked_lock
@@ -77,6 +78,14 @@ def folder_of(host: str, server: str) -> str:
     text = f"{LAYOUT} {server}".encode("utf-8", "surrogateescape")
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in host)
     return f"{plain[-60:].lstrip('.')}~{hashlib.sha256(text).hexdigest()[:16]}"
+
+
+class Holding(enum.Enum):
+    """What this machine has of a file's content."""
+
+    KEPT = "kept"  # all of it, and it is never evicted
+    CACHED = "cached"  # all of it
+    REMOTE = "remote"  # not all of it: a read asks the server
 
 
 class Store:
@@ -165,6 +174,24 @@ class Store:
     def forget(self, path: str) -> None:
         """This mount changed `path` or something below it: delete the contents stored there."""
         self._writer.add(Forget(path))
+
+    def holding(self, version: Version) -> Holding:
+        """How much of a content is on this machine. Waits for the disk."""
+        if not version.size:
+            return Holding.CACHED
+        if not self._is_current(version):
+            return Holding.REMOTE
+        facts = Facts.of(version)
+        with self._lock:
+            owners = ["", self._owner] if self._has_own else [""]
+        try:
+            for owner in owners:
+                content = self._content(name_of(facts, owner))
+                if content is not None and content.is_complete():
+                    return Holding.KEPT if content.flags & Flag.KEPT else Holding.CACHED
+        except OSError as error:
+            self._writer.switch_off(error)
+        return Holding.REMOTE
 
     def status(self) -> StoreStatus | None:
         """What is in the store; None: it was not used so far, or is switched off."""
