@@ -8,17 +8,28 @@ Threading: `Progress` may be used by any thread; `transfer` is called by one.
 
 from __future__ import annotations
 
-import threading
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fsspec.callbacks import Callback, NoOpCallback
 
 from ftpfs.api import parallel
+from ftpfs.model.locks import Rank, ranked_lock
 
 Pair = tuple[str, str]
-# One lock for the call-backs of all transfers: a program's progress bar expects one thread.
-_telling = threading.Lock()
+# One lock for the call-backs of all transfers: a program's progress bar expects one thread. They are
+# called under it, so its rank is the first.
+_telling = ranked_lock(Rank.TELLING)
+
+
+def _begin_anew() -> None:
+    """In a child of `fork`: another thread of the parent may have held the lock."""
+    global _telling
+    _telling = ranked_lock(Rank.TELLING)
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 class Pairs:

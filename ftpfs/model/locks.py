@@ -30,6 +30,8 @@ class Rank(enum.IntEnum):
     that a call that somebody adds under one of them shows.
     """
 
+    TELLING = enum.auto()  # api/bulk: held while a program's call-back runs
+
     # Held while the server is asked: one thread does it, the others wait for its result.
     CONNECTING = enum.auto()  # api/connections: the first login of a server
     GENERATED_CONTENT = enum.auto()  # reading/generated: a file of unknown size
