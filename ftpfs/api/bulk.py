@@ -18,8 +18,8 @@ from ftpfs.api import parallel
 from ftpfs.model.locks import Rank, ranked_lock
 
 Pair = tuple[str, str]
-# One lock for the call-backs of all transfers: a program's progress bar expects one thread. They are
-# called under it, so its rank is the first.
+# One lock for the call-backs of all transfers: a program's progress bar expects one thread. The
+# call-backs run under it, so its rank is the first.
 _telling = ranked_lock(Rank.TELLING)
 
 
