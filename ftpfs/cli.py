@@ -37,6 +37,7 @@ FAMILIES = {
     **dict.fromkeys(("mkdir", "rm", "mv", "touch", "chmod"), "changing"),
     **dict.fromkeys(("find", "du"), "listing"),
     "cache": "cache",
+    "fetch": "fetch",
     "doctor": "doctor",
     **dict.fromkeys(("serve", "demo"), "serve"),
     **dict.fromkeys(("install-service", "install-helper"), "install"),

@@ -32,11 +32,11 @@ import logging
 import os
 import posixpath
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ftpfs import errors
-from ftpfs.core import processes
+from ftpfs.core import fetching, processes
 from ftpfs.core.files.openfile import OpenFile
 from ftpfs.core.files.server_file import version_of
 from ftpfs.core.names.behind import Changes
@@ -499,19 +499,44 @@ class Filesystem:
         What memory has does not count: it ends with the mount. If the listing does not tell the
         exact time of the file, the server is asked for it.
         """
-        here = self._doubts.located(path)
-        entry = self._looks.attributes(here)
+        here, entry = self._exact(path)
+        if entry is None:
+            return Holding.CACHED
         if entry.kind is not Kind.FILE:
             return None
-        file = self._files.at(here)
-        if file is not None and not file.follows_server:
-            return Holding.CACHED  # it was written here
         if self._store is None:
             return Holding.REMOTE
         generation = self._known.generations.of(here)
-        if not entry.exact:
-            entry = self._known.tree.look_again(here, lambda: self._remote.look_again(here, entry))
         return self._store.holding(version_of(here, entry, generation))
+
+    def fetch(self, path: str) -> Iterator[int]:
+        """Bring all of a file's content into the store. Yields the bytes that are here so far."""
+        if self._store is None:
+            raise errors.NotSupported("this mount has no store: mount it with cache_size=SIZE")
+        if self._exact(path)[1] is None:
+            return
+        handle = self.open(path, os.O_RDONLY)
+        try:
+            file = self._file(handle)
+            if (entry := file.followed()) is not None and entry.size:
+                version = version_of(file.path, entry, self._known.generations.of(file.path))
+                read = functools.partial(self.read, handle)
+                yield from fetching.fetch(read, version, self._store)
+        finally:
+            self.release(handle)
+
+    def _exact(self, path: str) -> tuple[str, Entry | None]:
+        """A path as the server knows it, and its entry with the exact time; None: a file that was
+        written here."""
+        here = self._doubts.located(path)
+        entry = self._looks.attributes(here)
+        file = self._files.at(here)
+        if file is not None and not file.follows_server:
+            return here, None
+        if entry.kind is Kind.FILE and not entry.exact and self._store is not None:
+            look = functools.partial(self._remote.look_again, here, entry)
+            entry = self._known.tree.look_again(here, look)
+        return here, entry
 
     def sync(self, path: str = "/", timeout: float | None = None) -> None:
         """Return when the server has everything that was written at and below `path`.

@@ -176,6 +176,7 @@ class Running:
                     "follow": self._tell_until_the_end,
                     "sync": self._tell_sync,
                     "forget": self._forget,
+                    "fetch": self._fetch,
                     "hurry": self._hurry,
                 },
             )
@@ -378,6 +379,13 @@ class Running:
     def _forget(self, request: Request) -> Iterator[Reply]:
         self._filesystem.forget(_path_in(request))
         yield {}
+
+    def _fetch(self, request: Request) -> Iterator[Reply]:
+        told = 0.0
+        for come in self._filesystem.fetch(_path_in(request)):
+            if time.monotonic() - told >= FOLLOW_SECONDS:
+                told = time.monotonic()
+                yield {"bytes": come}
 
     def _hurry(self, _request: Request) -> Iterator[Reply]:
         if not self._leaving.wait(HURRY_SECONDS):

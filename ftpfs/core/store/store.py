@@ -193,6 +193,31 @@ class Store:
             self._writer.switch_off(error)
         return Holding.REMOTE
 
+    def has(self, version: Version, index: int) -> bool:
+        """Whether block `index` of that content is stored. Waits for the disk."""
+        if not self._is_current(version):
+            return False
+        try:
+            content = self._content(name_of(Facts.of(version)))
+            return content is not None and content.has(index)
+        except OSError as error:
+            self._writer.switch_off(error)
+            return False
+
+    def check_storable(self, version: Version) -> None:
+        """Raises FtpfsError if the content cannot be stored for later mounts, with the reason."""
+        if self._writer.is_off:
+            raise errors.FtpfsError(f"the store in {self._folder} is switched off")
+        if not version.exact:
+            raise errors.FtpfsError("its exact time is not known, so it cannot be stored")
+        if not self._is_settled(version):
+            raise errors.FtpfsError("changed within the last minute: fetch it again later")
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait for the disk."""
+        return 0 if self._writer.is_off else self._writer.queued
+
     def status(self) -> StoreStatus | None:
         """What is in the store; None: it was not used so far, or is switched off."""
         return None if self._writer.is_off else self._writer.status
