@@ -404,3 +404,32 @@ def test_attribute_tells_whether_a_file_is_stored(town: Town) -> None:
     assert stored(mounted.path / "written") == "cached"
     town.back()
     until(lambda: (town.root / "written").exists(), 60)
+
+
+def test_silent_server_costs_no_deadline_for_each_call(
+    remote_dir: RemoteDir, relay: Relay, mount: MountStore
+) -> None:
+    data = make(remote_dir, "read", 10)
+    for number in range(20):
+        make(remote_dir, f"unread{number}", 10)
+    timeouts = "reply_timeout=1,connect_timeout=1,data_timeout=1"
+    mounted = mount(f"cache_size=1G,{timeouts},list_ttl=0,open_ttl=0")
+    assert (mounted.path / "read").read_bytes() == data
+    until(lambda: stored(mounted.path / "read") == "cached")
+    relay.stall_replies()
+
+    def is_offline() -> bool:
+        try:
+            (mounted.path / "unread0").read_bytes()
+        except OSError as error:
+            return error.errno == errno.ENETUNREACH
+        return False
+
+    until(is_offline, 60)
+    begun = time.monotonic()
+    for number in range(20):
+        fails_at_once((mounted.path / f"unread{number}").read_bytes)
+    assert (mounted.path / "read").read_bytes() == data
+    assert time.monotonic() - begun < 15
+    relay.stall_replies(False)
+    until(lambda: not is_offline(), 60)

@@ -54,6 +54,9 @@ VERSION = 1
 # Notes wait for others of the same folders for so long (s), and at least this multiple of the time
 # that writing the last ones took.
 PAUSE_SECONDS, PAUSE_FACTOR = 1.0, 20
+# Limit of listings that stay in memory after a question. An offline `grep -r` asks for each file of
+# a folder, and to unpack a listing of 10,000 names takes 15 ms.
+MOST_RECENT = 8
 # Limit of notes that wait.
 MOST_NOTES = 50_000
 # A listing of more than this part of the bound is not stored. Neither are any listings, if the
@@ -143,6 +146,8 @@ class StoredListings:
         self._writing = ranked_lock(Rank.STORED_LISTINGS)
         # Guarded by _writing:
         self._db: sqlite3.Connection | None = None
+        self._recent: dict[str, _Row | None] = {}  # rows that were read, for the next question
+        self._data_version = 0  # of the database when they were read
         self._changed = ranked_condition(Rank.LISTING_NOTES)
         # Guarded by _changed:
         self._notes: deque[_Note] = deque()
@@ -192,7 +197,7 @@ class StoredListings:
 
     def clear(self) -> None:
         """Delete all listings."""
-        self._with_database(lambda db: db.execute("DELETE FROM listings"))
+        self._with_database(self._delete_all)
 
     def close(self) -> None:
         """Write what is noted. Nothing is noted or told afterwards."""
@@ -244,16 +249,28 @@ class StoredListings:
         """Write what is noted."""
         self._with_database(self._write)
 
+    def _delete_all(self, db: sqlite3.Connection) -> None:
+        self._recent.clear()
+        db.execute("DELETE FROM listings")
+
     def _write(self, db: sqlite3.Connection) -> None:
         with self._changed:
             notes, self._notes = self._notes, deque()
         if notes:
+            self._recent.clear()
             _Changes(db, self._clock(), self._capacity).apply(notes)
 
     def _read(self, path: str) -> _Row | None:
         def read(db: sqlite3.Connection) -> _Row | None:
             self._write(db)
-            return _row_at(db, path)
+            # It changes when another mount has written.
+            ((now,),) = db.execute("PRAGMA data_version").fetchall()
+            if now != self._data_version or len(self._recent) >= MOST_RECENT:
+                self._recent.clear()
+                self._data_version = now
+            if path not in self._recent:
+                self._recent[path] = _row_at(db, path)
+            return self._recent[path]
 
         return self._with_database(read)
 
@@ -283,6 +300,7 @@ class StoredListings:
             raise
         except sqlite3.DatabaseError as error:
             log.warning("%s is damaged (%s), a new one is made", self._place, error)
+            self._recent.clear()
             if self._db is not None:
                 self._db.close()
                 self._db = None

@@ -262,3 +262,34 @@ while True:
             assert len(entries) == 100
             assert len({entry.name.split()[0] for entry in entries}) == 1
         stored.close()
+
+
+def test_listing_is_unpacked_once_for_questions_in_a_row(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = make()
+    stored.listed("/", [file(f"{number}") for number in range(50)])
+    assert stored.entries("/")
+    unpacked: list[bytes] = []
+    real = module._unpacked
+
+    def unpack(data: bytes) -> Iterator[Entry]:
+        unpacked.append(data)
+        return real(data)
+
+    monkeypatch.setattr(module, "_unpacked", unpack)
+    assert [stored.entry(f"/{number}") for number in range(50)] == stored.entries("/")
+    assert not unpacked
+    stored.told("/0", file("0", 2))
+    assert stored.entry("/0") == file("0", 2)
+    assert stored.entry("/1") == file("1")
+
+
+def test_changes_by_another_mount_show_at_once(make: Make) -> None:
+    one, other = make(), make()
+    one.listed("/", [file("a")])
+    assert names(one.entries("/")) == names(other.entries("/")) == ["a"]
+    other.told("/b", file("b"))
+    assert names(other.entries("/")) == names(one.entries("/")) == ["a", "b"]
+    one.clear()
+    assert other.entries("/") is None
