@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 from tests.conftest import RemoteDir
 from tests.mount.conftest import MountDir, Mounted, ftpfs
 from tests.mount.test_offline import leave, stored
-from tests.mount.test_store import digest, make
+from tests.mount.test_store import OLD, digest, make
 from tests.support.relay import Relay
 from tests.support.servers import Kind
 
@@ -93,3 +96,60 @@ def test_fetch_without_a_store_says_so(
     assert done.returncode == 1
     assert "cache_size=SIZE" in done.stderr
     assert os.path.getsize(mounted.path / "sub/middle") == tree["sub/middle"]
+
+
+def test_programs_work_with_a_fetched_repository_offline(
+    remote_dir: RemoteDir, relay: Relay, mount_dir: MountDir, tmp_path: Path
+) -> None:
+    origin = tmp_path / "origin"
+    make_repository(origin)
+    shutil.copytree(origin, remote_dir.disk / "repo")
+    for path in (remote_dir.disk / "repo", *(remote_dir.disk / "repo").rglob("*")):
+        shutil.chown(path, remote_dir.server.uid, remote_dir.server.gid)
+        os.utime(path, (OLD, OLD))
+    mounted = mount(mount_dir, relay, tmp_path)
+    done = fetch(mounted, "repo")
+    assert (done.returncode, done.stderr) == (0, "")
+    leave(mounted)
+    relay.reset()
+
+    mounted = mount(mount_dir, relay, tmp_path, "offline=always")
+    there = mounted.path / "repo"
+    run("diff", "-r", str(origin), str(there))
+    assert git(there, "log", "--format=%s").split() == ["second", "first"]
+    assert git(there, "status", "--porcelain") == ""
+    with contextlib.closing(sqlite3.connect(f"file:{there}/data.db?mode=ro", uri=True)) as db:
+        assert db.execute("SELECT sum(number) FROM numbers").fetchone() == (4950,)
+    if shutil.which("rsync"):
+        run("rsync", "-a", f"{there}/", f"{tmp_path}/out/")
+        run("diff", "-r", "-x", "index", str(origin), f"{tmp_path}/out")  # git has written it
+    assert not relay.commands
+    leave(mounted)
+
+
+def make_repository(place: Path) -> None:
+    place.mkdir()
+    with contextlib.closing(sqlite3.connect(place / "data.db")) as db:
+        db.execute("CREATE TABLE numbers (number INTEGER)")
+        db.executemany("INSERT INTO numbers VALUES (?)", [(n,) for n in range(100)])
+        db.commit()
+    (place / "empty").touch()
+    for number in range(20):
+        (place / f"file{number}").write_text(f"{number}\n" * 100)
+    git(place, "init", "--quiet")
+    for subject in ("first", "second"):
+        (place / "folder" / subject).mkdir(parents=True)
+        (place / "folder" / subject / "text").write_text(subject)
+        git(place, "add", "--all")
+        git(place, "commit", "--quiet", "-m", subject)
+
+
+def git(place: Path, *words: str) -> str:
+    safe = ("-c", "safe.directory=*", "-c", "user.name=me", "-c", "user.email=me@example.org")
+    return run("git", *safe, "-C", str(place), *words)
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    return done.stdout

@@ -433,3 +433,24 @@ def test_silent_server_costs_no_deadline_for_each_call(
     assert time.monotonic() - begun < 15
     relay.stall_replies(False)
     until(lambda: not is_offline(), 60)
+
+
+def test_files_that_exist_only_here_are_renamed_and_deleted_offline(town: Town) -> None:
+    town.look(FILES_THERE)
+    town.stop()
+    mounted = town.mount()
+    for name in ("gone", "moved", "replacing", "sub/far"):
+        (mounted.path / name).write_bytes(name.encode())
+    until(lambda: "uploads wait" in mounted.log_text())
+    (mounted.path / "gone").unlink()
+    (mounted.path / "moved").rename(mounted.path / "sub/moved")
+    (mounted.path / "replacing").rename(mounted.path / "a")
+    (mounted.path / "sub/far").rename(mounted.path / "sub/b")
+    assert sorted(os.listdir(mounted.path)) == ["a", "empty", "sub"]
+    assert sorted(os.listdir(mounted.path / "sub")) == ["b", "deep", "moved"]
+    assert (mounted.path / "a").read_bytes() == b"replacing"
+    town.back()
+    until(lambda: (town.root / "a").read_bytes() == b"replacing", 60)
+    until(lambda: (town.root / "sub/b").read_bytes() == b"sub/far")
+    until(lambda: (town.root / "sub/moved").exists())
+    until(lambda: sorted(os.listdir(town.root)) == ["a", "empty", "sub"])

@@ -366,6 +366,8 @@ class Outgoing:
 
 def may_be_done(error: BaseException) -> bool:
     """Whether an upload that failed so may have left something on the server."""
+    if isinstance(error, errors.Offline):
+        return False
     is_foreseen = isinstance(error, errors.FtpfsError)
     is_odd = isinstance(error, (errors.NetworkError, errors.DataMismatch, errors.ProtocolError))
     return is_odd or not is_foreseen
@@ -374,4 +376,13 @@ def may_be_done(error: BaseException) -> bool:
 def may_have_begun(error: BaseException) -> bool:
     """Whether a change in place that failed so may have left a part of it on the server. That holds
     also if it was refused at its end, for want of room, or given up here."""
-    return not isinstance(error, (errors.NotSupported, errors.Conflict, errors.OutOfDescriptors))
+    return not isinstance(error, _BEFORE_ANYTHING)
+
+
+# These fail before anything is sent.
+_BEFORE_ANYTHING = (
+    errors.NotSupported,
+    errors.Conflict,
+    errors.OutOfDescriptors,
+    errors.Offline,
+)

@@ -375,7 +375,7 @@ class Renames:
         It is uploaded under its new name later. If the new folder may refuse it, ask the server
         now; also if a change in place of the replaced file broke off: nobody knows what is there.
         """
-        takes = self._known.takes_files(folder_of(new))
+        takes = self._known.takes_files(folder_of(new)) or self._remote.is_offline()
         plain = target is None or target.kind is Kind.FILE
         unknown = victim is not None and (
             victim.is_between_contents or (victim.may_be_on_server and not victim.on_server)
