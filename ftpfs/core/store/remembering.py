@@ -23,7 +23,7 @@ from ftpfs import errors
 from ftpfs.core.store.listings import StoredListings
 from ftpfs.core.store.presence import Presence
 from ftpfs.model.entry import Entry, FolderAttributes, Kind
-from ftpfs.model.names import split
+from ftpfs.model.names import is_hidden, split
 from ftpfs.model.remote import Content, Download, ListPath, Remote, Space
 
 Entries = list[Entry]
@@ -113,7 +113,8 @@ class RememberingRemote:
         entries = self._listings.entries(path)
         if entries is None:
             raise errors.Offline(f"{path}: the server is away, and this folder is not stored here")
-        return entries
+        # This mount, or one that was killed, has renamed files to hidden names.
+        return [entry for entry in entries if not is_hidden(entry.name)]
 
     def peek(self, path: str) -> Entry | None:
         try:

@@ -99,3 +99,12 @@ def test_what_needs_the_server_is_unreachable_and_nothing_is_asked(
         call(remote)
     assert errors.errno_of(caught.value) == errno.ENETUNREACH
     assert not caught.value.asked
+
+
+def test_hidden_name_of_a_killed_mount_is_not_shown(
+    remote: RememberingRemote, listings: StoredListings
+) -> None:
+    listings.moved("/a", "/.ftpfs-deleted-12345678")
+    assert [entry.name for entry in remote.list("/")] == ["empty", "unlisted"]
+    listings.moved("/.ftpfs-deleted-12345678", "/a")
+    assert remote.stat("/a") == file("a")
