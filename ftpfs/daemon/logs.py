@@ -90,12 +90,14 @@ class _PrivateFile(logging.handlers.WatchedFileHandler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        super().emit(record)
-        if self.stream is not None and self.stream.tell() > MAX_FILE_BYTES:
-            try:
+        # If the log's folder is gone, the line is lost. The caller must not get an error for that:
+        # it may be the thread that waits for signals.
+        try:
+            super().emit(record)
+            if self.stream is not None and self.stream.tell() > MAX_FILE_BYTES:
                 self._rotate(self.stream)
-            except OSError:
-                self.handleError(record)
+        except OSError:
+            self.handleError(record)
 
     def _rotate(self, stream: io.TextIOWrapper) -> None:
         fcntl.flock(stream, fcntl.LOCK_EX)

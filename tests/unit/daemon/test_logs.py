@@ -148,6 +148,16 @@ def test_nothing_is_logged_below_the_level(log_file: Path) -> None:
     assert [line.rpartition(" ")[2] for line in log_file.read_text().splitlines()] == ["enough"]
 
 
+def test_log_whose_folder_vanishes_fails_no_caller_and_goes_on_later(log_file: Path) -> None:
+    log_file.unlink()
+    hidden = log_file.parent.rename(log_file.parent.with_name("elsewhere"))
+    logging.getLogger("ftpfs").info("lost")
+    logging.getLogger("ftpfs").info("lost, too")
+    hidden.rename(log_file.parent)
+    logging.getLogger("ftpfs").info("written")
+    assert "written" in log_file.read_text()
+
+
 def test_unwritable_log_file_is_an_error_if_the_user_named_it(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(errors.FtpfsError, match="cannot log to"):
