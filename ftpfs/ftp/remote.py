@@ -382,8 +382,10 @@ class Remote:
     def takes_files(self, path: str) -> bool:
         """Whether the folder above `path` takes new files.
 
-        Makes one under a temporary name, and deletes it. False if that must not be tried. Raises
-        the server's refusal.
+        Makes one under a temporary name, and deletes it. False: the folder takes no temporary
+        files, so only the file itself shows it. If files are handed over (`Placing.IN_PLACE`),
+        nothing may be sent before the file is complete, and the folder is assumed to take it.
+        Raises the server's refusal.
         """
         where = self._root.on_server(path)
         explained = self._attempts.explained(lambda: None)

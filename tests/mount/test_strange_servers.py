@@ -214,6 +214,36 @@ def test_file_copied_into_a_hot_folder_is_one_job_and_one_only(
         assert sorted(server.taken) == jobs
 
 
+# What a program writes in several steps, or under another name first, and the jobs it makes.
+IN_STEPS = [
+    ("(echo a; echo b) > d/job", [("job", b"a\nb\n")]),
+    ("(/bin/echo a; /bin/echo b) > d/job", [("job", b"a\nb\n")]),
+    ("sed s/h/j/ hello > d/job", [("job", b"jello, world\n")]),
+    (
+        "cat hello > d/job; cat hello > d/next",
+        [("job", b"hello, world\n"), ("next", b"hello, world\n")],
+    ),
+    (
+        "cp hello d/job; echo a > other; mv other d/job2",
+        [("job", b"hello, world\n"), ("job2", b"a\n")],
+    ),
+    ("cp hello d/job; touch -d 2020-01-01 hello d", [("job", b"hello, world\n")]),
+    ("mkdir d/new; : > d/new/job", [("job", b"")]),
+]
+
+
+@pytest.mark.parametrize(("line", "jobs"), IN_STEPS)
+def test_hot_folder_gets_no_temporary_file_whatever_a_shell_does(
+    root: Path, mount_scripted: MountScripted, line: str, jobs: list[tuple[str, bytes]]
+) -> None:
+    with scripted_server.start(root, Manners(hot_folder=True)) as server:
+        here = mount_scripted(server, "quirk=upload=in-place")
+        shell(line, here)
+        wait_until_sent(here)
+        assert sorted(server.taken) == jobs
+        assert not [command for command in server.commands if ".ftpfs-" in command]
+
+
 @pytest.mark.parametrize(
     ("reply", "twice"), [("550 renaming is not allowed", 2), ("502 no renaming here", 1)]
 )

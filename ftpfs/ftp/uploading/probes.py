@@ -3,7 +3,8 @@
 FTP does not say what is left of a file after REST and STOR, whether APPE adds, whether a rename
 replaces, or what becomes of a time that is set. ftpfs tries an unknown server once, on small hidden
 files beside the file in question, and the profile remembers the result. A folder that refuses
-scratch files shows nothing about the server.
+scratch files shows nothing about the server. If files are handed over (`Placing.IN_PLACE`), nothing
+is tried: the folder would take the scratch files, too.
 
 Threading: any thread. One lock (Rank.PROBES) is held while a probe runs, so that no two threads
 probe the same at once. It is the only lock here that is held during network I/O, and only probes
@@ -43,6 +44,11 @@ class Probes:
         self._temporaries = temporaries
         self._folders = folders
         self._probing = ranked_lock(Rank.PROBES)
+
+    @property
+    def may_try(self) -> bool:
+        """Whether scratch files may be sent."""
+        return self._profile.contents.placing is not Placing.IN_PLACE
 
     def restart(self, session: Session, target: str) -> Restart:
         """What REST n and STOR leave of a file."""
@@ -100,6 +106,8 @@ class Probes:
 
     def learn_times(self, session: Session, path: str) -> None:
         """Find out which command sets times, on a scratch file in the folder of `path`."""
+        if not self.may_try:
+            return
         scratch, renamed = (self._temporaries.new(path, "probe-") for _ in range(2))
         try:
             store_at_once(session, scratch, _TEN_BYTES)
@@ -122,6 +130,8 @@ class Probes:
 
         None if there can be no scratch folder.
         """
+        if not self.may_try:
+            return None
         scratch, way = self._temporaries.new(target), self._profile.setting.way_to_set_time()
         line = self._profile.setting.set_time_line(way, scratch, PROBE_TIME)
         try:
@@ -138,6 +148,8 @@ class Probes:
         None if there can be no scratch file. Ten bytes are left only if REST keeps everything. So
         the size is enough, and the file need not be fetched.
         """
+        if not self.may_try:
+            return None
         scratch = self._temporaries.new(target, "probe-")
         try:
             store_at_once(session, scratch, _TEN_BYTES)
@@ -177,7 +189,7 @@ class Probes:
         None if there can be no scratch file, or if not all bytes arrived.
         """
         in_place = self._folders.writes_in_place(posixpath.dirname(target))
-        if in_place or self._profile.contents.placing is Placing.IN_PLACE:
+        if in_place or not self.may_try:
             return None
         scratch = self._temporaries.new(target, "probe-")
         try:
@@ -198,6 +210,8 @@ class Probes:
         return False if size < len(_TEN_BYTES) else None
 
     def _probe_rename(self, session: Session, target: str) -> bool | None:
+        if not self.may_try:
+            return None
         one, other = (self._temporaries.new(target, "probe-") for _ in range(2))
         try:
             store_at_once(session, one, b"1")

@@ -132,6 +132,8 @@ class Uploads:
 
     def takes_files(self, path: str) -> bool:
         """See `Remote.takes_files`."""
+        if not self.probes.may_try:
+            return True
         if self._context.folders.writes_in_place(posixpath.dirname(path)):
             return False
         self._pool.run(partial(self.probes.try_new_file, target=path), use=Use.UPLOAD)

@@ -21,7 +21,7 @@ from ftpfs import errors
 from ftpfs.ftp.connections import conversation, hearing
 from ftpfs.ftp.manners import Manners as Learned
 from ftpfs.ftp.manners import can_answer
-from ftpfs.ftp.profile import Profile
+from ftpfs.ftp.profile import Profile, Restart
 from ftpfs.ftp.remote import Remote
 from ftpfs.ftp.uploading.content import FileContent
 from ftpfs.model.entry import Entry
@@ -298,6 +298,30 @@ def test_hot_folder_gets_each_file_once_under_its_final_name(root: Path) -> None
         assert server.taken == [(f"job{number}", b"print me") for number in range(3)]
         asked = [line for line in server.commands if "job" in line]
         assert asked == [f"STOR /d/job{number}" for number in range(3)]
+
+
+def test_nothing_is_tried_on_scratch_files_where_files_are_handed_over(root: Path) -> None:
+    (root / "file").write_bytes(b"new")
+    (root / "old").write_bytes(b"old")
+    manners = Manners(hot_folder=True, answers={"MFMT": "550 no", "MDTM": "550 no"})
+    with scripted.start(root, manners) as server:
+        login = Server(
+            server.host,
+            server.port,
+            user=server.user,
+            password=Secret(server.password),
+            quirks=(("upload", "in-place"),),
+        )
+        remote = Remote(login, NETWORK)
+        assert remote.takes_files("/d/job")
+        assert remote.restart_of_uploads() is Restart.NOTHING
+        remote.rename("/file", "/old", replace=True)
+        for path, directory in (("/old", False), ("/d", True)):
+            with pytest.raises(errors.FtpfsError):
+                remote.set_mtime(path, 1_600_000_000, directory=directory)
+        remote.close()
+        assert not server.taken
+        assert not {"STOR", "MKD"} & set(server.verbs())
 
 
 def test_broken_upload_to_hot_folder_is_not_repeated(root: Path) -> None:
