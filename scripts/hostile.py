@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from tests.support import hostile_server
-from tests.support.hostile_server import LISTINGS, REPLIES, HostileServer
+from tests.support.hostile_server import LISTINGS, REPLIES, UNASKED, HostileServer
 
 NUMBERS = {
     "counted-listing": 5_000_000,
@@ -36,7 +36,7 @@ LOOKS = 3
 def main() -> None:
     print(f"| server | result | peak memory, MB | s for {LOOKS} | log, KB |")
     print("|---|---|---|---|---|")
-    for mode in LISTINGS:
+    for mode in (*LISTINGS, *UNASKED):
         with hostile_server.start(mode, NUMBERS.get(mode, 0)) as server:
             print(f"| {mode} | {_mounted(server)} |", flush=True)
     for mode in REPLIES:

@@ -49,6 +49,11 @@ class Trapped:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.partition(f"{name}:")[2].split()[0]) << 10
 
+    def processor_seconds(self) -> float:
+        """What the daemon has used so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def errno_of_ls(self, name: str = "trap") -> int:
         try:
             os.listdir(self.path / name)
@@ -139,6 +144,21 @@ def test_dripped_listing_ends(mount: Mount) -> None:
     assert trapped.errno_of_ls() == errno.ETIMEDOUT
     assert time.monotonic() - began < 15
     assert "the listing comes too slowly" in trapped.log.read_text()
+
+
+def test_server_that_replies_without_end_and_unasked_gets_a_session_dropped(mount: Mount) -> None:
+    trapped = mount("endless-replies")
+    for _ in range(3):
+        ls = ["ls", str(trapped.path / "trap")]
+        told = subprocess.run(ls, capture_output=True, text=True, timeout=40, check=False)
+        assert "Input/output error" in told.stderr
+    text = trapped.log.read_text()
+    assert "does not stop sending replies" in text
+    assert len(text) < 30_000
+    before = time.monotonic(), trapped.processor_seconds()
+    time.sleep(2)
+    share = (trapped.processor_seconds() - before[1]) / (time.monotonic() - before[0])
+    assert share < 0.5, "the daemon is busy though nobody asks for anything"
 
 
 @pytest.mark.parametrize("binding", ["fusepy", "mfusepy"])

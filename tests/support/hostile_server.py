@@ -3,7 +3,8 @@
     python -m tests.support.hostile_server MODE [NUMBER]      prints its port
 
 Its root is an ordinary folder with `a.txt`, `quiet` and `trap`. The mode takes effect when a client
-lists `/trap`, or, for modes of replies, sends FEAT. The server knows nothing of ftpfs.
+lists `/trap`, or, for modes of replies, sends FEAT. In modes of unasked-for replies, it stays in
+effect on all connections from then on. The server knows nothing of ftpfs.
 
 Threading: one thread per connection.
 """
@@ -146,6 +147,15 @@ REPLIES: dict[str, Callable[[socket.socket, float], None]] = {
     "fat-features": _fat_features,
     "dripped-reply": _dripped_reply,
 }
+
+
+def _endless_replies(client: socket.socket, _: float) -> None:
+    for number in range(10**9):
+        client.sendall(b"200 hi %d\r\n" % number * 200)
+
+
+# What follows each reply with 200 or 250, after a client has entered `/trap` once.
+UNASKED: dict[str, Callable[[socket.socket, float], None]] = {"endless-replies": _endless_replies}
 FEATURES = (
     b"211-features\r\n SIZE\r\n MDTM\r\n REST STREAM\r\n EPSV\r\n UTF8\r\n MFMT\r\n"
     b" MLST type*;size*;modify*;UNIX.mode*;\r\n211 end\r\n"
@@ -161,6 +171,9 @@ _ANSWERS = {
     "REST": b"350 ok\r\n",
     "MDTM": b"213 20240101000000\r\n",
 }
+
+
+_sprung = threading.Event()  # a client has entered `/trap` in a mode of unasked-for replies
 
 
 class _Conversation:
@@ -180,7 +193,12 @@ class _Conversation:
                 if method is not None:
                     method(argument)
                 else:
-                    self._client.sendall(_ANSWERS.get(verb, b"502 no\r\n"))
+                    self._say(_ANSWERS.get(verb, b"502 no\r\n"))
+
+    def _say(self, reply: bytes) -> None:
+        self._client.sendall(reply)
+        if _sprung.is_set() and reply.startswith((b"200", b"250")):
+            UNASKED[self._mode](self._client, self._number)
 
     def do_feat(self, _: str) -> None:
         reply = REPLIES.get(self._mode)
@@ -197,7 +215,9 @@ class _Conversation:
 
     def do_cwd(self, argument: str) -> None:
         self._folder = argument
-        self._client.sendall(b"250 ok\r\n")
+        if argument.rstrip("/") == "/trap" and self._mode in UNASKED:
+            _sprung.set()
+        self._say(b"250 ok\r\n")
 
     def do_size(self, argument: str) -> None:
         self._client.sendall(b"213 %d\r\n" % _size_of(argument))
@@ -262,7 +282,7 @@ def _serve(client: socket.socket, mode: str, number: float) -> None:
 
 
 def _main(mode: str, number: float) -> None:
-    assert mode in {*LISTINGS, *REPLIES, "plain"}, mode
+    assert mode in {*LISTINGS, *UNASKED, *REPLIES, "plain"}, mode
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
         print(listener.getsockname()[1], flush=True)

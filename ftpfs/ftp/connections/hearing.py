@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ftpfs import errors
 from ftpfs.ftp.connections.control import Control, Reply
@@ -40,6 +40,8 @@ OPTIONAL_TIMEOUT, OPTIONAL_ROUND_TRIPS = 4.0, 20
 SECOND_REPLY_SECONDS = 0.25
 # Deadline (s) for the rest of a line that the server began on an idle session, unasked.
 STRAY_TIMEOUT = 1.0
+# Maximum number of unasked-for replies without a pause, and of seconds in which they are read.
+MAX_STRAYS, STRAYS_SECONDS = 500, 5.0
 # The reply to each command of a session that is not logged in; also a refusal of one path, as some
 # servers say it.
 NOT_LOGGED_IN = 530
@@ -174,17 +176,21 @@ class Hearing:
             return
         if not self._control.comes_within(SECOND_REPLY_SECONDS):
             manners.once |= {self.asked}
-        while self._control.comes_within(0):
-            self._control.reply(STRAY_TIMEOUT)
+        for _ in self._unasked():
+            pass
 
     def expect_silence(self) -> None:
         """While no command is in flight: a reply that has come is one too many.
 
         The last reply may have belonged to an earlier command then. Raises Retreat, so that the
         work is done again on another session; if the server does this all the time, the reply is
-        discarded.
+        discarded. Raises ProtocolError if such replies do not end.
         """
-        while self._control.readable() and self.hears_stray():
+        if not self._control.readable():
+            return
+        for number, stray in enumerate(self._unasked()):
+            if not number:
+                _note_stray(stray)
             if not self._profile.wire.manners.saw_stray():
                 raise errors.Retreat(f"a reply too many came with that to {self.asked}")
 
@@ -198,13 +204,30 @@ class Hearing:
 
         Raises the error that a 421 means.
         """
-        if self.waking or not self._control.readable():
-            return False
-        stray = self._control.reply(STRAY_TIMEOUT)
-        log.info("unasked-for reply: %s", errors.printable(stray.lines[-1][:200]))
-        if stray.code == 421:
-            raise errors.from_reply(stray.code, stray.text)
-        return True
+        for stray in self._unasked():
+            _note_stray(stray)
+            return True
+        return False
+
+    def _unasked(self) -> Iterator[Reply]:
+        """The replies that have arrived although no command is in flight.
+
+        Raises the error that a 421 means, and ProtocolError if there are too many: a server that
+        sends them without pause would keep this loop busy until the end of the session.
+        """
+        deadline = time.monotonic() + STRAYS_SECONDS
+        count = 0
+        while not self.waking and self._control.readable():
+            left = deadline - time.monotonic()
+            if count == MAX_STRAYS or left <= 0:
+                raise errors.ProtocolError(
+                    f"the server does not stop sending replies, unasked, after {self.asked}"
+                )
+            stray = self._control.reply(min(left, STRAY_TIMEOUT))
+            count += 1
+            if stray.code == 421:
+                raise errors.from_reply(stray.code, stray.text)
+            yield stray
 
     # The server that has forgotten the login.
 
@@ -309,6 +332,10 @@ class Hearing:
             self.send_one_by_one()
         else:
             self._profile.wire.manners.wary = True
+
+
+def _note_stray(stray: Reply) -> None:
+    log.info("unasked-for reply: %s", errors.printable(stray.lines[-1][:200]))
 
 
 def patience(profile: Profile, round_trips: int, least: float) -> float:
