@@ -29,6 +29,7 @@ from ftpfs.core.files.row import Row
 from ftpfs.core.files.server_file import MOST_SAMPLES, version_of
 from ftpfs.core.files.state import FileState
 from ftpfs.core.names.known import KnownNames
+from ftpfs.core.writing.backoff import NO_ROOM
 from ftpfs.core.writing.capture import Attributes, Capture, Way
 from ftpfs.core.writing.samples import samples_of
 from ftpfs.core.writing.spool import Spool, SpoolFile
@@ -151,7 +152,8 @@ class Outgoing:
         if capture is not None:
             state.changes.give_back(capture.unsent_locked())
             begun = capture.is_in_place and capture.captured
-            if may_be_done(error) or (begun and may_have_begun(error)):
+            may_be_torn = capture.attributes_given is not None and may_follow_a_part(error)
+            if may_be_done(error) or may_be_torn or (begun and may_have_begun(error)):
                 state.changes.uncertain.add(capture.trace_locked(state.mtime))
                 state.changes.goes_whole |= not capture.is_in_place
         goes_on = isinstance(error, (errors.NetworkError, errors.Busy))
@@ -371,6 +373,13 @@ def may_be_done(error: BaseException) -> bool:
     is_foreseen = isinstance(error, errors.FtpfsError)
     is_odd = isinstance(error, (errors.NetworkError, errors.DataMismatch, errors.ProtocolError))
     return is_odd or not is_foreseen
+
+
+def may_follow_a_part(error: BaseException) -> bool:
+    """Whether an upload that failed so, after its attributes were set, may have left a part of the
+    file. A server may call a part complete, and so it gets the name; the remote sends the file once
+    more then, and that may be refused, or given up here."""
+    return isinstance(error, (errors.Superseded, errors.Busy, *NO_ROOM))
 
 
 def may_have_begun(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from ftpfs import errors
 from ftpfs.core.reading.blocks import BLOCK_SIZE
 from ftpfs.core.writing import backoff
+from ftpfs.model.entry import Entry
+from ftpfs.model.remote import Content
 from tests.support.filesystem_bench import (
     Bench,
     open_directory,
@@ -307,3 +310,65 @@ def test_torn_file_that_was_renamed_and_written_anew_is_no_conflict(
             bench.fs.sync("/", 0.3)
             break
     assert bench.remote.files() == {name: b"anew", "/b": b"bbbb"}
+
+
+@pytest.mark.parametrize(
+    ("error", "killed"),
+    [
+        (errors.Superseded("written over"), False),
+        (errors.Superseded("written over"), True),
+        (errors.NoSpace("452"), False),
+        (errors.Busy(550, "used by another process"), False),
+        (errors.Busy(550, "used by another process"), True),
+    ],
+    ids=["overtaken", "overtaken, killed", "full", "busy", "busy, killed"],
+)
+def test_torn_file_is_no_conflict_however_its_second_attempt_ends(
+    bench: Bench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: errors.FtpfsError,
+    killed: bool,
+) -> None:
+    """A server has called a part complete, and the rename moved it. The remote sends the file once
+    more at once, and that attempt ends otherwise than by a broken connection."""
+    monkeypatch.setattr(backoff, "FULL_PAUSE_SECONDS", 0.5)
+    open_directory(bench)
+    bench.linger()
+    content = os.urandom(5000)
+    whole, seen = bench.remote.store, threading.Event()
+
+    def tears_once(path: str, sent: Content, *, base: Entry | None) -> Entry:
+        if seen.is_set():
+            if killed:
+                raise errors.ConnectionLost("the network is gone")
+            return whole(path, sent, base=base)
+        assert sent.ready(0) == len(content)
+        mtime, _ = sent.attributes()
+        bench.remote.outside_write(path, content[:17], mtime=mtime)
+        seen.set()
+        raise error
+
+    monkeypatch.setattr(bench.remote, "store", tears_once)
+    handle = bench.fs.open("/a", os.O_WRONLY)
+    bench.fs.truncate_handle(handle, 0)
+    bench.fs.write(handle, 0, content)
+    bench.fs.release(handle)
+    with contextlib.suppress(errors.FtpfsError):
+        bench.fs.sync("/", 2)
+    assert seen.is_set()
+    if killed:
+        handle = bench.fs.open("/a", os.O_WRONLY)
+        bench.fs.truncate_handle(handle, 0)
+        bench.fs.write(handle, 0, b"anew")
+        bench.fs.release(handle)
+        content = b"anew"
+        bench.fs.stop_waiting()
+        monkeypatch.setattr(bench.remote, "store", whole)
+        sent_by_the_next(bench, tmp_path / "next")
+    for _ in range(0 if killed else 50):
+        bench.fs.retry()
+        with contextlib.suppress(errors.FtpfsError):
+            bench.fs.sync("/", 0.3)
+            break
+    assert bench.remote.files() == {"/a": content, "/b": b"bbbb"}
