@@ -4,7 +4,8 @@
     python -m scripts.soaking --seed 7 --server vsftpd     repeats one round
 
 Programs (cp, mv, rm, dd, truncate, rsync, tar, shells...) change files through a mount with default
-options, except for shorter deadlines. Between it and a real server, a relay cuts, delays and
+options, except for shorter deadlines and, in every second group of six rounds, a store on the disk
+whose files rot while the daemon is dead. Between it and a real server, a relay cuts, delays and
 swallows traffic. The daemon gets SIGKILL at random moments and is mounted again. Another client
 changes files on the server's disk, including files that are being read here. The server refuses one
 folder and has no room in another. A model says what each file may be: if a call has returned, its
@@ -83,7 +84,10 @@ def main() -> int:
         try:
             # Mounts that live long test reading best, because they know much.
             kill_every = 0.7 if options.kills else (2.0, 12.0)[seed // len(KINDS) % 2]
-            counts = run_round(kind, seed, left, options.binding, kill_every=kill_every)
+            stores = bool(seed // (2 * len(KINDS)) % 2)
+            counts = run_round(
+                kind, seed, left, options.binding, stores=stores, kill_every=kill_every
+            )
         except Finding as finding:
             print(f"FOUND by --seed {seed} --server {kind}: {finding}")
             return 1

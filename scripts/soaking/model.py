@@ -36,12 +36,14 @@ class Counts:
     waiting: int = 0
     conflicts: int = 0
     foreign: int = 0
+    damages: int = 0
     verbs: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         return (
             f"{self.operations} operations ({self.failed} failed by the network, {self.killed} cut "
             f"off by a kill), {self.foreign} foreign changes, {self.faults} faults, "
+            f"{self.damages} damaged files of the store, "
             f"{self.kills} kills that left {self.waiting} files in journals, "
             f"{self.conflicts} conflict copies, {self.settled} times settled, {self.files} files "
             f"with {self.bytes / 1e6:.0f} MB compared: nothing lost, nothing torn"

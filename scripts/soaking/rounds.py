@@ -37,8 +37,16 @@ class Soak:
     """One server, one mount, one seed."""
 
     def __init__(
-        self, server: FtpServer, relay: Relay, folder: Path, seed: int, binding: str
+        self,
+        server: FtpServer,
+        relay: Relay,
+        folder: Path,
+        seed: int,
+        binding: str,
+        *,
+        stores: bool,
     ) -> None:
+        """`stores`: the mount has a store on the disk, whose files rot."""
         self.server = server
         self.binding = binding
         self.folder = folder
@@ -46,6 +54,7 @@ class Soak:
         self.mountpoint = folder / "mnt"
         self.mountpoint.mkdir()
         self.state = folder / "state"
+        self.store = folder / "store" if stores else None
         self.log = folder / "mount.log"
         self.port = relay.port
         self.counts = Counts()
@@ -177,9 +186,30 @@ class Soak:
             self.counts.waiting += len(rows)
             for worker in self.workers:
                 worker.check_after_kill(rows)
+            self.damage_store()
             with self.chaos.no_faults():
                 self.mount()
             self.dead = False
+
+    def damage_store(self) -> None:
+        """Turn one bit of a file of the store (a content, its checksums, the index), or delete
+        the file."""
+        if self.store is None or self.random.random() < 0.5:
+            return
+        stored = sorted(p for p in self.store.rglob("*") if p.is_file() and p.stat().st_size)
+        if not stored:
+            return
+        self.counts.damages += 1
+        victim = self.random.choice(stored)
+        if self.random.random() < 0.2:
+            victim.unlink()
+            return
+        with victim.open("r+b") as file:
+            place = self.random.randrange(victim.stat().st_size)
+            file.seek(place)
+            byte = file.read(1)[0] ^ 1 << self.random.randrange(8)
+            file.seek(place)
+            file.write(bytes([byte]))
 
     def rows(self) -> dict[str, Row]:
         """The rows of this mount's journals, read from copies: nothing is changed."""
@@ -211,11 +241,15 @@ class Soak:
             f"ftp://{self.server.user}@{self.server.host}:{self.port}/",
             str(self.mountpoint),
             "-o",
-            f"{OPTIONS},binding={self.binding},log_file={self.log}",
+            f"{OPTIONS},binding={self.binding},log_file={self.log}{self._store_options()}",
             password=self.server.password,
         )
         if done.returncode:
             raise Finding(f"ftpfs mount: {done.stderr.strip()}")
+
+    def _store_options(self) -> str:
+        # Little memory: else hardly anything would be read from the disk.
+        return f",cache_size=32M,cache_dir={self.store},block_cache=1M" if self.store else ""
 
     def unmount(self) -> None:
         ftpfs(self.state, "umount", "--now", str(self.mountpoint))
@@ -248,6 +282,8 @@ def run_round(
     seconds: float,
     binding: str = "auto",
     enough: Callable[[Counts], bool] = lambda _: True,
+    *,
+    stores: bool = False,
     **pace: float,
 ) -> Counts:
     """A server, a relay, a mount, and work for as long as `Soak.run` says.
@@ -260,7 +296,7 @@ def run_round(
         servers.start(kind, folder / "root", folder / "work") as server,
         Relay(server.host, server.port) as relay,
     ):
-        soak = Soak(server, relay, folder, seed, binding)
+        soak = Soak(server, relay, folder, seed, binding, stores=stores)
         try:
             counts = soak.run(seconds, enough, **pace)
         except BaseException:
