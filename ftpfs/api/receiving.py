@@ -18,12 +18,13 @@ from fsspec import AbstractFileSystem
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.utils import isfilelike
 
-from ftpfs import errors, landing
+from ftpfs import errors
 from ftpfs.api import parallel, refusals
 from ftpfs.api.bulk import Pairs, Progress, transfer
 from ftpfs.api.connections import Connection
 from ftpfs.api.looking import Looking
 from ftpfs.ftp.connections.transfers import Download
+from ftpfs.local import landing
 from ftpfs.model.entry import Entry, Kind
 
 # Bytes of one read from a data connection.

@@ -21,10 +21,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import BinaryIO, TextIO
 
-from ftpfs import errors, landing
+from ftpfs import errors
 from ftpfs.errors import printable
 from ftpfs.ftp.remote import Remote
 from ftpfs.ftp.uploading.content import CHUNK_BYTES, FileContent
+from ftpfs.local import landing
 from ftpfs.model.entry import Entry, Kind
 
 log = logging.getLogger(__name__)

@@ -34,7 +34,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from ftpfs import errors, private
+from ftpfs import errors
+from ftpfs.local import private
 from ftpfs.model.status import (
     CacheStatus,
     ConnectionStatus,

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from ftpfs import errors, private
+from ftpfs import errors
 from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.writing.spool import Spool
 from ftpfs.daemon import logs, mountpoints, places, spools, stores, systemd
@@ -36,6 +36,7 @@ from ftpfs.ftp.remote import Remote
 from ftpfs.fuse import binding
 from ftpfs.fuse.kernel import KernelView
 from ftpfs.fuse.operations import Look, Operations
+from ftpfs.local import private
 from ftpfs.model import remote as remotes
 from ftpfs.settings import secrecy
 from ftpfs.settings.config import Config, Server

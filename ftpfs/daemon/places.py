@@ -14,7 +14,7 @@ from pathlib import Path
 
 import platformdirs
 
-from ftpfs import private
+from ftpfs.local import private
 from ftpfs.settings.config import Config, Server
 
 HOMELESS = Path("/var/tmp")  # noqa: S108 (the owner of our folder in it is checked)

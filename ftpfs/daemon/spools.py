@@ -18,9 +18,10 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftpfs import errors, private
+from ftpfs import errors
 from ftpfs.core.writing import spool
 from ftpfs.daemon import places
+from ftpfs.local import private
 
 log = logging.getLogger(__name__)
 

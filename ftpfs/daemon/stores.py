@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ftpfs import errors, private
+from ftpfs import errors
 from ftpfs.core.store.contents import ContentFolder
 from ftpfs.core.store.index import FILES, Index
 from ftpfs.core.store.listings import FILES as LISTINGS
 from ftpfs.core.store.listings import LEAST_BYTES, StoredListings
 from ftpfs.core.store.store import Store, folder_of
 from ftpfs.daemon import places
+from ftpfs.local import private
 from ftpfs.model.status import StoreStatus
 from ftpfs.settings.config import Config
 from ftpfs.settings.values import AUTO

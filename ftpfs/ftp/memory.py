@@ -20,8 +20,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ftpfs import errors, private
+from ftpfs import errors
 from ftpfs.ftp.profile import Profile
+from ftpfs.local import private
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Sequence, Set
 
-from ftpfs import landing
+from ftpfs.local import landing
 from ftpfs.model.entry import Entry, FolderAttributes, Kind
 
 log = logging.getLogger(__name__)

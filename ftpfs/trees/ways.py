@@ -20,7 +20,7 @@ from ftpfs import errors
 from ftpfs.ftp.connections.transfers import Download
 from ftpfs.ftp.remote import Remote
 from ftpfs.ftp.uploading.content import CHUNK_BYTES, FileContent
-from ftpfs.landing import arriving, replace_by_link
+from ftpfs.local.landing import arriving, replace_by_link
 from ftpfs.model import link
 from ftpfs.model.entry import Entry, Kind
 from ftpfs.model.names import check_name, is_within

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ftpfs import private
 from ftpfs.core.writing.spool import Spool
 from ftpfs.daemon import mount
+from ftpfs.local import private
 from ftpfs.settings.config import Server
 from tests.mount.conftest import MountServer, ftpfs, unmount, wait_until_sent
 from tests.support import scripted_server

@@ -16,20 +16,19 @@ PACKAGE = Path(ftpfs.__file__).parent
 # What each room may import, besides itself. The arrows run downwards only, and the core knows a
 # server by the protocol in `model.remote` alone.
 ROOMS = {
-    "cli": {"commands", "daemon", "trees", "ftp", "settings", "model", "errors"},
-    "api": {"daemon", "core", "ftp", "settings", "model", "landing", "errors"},
-    "commands": {"daemon", "trees", "ftp", "settings", "model", "landing", "errors"},
-    "daemon": {"fuse", "core", "ftp", "settings", "model", "private", "errors"},
-    "fuse": {"core", "model", "errors"},
-    "trees": {"ftp", "model", "landing", "errors"},
-    "core": {"settings", "model", "private", "errors"},
-    "ftp": {"settings", "model", "private", "errors"},
-    "settings": {"model", "errors"},
-    "model": {"errors"},
-    "private": {"errors"},
-    "landing": set[str](),
-    "errors": set[str](),
+    "commands": {"daemon", "trees", "ftp", "settings", "local", "model"},
+    "api": {"daemon", "core", "ftp", "settings", "local", "model"},
+    "daemon": {"fuse", "core", "ftp", "settings", "local", "model"},
+    "trees": {"ftp", "local", "model"},
+    "fuse": {"core", "model"},
+    "core": {"settings", "local", "model"},
+    "ftp": {"settings", "local", "model"},
+    "settings": {"model"},
+    "local": {"model"},
+    "model": set[str](),
 }
+# Modules beside the rooms: the door of the commands, and what every room may import.
+BESIDE = {"__main__": "commands", "cli": "commands", "errors": "model"}
 # Reading and writing know of each other through open files alone.
 STRANGERS = {"core.reading.reader": "core.writing", "core.writing.spool": "core.reading"}
 # Who may import these, of the layers that carry the file system.
@@ -68,7 +67,8 @@ def imports(source: str) -> Iterator[str]:
 
 
 def room(name: str) -> str:
-    return {"__main__": "cli"}.get(name, name.split(".")[0])
+    top = name.split(".")[0]
+    return BESIDE.get(top, top)
 
 
 def wrong_imports(name: str, source: str) -> list[str]:

@@ -38,8 +38,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from ftpfs import errors, private
+from ftpfs import errors
 from ftpfs.core.store.contents import PAGE_BYTES, pages
+from ftpfs.local import private
 from ftpfs.model.entry import Entry, Kind
 from ftpfs.model.locks import Rank, ranked_condition, ranked_lock
 from ftpfs.model.names import is_within, split

@@ -49,11 +49,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from ftpfs import errors, private
+from ftpfs import errors
 from ftpfs.core.reading.blocks import Generations, Version
 from ftpfs.core.store.contents import Content, ContentFolder, Damaged, Facts, Flag, name_of
 from ftpfs.core.store.index import FILES
 from ftpfs.core.store.writer import Adopt, Drop, Forget, Put, Writer
+from ftpfs.local import private
 from ftpfs.model.locks import Rank, ranked_lock
 from ftpfs.model.status import StoreStatus
 

@@ -35,8 +35,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftpfs import errors, private
+from ftpfs import errors
 from ftpfs.core.writing.samples import Sample
+from ftpfs.local import private
 from ftpfs.model.entry import Entry, Kind
 from ftpfs.model.locks import Rank, ranked_lock
 

@@ -33,12 +33,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ftpfs import errors, private
+from ftpfs import errors
 from ftpfs.core.writing import proofs
 from ftpfs.core.writing.descriptors import OUT_OF_DESCRIPTORS, Descriptors, Held, LocalFile
 from ftpfs.core.writing.journal import Journal, Record, unsent
 from ftpfs.core.writing.proofs import SUM_BYTES, Claim, Proofs, Sums, Unproven
 from ftpfs.core.writing.ranges import RangeSet
+from ftpfs.local import private
 from ftpfs.model.locks import Rank, ranked_condition, ranked_lock
 from ftpfs.model.names import name_of
 

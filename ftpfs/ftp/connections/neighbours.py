@@ -24,7 +24,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from ftpfs import errors, private
+from ftpfs import errors
+from ftpfs.local import private
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ftpfs import errors, private
+from ftpfs import errors
 from ftpfs.core.store.store import Store
 from ftpfs.core.writing.journal import NAME
 from ftpfs.core.writing.spool import KEPT, Spool, left_behind
@@ -17,6 +17,7 @@ from ftpfs.daemon import logs
 from ftpfs.daemon.control_socket import Control
 from ftpfs.ftp.memory import Memory
 from ftpfs.ftp.profile import Profile
+from ftpfs.local import private
 
 NOBODY = 65534
 
