@@ -33,6 +33,29 @@ class Order:
 
 
 @dataclass(slots=True)
+class Columns:
+    """Whether a listing like that of `ls -l` has a column for dates, as far as it is known.
+
+    The parser finds a date by its form, wherever it stands. So if the listing has no dates, a name
+    that contains one (`release 2024.4.1 notes.txt`) would lose its beginning.
+    """
+
+    dateless: bool = False  # look for a date only if the line makes no sense without one
+    undated: int = 0  # lines without a date
+    doubtful: int = 0  # lines with a date that no size precedes
+
+    def revised(self, dated: int) -> Columns | None:
+        """How a listing with `dated` dated entries must be read again; None if it was read well.
+
+        The lines without a date must outnumber those that surely have one. One odd line is no
+        reason to change how several others are read.
+        """
+        if self.undated <= dated - self.doubtful or self.undated < self.doubtful:
+            return None
+        return Columns(dateless=True)
+
+
+@dataclass(slots=True)
 class Context:
     """What the parsing of a LIST line may depend on besides the line.
 
@@ -47,6 +70,7 @@ class Context:
     times: dict[bytes, tuple[int | None, bool]] = field(default_factory=dict)  # date text -> mtime
     begun: bytes = b""  # a name whose facts are on the next line (VMS)
     order: Order = field(default_factory=Order)
+    columns: Columns = field(default_factory=Columns)
     framed: bool = False  # by the header lines of DIRECTORY (VMS)
     lists_members: bool = False  # of a partitioned data set (MVS)
 

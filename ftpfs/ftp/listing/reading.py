@@ -36,6 +36,10 @@ def parse_list(lines: Iterable[bytes], decode: Decode, now: float, zone: int = 0
     if order := context.order.revised():
         context = replace(context_at(decode, now, zone), order=order)
         found = _read(kept, context, _FORMATS)
+    dated = sum(entry.mtime is not None for entry in found.entries)
+    if columns := context.columns.revised(dated):
+        context = replace(context_at(decode, now, zone), order=context.order, columns=columns)
+        found = _read(kept, context, _FORMATS)
     if found.rejected and _are_members(kept, context, found):
         found = _read(kept, context_at(decode, now, zone), (*_FORMATS, bare_member))
     return _without_padding(found)

@@ -63,6 +63,8 @@ def unix(line: bytes, context: Context) -> Parsed:
     mode = _UNIX_MODE.match(line)
     if mode is None:
         return SKIP if TOTAL.fullmatch(line) else None
+    if context.columns.dateless:
+        return None  # `unix_like` reads it
     # The first column is the count of links. Skipping it keeps `1 user 5 2024 Jan 31 12:00` (group
     # 5, 2024 bytes) from being read as one byte of the 5th of user, 2024.
     found = (
@@ -81,6 +83,8 @@ def unix(line: bytes, context: Context) -> Parsed:
             size = size_of(digits)
         elif told := size_in(digits) if digits else size_before(line, found.start()):
             size, rounded = told
+        else:
+            context.columns.doubtful += 1
     when = context.times.get(date_text)
     if when is None:
         when = context.times[date_text] = date_in_unix(date_text, context)

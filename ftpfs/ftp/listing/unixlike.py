@@ -77,13 +77,24 @@ def octal_mode(line: bytes, context: Context) -> Parsed:
 def _after_the_mode(
     words: Words, start: int, kind: Kind, mode: int | None, context: Context
 ) -> Parsed:
-    if found := _dated(words, start, context):
-        at, size, date = found
-        name = words.after(at + date.words - 1)
-        if date.words == 1:
-            name = name.lstrip(b" \t")  # the columns of a time of day are empty
-        return _entry(name, kind, mode, size, date, context)
-    # Without a date: mode, links and owner precede the size, and most servers show the group too.
+    columns = context.columns
+    if columns.dateless and (without := _undated(words, start, kind, mode, context)):
+        return without
+    found = _dated(words, start, context)
+    if found is None:
+        without = _undated(words, start, kind, mode, context)
+        columns.undated += without is not None
+        return without
+    at, size, date = found
+    columns.doubtful += size is None and kind is not Kind.OTHER
+    name = words.after(at + date.words - 1)
+    if date.words == 1:
+        name = name.lstrip(b" \t")  # the columns of a time of day are empty
+    return _entry(name, kind, mode, size, date, context)
+
+
+def _undated(words: Words, start: int, kind: Kind, mode: int | None, context: Context) -> Parsed:
+    """Mode, links and owner precede the size, and most servers show the group too."""
     for at in (start + 4, start + 3):
         if words[start + 1].isdigit() and (size := size_in(words[at])) and len(words) > at + 1:
             return _entry(words.after(at), kind, mode, size, None, context)

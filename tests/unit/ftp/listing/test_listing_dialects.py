@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ftpfs.ftp import listing
@@ -251,6 +251,32 @@ def test_version_stays_in_name_without_vms_frame() -> None:
     assert [(e.name, e.mtime) for e in framed.entries] == [("NOTES.TXT", at(2019, 5, 17, 4, 5))]
 
 
+DATED_NAMES = [
+    *("release 2024.4.1 notes.txt", "report 12-31-2023 final.doc", "2024-01-31 12:00 log"),
+    *("minutes of Jan 31 2024 v2", "v2 31-Jan-2024 a", "a 5 Jan 31 12:00 b", "on 5 17 2019 c"),
+]
+
+
+@pytest.mark.parametrize("kind", ["-rw-r--r--", "drwxr-xr-x"])
+@pytest.mark.parametrize("owners", ["jan users", "0 0", "jan"])
+def test_date_in_a_name_belongs_to_it_where_other_lines_have_no_date(
+    owners: str, kind: str
+) -> None:
+    for dated in DATED_NAMES:
+        names = ["first", "a b", dated]
+        found = read(*(f"{kind} 1 {owners} 66662071 {name}" for name in names))
+        assert [entry.name for entry in found.entries] == names
+        assert {(entry.mtime, entry.size) for entry in found.entries} == {(None, 66662071)}
+
+
+def test_one_line_without_date_changes_nothing_for_those_with_dates() -> None:
+    odd = "-rw-r--r-- 1 jan 500 77 odd"
+    for good in ("drwxr-xr-x 2 0 500 - 2019-05-17 04:05 {}", "-rw-r--r-- 1 0 500 7 May 17 2019 {}"):
+        found = read(good.format("a"), odd, good.format("b c"))
+        assert [entry.name for entry in found.entries] == ["a", "odd", "b c"]
+        assert [entry.mtime is None for entry in found.entries] == [False, True, False]
+
+
 # Every dialect, written and read back.
 
 
@@ -277,6 +303,7 @@ def test_generated_listing_is_read_back(kind: str, seed: int) -> None:
 @pytest.mark.parametrize("kind", DIALECTS)
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32))
+@example(436)  # a name with a date in it, in a listing without dates
 def test_odd_line_loses_at_most_itself(kind: str, seed: int) -> None:
     damaged = listings.damaged(Random(seed), DIALECTS[kind])
     damaged.check({entry.name: entry.kind is DIR for entry in read(*damaged.lines).entries})
