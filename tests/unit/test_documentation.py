@@ -238,3 +238,11 @@ def test_each_hostile_server_has_its_row() -> None:
     rows = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
     modes = (hostile_server.LISTINGS, hostile_server.UNASKED, hostile_server.REPLIES)
     assert rows == [mode for each in modes for mode in each]
+
+
+def test_nobody_is_told_to_install_the_project_of_that_name_from_the_index() -> None:
+    """It is another one. `pip install '.[extra]'` installs this one from its folder."""
+    sources = sorted((ROOT / "ftpfs").rglob("*.py"))
+    told = re.compile(r"pip3? install[^\n`]*\bftpfs(?!-mount)")
+    found = [path.name for path in [*PAGES, *sources] if told.search(path.read_text())]
+    assert not found
