@@ -177,7 +177,7 @@ class ProtocolError(FtpfsError):
 
 
 class TooLong(ProtocolError):
-    """A listing too large for this machine's memory."""
+    """A listing too large for this machine's memory, or a file of unknown size for its disk."""
 
     errno = errno.EFBIG
 

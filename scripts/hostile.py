@@ -39,19 +39,21 @@ def main() -> None:
     for mode in (*LISTINGS, *UNASKED):
         with hostile_server.start(mode, NUMBERS.get(mode, 0)) as server:
             print(f"| {mode} | {_mounted(server)} |", flush=True)
+    with hostile_server.start("endless-file") as server:
+        print(f"| endless-file | {_mounted(server, 'spool_size=100M')} |", flush=True)
     for mode in REPLIES:
         with hostile_server.start(mode, NUMBERS.get(mode, 0)) as server:
             print(f"| {mode} | {_asked(server)} |", flush=True)
 
 
-def _mounted(server: HostileServer) -> str:
+def _mounted(server: HostileServer, options: str = "") -> str:
     with tempfile.TemporaryDirectory() as folder:
         here, log = Path(folder, "mnt"), Path(folder, "log")
         here.mkdir()
         environment = _environment(server, folder)
         ftpfs = [sys.executable, "-m", "ftpfs"]
         url = f"ftp://{server.user}@{server.host}:{server.port}/"
-        mount = [*ftpfs, "mount", url, str(here), "-o", f"log_file={log}"]
+        mount = [*ftpfs, "mount", url, str(here), "-o", f"log_file={log},{options}".rstrip(",")]
         subprocess.run(mount, env=environment, check=True)
         status = [*ftpfs, "status", "--json", str(here)]
         told = subprocess.run(status, env=environment, check=True, capture_output=True).stdout

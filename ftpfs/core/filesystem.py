@@ -113,7 +113,7 @@ class Filesystem:
         self._store = store
         self._read_only = read_only
         self._most_uploads = write.uploads
-        self._generated = GeneratedFiles(spool.folder)
+        self._generated = GeneratedFiles(spool.folder, spool.limit, rooms.known.tree.requests)
         self._files = rooms.files
         self._known = rooms.known
         self._blocks = rooms.blocks

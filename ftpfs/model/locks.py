@@ -34,7 +34,6 @@ class Rank(enum.IntEnum):
 
     # Held while the server is asked: one thread does it, the others wait for its result.
     CONNECTING = enum.auto()  # api/connections: the first login of a server
-    GENERATED_CONTENT = enum.auto()  # reading/generated: a file of unknown size
     PROBES = enum.auto()  # ftp/uploading/probes: what the server can do, tried out
 
     # Python programs.
@@ -56,7 +55,10 @@ class Rank(enum.IntEnum):
     KNOWN = enum.auto()  # names/known
     TREE = enum.auto()  # names/tree
 
+    REQUEST = enum.auto()  # names/killable: the result of one request's work
+
     # Reading.
+    GENERATED_CONTENT = enum.auto()  # reading/generated: one content; held over disk I/O
     GENERATED = enum.auto()  # reading/generated: the table
     PREFETCHER = enum.auto()
     PREFETCH_WORKERS = enum.auto()

@@ -138,6 +138,31 @@ def test_small_files_take_no_more_memory_than_the_cache_may_hold(mount: Mount) -
     assert trapped.memory("VmHWM") < listed + 20 * MiB
 
 
+def test_first_bytes_of_an_endless_file_are_read_at_once(mount: Mount) -> None:
+    trapped = mount("endless-file", 0.01)
+    with (trapped.path / "trap" / "endless").open("rb", buffering=0) as file:
+        assert file.read(100) == b"z" * 100
+
+
+def test_endless_file_fills_no_more_of_the_spool_than_its_limit(
+    mount: Mount, tmp_path: Path
+) -> None:
+    trapped = mount("endless-file", options="spool_size=20M")
+    copy = tmp_path / "copy"
+    copied = subprocess.run(
+        ["dd", f"if={trapped.path / 'trap' / 'endless'}", f"of={copy}", "bs=128K"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+    assert copied.returncode == 1
+    assert "File too large" in copied.stderr
+    assert 19 * MiB < copy.stat().st_size <= 20 * MiB
+    told = [line for line in trapped.log.read_text().splitlines() if "no room for more" in line]
+    assert len(told) == 1
+    assert trapped.errno_of_ls("quiet") == 0
+
+
 def test_dripped_listing_ends(mount: Mount) -> None:
     trapped = mount("dripped-listing", 0.1, options=QUICK)
     began = time.monotonic()

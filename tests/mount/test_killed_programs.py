@@ -75,3 +75,15 @@ def test_program_that_waits_for_content_dies_when_killed(mounted: Mounted) -> No
     with waiting("cat", mounted.path / "big7") as cat:
         dies(cat, signal.SIGKILL)
     assert (mounted.path / "a.txt").read_bytes() == hostile_server.CONTENT
+
+
+@pytest.mark.parametrize("mode", ["endless-file", "endless-unsized-file"])
+def test_program_that_reads_a_file_without_size_or_end_dies_when_killed(
+    mode: str, mount_server: MountServer, tmp_path: Path, fuse_binding: str
+) -> None:
+    with hostile_server.start(mode, 3600) as server:
+        mounted = mount_server(hostile_server.as_server(server), tmp_path, binding=fuse_binding)
+        with waiting("tail", mounted.path / "trap" / "endless") as tail:
+            dies(tail, signal.SIGKILL)
+        assert (mounted.path / "a.txt").read_bytes() == hostile_server.CONTENT
+        assert "unexpected error" not in mounted.log_text()

@@ -3,8 +3,8 @@
     python -m tests.support.hostile_server MODE [NUMBER]      prints its port
 
 Its root is an ordinary folder with `a.txt`, `quiet` and `trap`. The mode takes effect when a client
-lists `/trap`, or, for modes of replies, sends FEAT. In modes of unasked-for replies, it stays in
-effect on all connections from then on. The server knows nothing of ftpfs.
+lists `/trap`, reads `/trap/endless`, or, for modes of replies, sends FEAT. In modes of unasked-for
+replies, it stays in effect on all connections from then on. The server knows nothing of ftpfs.
 
 Threading: one thread per connection.
 """
@@ -110,6 +110,12 @@ def _dripped_listing(channel: socket.socket, number: float) -> None:
         channel.sendall(b"t")
         time.sleep(number)
 
+
+# Facts of `/trap/endless`, a file sent without end; NUMBER is the pause (s) after each piece.
+ENDLESS = {
+    "endless-file": b"type=file;size=0;modify=20240101000000; ",
+    "endless-unsized-file": b"type=file;modify=20240101000000; ",
+}
 
 # The data after the listing's first line when a client lists `/trap`.
 LISTINGS: dict[str, Callable[[socket.socket, float], None]] = {
@@ -220,6 +226,10 @@ class _Conversation:
         self._say(b"250 ok\r\n")
 
     def do_size(self, argument: str) -> None:
+        if argument == "/trap/endless":
+            unsized = self._mode == "endless-unsized-file"
+            self._client.sendall(b"550 no size\r\n" if unsized else b"213 0\r\n")
+            return
         self._client.sendall(b"213 %d\r\n" % _size_of(argument))
 
     def do_mlst(self, argument: str) -> None:
@@ -229,6 +239,8 @@ class _Conversation:
         elif name in (b"a.txt",) or name.startswith(b"big"):
             line = b"type=file;size=%d;modify=20240101000000; " % _size_of(argument)
             line += argument.encode()
+        elif argument == "/trap/endless" and self._mode in ENDLESS:
+            line = ENDLESS[self._mode] + argument.encode()
         else:
             self._client.sendall(b"550 no such file\r\n")
             return
@@ -238,7 +250,9 @@ class _Conversation:
         with self._channel() as channel:
             channel.sendall(ITSELF)
             folder = self._folder.rstrip("/")
-            if folder == "/trap" and self._mode in LISTINGS:
+            if folder == "/trap" and self._mode in ENDLESS:
+                channel.sendall(ENDLESS[self._mode] + b"endless\r\n")
+            elif folder == "/trap" and self._mode in LISTINGS:
                 LISTINGS[self._mode](channel, self._number)
             elif folder == "":
                 channel.sendall(FOLDER + b"trap\r\n" + FOLDER + b"quiet\r\n" + FACTS + b"a.txt\r\n")
@@ -252,6 +266,9 @@ class _Conversation:
 
     def do_retr(self, argument: str) -> None:
         with self._channel() as channel:
+            while argument == "/trap/endless":
+                channel.sendall(b"z" * (128 << 10))
+                time.sleep(self._number)
             if argument.startswith("/big"):
                 channel.sendall(b"x" * 1000)
                 time.sleep(3600)
@@ -282,7 +299,7 @@ def _serve(client: socket.socket, mode: str, number: float) -> None:
 
 
 def _main(mode: str, number: float) -> None:
-    assert mode in {*LISTINGS, *UNASKED, *REPLIES, "plain"}, mode
+    assert mode in {*LISTINGS, *UNASKED, *REPLIES, *ENDLESS, "plain"}, mode
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
         print(listener.getsockname()[1], flush=True)

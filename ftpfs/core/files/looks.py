@@ -35,6 +35,10 @@ FOLLOWED_AFTER, NOT_FOLLOWED_FOR = 0.9, 5.0
 # An entry of this age (seconds) is as good as one that is asked for now.
 FRESH_SECONDS = 0.1
 
+# A file whose size the server tells nowhere is counted up to this size (bytes). No server without
+# SIZE is known to hold larger files; a longer one is a fault, or has no end.
+MOST_COUNTED_BYTES = 64 << 30
+
 # After this many looks at open files of one folder within that time, the folder is listed instead,
 # if that is cheaper. `ls -l` asks for each file, and paid a round trip for each open one.
 MOST_LOOKS = 4
@@ -153,16 +157,26 @@ class Looks:
         entry = self._remote.look_again(path, entry)
         if entry.size is not None or entry.kind is not Kind.FILE:
             return entry
-        size = 0
-        download = self._remote.open_read(path)
-        try:
-            while block := download.read(BLOCK_SIZE):
-                size += len(block)
-        finally:
-            download.close()
+        count = functools.partial(self._count, path)
+        size = self._known.tree.requests.result(count)
         with self._lock:
             self._unsized.add(path)
         return replace(entry, size=size)
+
+    def _count(self, path: str, is_left: Callable[[], bool]) -> int:
+        """Bytes of the file, by download. Ends early, with some count, when `is_left()`."""
+        size = 0
+        download = self._remote.open_read(path)
+        try:
+            while not is_left() and (block := download.read(BLOCK_SIZE)):
+                size += len(block)
+                if size > MOST_COUNTED_BYTES:
+                    raise errors.TooLong(
+                        f"the server tells no size, and sent more than {MOST_COUNTED_BYTES} bytes"
+                    )
+        finally:
+            download.close()
+        return size
 
     def is_unsized(self, path: str) -> bool:
         """Whether the size of the file had to be counted.

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ftpfs import errors
+from ftpfs.core.files import looks
 from ftpfs.core.files.looks import FOLLOWED_AFTER, MOST_LOOKS
 from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.writing.spool import Spool
@@ -168,3 +169,13 @@ def test_file_replaced_by_a_longer_one_after_each_look_is_not_read_in_part(
         bench.fs.open("/file", os.O_RDONLY)
     monkeypatch.undo()
     assert bench.read("/file") == contents[-1]
+
+
+def test_endless_file_of_no_size_is_not_counted_without_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.remote.tells_size = False
+    monkeypatch.setattr(looks, "MOST_COUNTED_BYTES", 1 << 20)
+    bench.remote.outside_write("/endless", b"z" * (2 << 20))
+    with pytest.raises(errors.TooLong, match="sent more than"):
+        bench.fs.open("/endless", os.O_RDONLY)
