@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -139,7 +140,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 # Skips in CI.
 
 
+def _let_signals_end_children() -> None:
+    """Undo what a background job or nohup has left: programs inherit that a signal is ignored.
+
+    A handler is not inherited, so pytest goes on as before and its programs die of the signal.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda _number, _frame: None)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    _let_signals_end_children()
     config.stash[_skips] = []
     locks.checking(True)
     os.environ["FTPFS_CHECK_LOCKS"] = "1"  # for mounts
