@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -323,6 +324,7 @@ MESSAGES: dict[type[errors.FtpfsError], str] = {
     errors.Untrusted: "certificate not trusted",
     errors.LoginFailed: "is the password right?",
     errors.DataMismatch: "bytes arrived",
+    errors.Changed: "it was changed on the server",
     errors.Conflict: "conflict copy",
     errors.Busy: "waits for a program on the server that has it open",
     errors.NotSentAgain: "not sent again, as the server may have taken it",
@@ -341,7 +343,7 @@ ANSWERS = {
     *(errors.LinkLoop, errors.NotPermitted, errors.ReadOnly, errors.NameTooLong, errors.BadHandle),
     errors.StaleName,
     # Told as their kind is, or never told to anybody.
-    *(errors.NetworkError, errors.InvalidArgument, errors.Changed, errors.Superseded),
+    *(errors.NetworkError, errors.InvalidArgument, errors.Superseded),
     *(errors.Unavailable, errors.NotPrepared, errors.Retreat, errors.NoRoute),
 }
 
@@ -362,10 +364,18 @@ def test_each_kind_of_error_has_its_words_on_the_page_and_in_the_program() -> No
         assert spoken, f"nothing says: {words}"
 
 
-# Errors whose messages come from the network, the server, or the local disk.
+# Errors whose messages come from the network, the server, or the local disk. And those that a
+# program in a mount sees as EIO: only the log says what happened.
 TOLD = {
     *("DeadlineExceeded", "ConnectionLost", "DataConnectionFailed", "ServerBusy", "ProtocolError"),
     *("TlsError", "Untrusted", "DataMismatch", "NoSpace", "TooLong", "NotSentAgain"),
+    *(
+        name
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type)
+        and issubclass(kind, errors.FtpfsError)
+        and kind.errno == errno.EIO
+    ),
 }
 # These reach no person, or quote a message of their own kind.
 INNER = (
@@ -374,11 +384,17 @@ INNER = (
     "no recovery after a transfer left early: ",
     *("not JSON", "no JSON object", "a line of more than "),  # between daemon and command
     "not every command was answered",  # the doctor tells of it in its own words
+    "a reply too many came with that to ",
+    # An upload that another one takes the place of:
+    *("...: its upload was cancelled", "...: written over while it was ", "...: is being written"),
+    "...: its writer pauses",
+    "nothing is stored",  # the caller asks the server
+    *("cannot unmount ", "the demo ends here: ", "the demo's "),  # `ftpfs demo` says what to type
 )
 
 
 def messages(path: Path) -> Iterator[str]:
-    """The texts of the network's errors in a module, with "..." for what is put into them."""
+    """The texts of the errors of `TOLD` in a module, with "..." for what is put into them."""
     for node in ast.walk(ast.parse(path.read_text())):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
             continue
