@@ -9,7 +9,9 @@ follows, which every server answers. Its answer proves that the server is alive 
 the command. If the TYPE stays unanswered too, or if the server hangs up, the second failure in a
 row counts; on a link that breaks on other commands too, more failures are needed. A command that is
 found guilty is *avoided*: the rest of ftpfs sees a 502, and falls back. If several commands were in
-flight, the pipelining is blamed first, and commands are sent one by one.
+flight, the pipelining is blamed first, and commands are sent one by one. Exception: a session falls
+silent for good, and the server has answered pipelined commands before. Then the first command
+without an answer is at fault.
 
 A reply that cannot be the answer to its command shows that replies and commands are out of step:
 from then on commands are sent one by one. If that is not enough, the session becomes *wary*: after
@@ -177,6 +179,10 @@ class Manners:
         # Firewalls that do not know EPSV swallow its packet, and so all packets behind it.
         most = 1 if what == "EPSV" else MOST_SUSPICIONS + (what in _WITHOUT_RETREAT)
         return count >= most + innocent
+
+    def is_suspected(self, kind: str) -> bool:
+        """Whether a failure counts against this kind, and it was never answered since."""
+        return kind in self._suspicions
 
     def avoid(self, kind: str) -> None:
         self.avoided |= {kind, *_BEGUN_BY.get(kind, ())}

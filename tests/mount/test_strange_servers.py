@@ -19,7 +19,7 @@ from ftpfs.local import private
 from ftpfs.settings.config import Server
 from tests.mount.conftest import MountServer, ftpfs, unmount, wait_until_sent
 from tests.support import scripted_server
-from tests.support.scripted_server import FIN, RST, SILENCE, TWICE, Manners, ScriptedServer
+from tests.support.scripted_server import FIN, RST, SILENCE, STUCK, TWICE, Manners, ScriptedServer
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.mount
@@ -125,8 +125,9 @@ def test_folder_is_listed_while_a_file_is_read_where_only_one_client_is_answered
         (Manners(answers=dict.fromkeys(("FEAT", "SYST", "EPSV", "OPTS"), SILENCE)), 20),
         (Manners(answers={"MLSD": FIN, "MLST": RST, "EPSV": RST}), 5),
         (Manners(answers={"OPTS": TWICE, "CWD": TWICE, "SITE CHMOD": TWICE}), 10),
+        (Manners(answers={"MDTM": STUCK}, features=scripted_server.OLD), 30),
     ],
-    ids=["one a packet", "one a packet, LIST", "silent", "hangs up", "answers twice"],
+    ids=["one a packet", "one a packet, LIST", "silent", "hangs up", "answers twice", "mute"],
 )
 def test_device_that_does_not_answer_all_commands_carries_everyday_work(
     manners: Manners, bearable: float, root: Path, mount_scripted: MountScripted

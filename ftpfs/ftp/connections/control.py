@@ -223,12 +223,14 @@ class Control(ftplib.FTP_TLS):
             self.voidcmd("PBSZ 0")
         self.voidcmd("PROT P")
 
-    def end_tls(self) -> None:
+    def end_tls(self, timeout: float) -> None:
         """Send CCC, which ends TLS on this connection. If the server refuses it, TLS stays on.
+
+        `timeout`: deadline (s) of its reply.
 
         After any other failure, nobody knows whether the connection is in clear: drop it.
         """
-        self.deadline = time.monotonic() + self._network.reply_timeout
+        self.deadline = time.monotonic() + timeout
         control = self.sock
         if not isinstance(control, ssl.SSLSocket):
             return

@@ -152,10 +152,10 @@ class Hearing:
         """
         return self._control.final_lines(most, timeout or self._reply_timeout)
 
-    def optional_timeout(self) -> float:
-        """Deadline (s) for a command that this server never answered."""
+    def optional_timeout(self, times: int = 1) -> float:
+        """Deadline (s) for a command that this server never answered, or `times` as long."""
         timeout = patience(self._profile, OPTIONAL_ROUND_TRIPS, OPTIONAL_TIMEOUT)
-        return min(timeout, self._reply_timeout)
+        return min(times * timeout, self._reply_timeout)
 
     def send_one_by_one(self) -> None:
         """From now on, send each command after the reply to the one before, in every session.
@@ -290,12 +290,22 @@ class Hearing:
     # Commands that a server does not answer: see `manners`.
 
     def _after_silence(self, kind: str, full: float, together: Sequence[str]) -> Reply:
-        """Check with a TYPE whether the server is alive; return the reply if it was only late."""
+        """Check with a TYPE whether the server is alive; return the reply if it was only late.
+
+        Raises ConnectionLost if the server says nothing more, so that the work is repeated.
+        """
+        manners = self._profile.wire.manners
         silence = TimeoutError(f"no answer to {kind}")
         if not TRANSFERS.isdisjoint(together or (kind,)):
             # While a transfer is about to begin, nothing may be sent.
             self._blame(kind, together, silence, surely=not together)
-            raise silence
+            if kind == "APPE" or not manners.may_be_unknown(kind):
+                raise silence  # the transfer may have begun
+            raise errors.ConnectionLost(f"no answer to {kind}")
+        if manners.is_suspected(kind) and (manners.pipelines or not together):
+            # The session before this one was mute after the same command. No need to ask again.
+            self._blame(kind, together, silence, surely=False)
+            raise errors.ConnectionLost(f"no answer to {kind}")
         try:
             self._send_type()
             reply = self.reply(self.optional_timeout())
@@ -314,13 +324,18 @@ class Hearing:
     ) -> None:
         """Find the command that the server does not answer; raise Retreat if that is certain."""
         manners = self._profile.wire.manners
-        # If the server swallowed one of several commands, the last one seems unanswered.
-        this = manners.pipelines and manners.may_be_unknown(kind)
-        if together and (isinstance(error, TimeoutError) or not this):
+        this = manners.may_be_unknown(kind)
+        silent = isinstance(error, TimeoutError)
+        # If the server swallowed one of several commands, the last one seems unanswered. If it says
+        # nothing more at all, it is the first one without an answer.
+        mute = silent and not surely and TRANSFERS.isdisjoint(together)
+        if together and not (this and manners.pipelines and (mute or not silent)):
+            if this and silent and not surely:
+                manners.suspect(kind)  # sent alone, it need not fail as often again
             if surely or manners.suspect(PIPELINING):
                 self.send_one_by_one()
                 raise errors.Retreat(f"no answer to {kind}, sent with others") from error
-        elif manners.may_be_unknown(kind) and (surely or manners.suspect(kind)):
+        elif this and (surely or manners.suspect(kind)):
             manners.avoid(kind)
             if kind == Passive.EPSV.value:
                 self._profile.wire.passive = Passive.PASV

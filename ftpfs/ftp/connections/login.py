@@ -113,8 +113,11 @@ class Login:
         manners = self._profile.wire.manners
         if "CCC" in manners.avoided:
             return
+        timeout = self._network.reply_timeout
+        if manners.may_be_unknown("CCC"):
+            timeout = self._conversation.hearing.optional_timeout()
         try:
-            self._control.end_tls()
+            self._control.end_tls(timeout)
         except (OSError, EOFError, ftplib.Error) as error:
             if not manners.may_be_unknown("CCC"):
                 raise

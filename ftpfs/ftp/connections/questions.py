@@ -136,25 +136,39 @@ class Asking:
         """The answers that have arrived; waits for at least one."""
         manners = self._profile.wire.manners
         kind = self._hearing.asked = asked.next_kind
-        unsure, guard = manners.may_be_unknown(kind), kind == "NOOP"
-        # If the server leaves a question unanswered, the reply to the NOOP behind it shows that.
-        timeout = self._hearing.optional_timeout() if unsure and guard else None
+        unsure = manners.may_be_unknown(kind)
+        timeout = None
+        if unsure:
+            # A command and the TYPE behind it have as long. The second time is as for `Hearing`.
+            twice = kind != "NOOP" and not manners.is_suspected(kind)
+            timeout = self._hearing.optional_timeout(2 if twice else 1)
         try:
             lines = self._hearing.final_lines(asked.open, timeout)
         except (TimeoutError, EOFError, ConnectionError) as error:
-            swallowed = isinstance(error, TimeoutError)
-            if not unsure or (swallowed and not guard):
-                raise
-            if swallowed or manners.suspect(kind):
-                if guard:
-                    manners.avoid(kind)
-                else:
-                    self._hearing.send_one_by_one()
-                raise errors.Retreat(f"no answer to {kind}") from error
+            if unsure:
+                self._blame(kind, error)
             raise
-        if unsure and guard:
+        if unsure and not lines[0].startswith(str(NOT_LOGGED_IN)):
             manners.saw_answer(kind)
         return lines
+
+    def _blame(self, kind: str, error: BaseException) -> None:
+        """A question, or a guard, of this kind was never answered: raise Retreat if it is at fault.
+
+        If the server leaves a single question unanswered, the reply to the NOOP behind it shows
+        that (`_mismatch`). So a server that says nothing at all was made mute by the question, or
+        by so many of them, or is gone: raises ConnectionLost, so that the work is repeated.
+        """
+        manners = self._profile.wire.manners
+        silent = isinstance(error, TimeoutError)
+        if (silent and kind == "NOOP") or manners.suspect(kind):
+            if kind == "NOOP":
+                manners.avoid(kind)
+            else:
+                self._hearing.send_one_by_one()
+            raise errors.Retreat(f"no answer to {kind}") from error
+        if silent:
+            raise errors.ConnectionLost(f"no answer to {kind}") from error
 
     def _encode_guarded(self, lines: Sequence[str]) -> list[bytes]:
         wire = []

@@ -19,6 +19,7 @@ import pytest
 
 from ftpfs import errors
 from ftpfs.ftp.connections import conversation, hearing
+from ftpfs.ftp.connections.admission import Use
 from ftpfs.ftp.manners import Manners as Learned
 from ftpfs.ftp.manners import can_answer
 from ftpfs.ftp.profile import Profile, Restart
@@ -39,6 +40,7 @@ WHEN = 1_700_000_000
 
 COLUMNS = {
     "silence": scripted.SILENCE,
+    "mute": scripted.STUCK,
     "hang-up": scripted.FIN,
     "reset": scripted.RST,
     "500": "500 what?",
@@ -271,6 +273,21 @@ def test_server_that_reads_one_command_per_packet_gets_commands_one_by_one(
             began = time.monotonic()
             again.list("/")
             assert time.monotonic() - began < 1
+
+
+def test_answered_question_is_waited_for_with_the_whole_deadline_from_then_on(
+    tmp_path: Path,
+) -> None:
+    """A busy server is no mute one."""
+    (tmp_path / "hello").write_bytes(b"hello, world\n")
+    slow: dict[str, float] = {}
+    manners = Manners(features=scripted.OLD, slow=slow)
+    with scripted.start(tmp_path, manners) as server, connected(server) as remote:
+        with remote._pool.leased(Use.METADATA) as session:
+            first = session.ask(["MDTM /hello"] * 2)
+            slow["MDTM"] = 1.0
+            assert session.ask(["MDTM /hello"] * 2) == first
+        assert remote.profile.wire.pipelining
 
 
 # Folders and servers that take a file in one way only.
