@@ -24,6 +24,12 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.mount
 
+# Every command that a day's work may do without.
+OPTIONAL = (
+    *("FEAT", "SYST", "OPTS", "EPSV", "PWD", "CWD", "MLSD", "MLST", "LIST -a", "SIZE", "MDTM"),
+    *("MFMT", "SITE", "AVBL", "REST", "NOOP", "RNFR", "APPE", "DELE"),
+)
+
 MountScripted = Callable[..., Path]
 
 
@@ -126,8 +132,12 @@ def test_folder_is_listed_while_a_file_is_read_where_only_one_client_is_answered
         (Manners(answers={"MLSD": FIN, "MLST": RST, "EPSV": RST}), 5),
         (Manners(answers={"OPTS": TWICE, "CWD": TWICE, "SITE CHMOD": TWICE}), 10),
         (Manners(answers={"MDTM": STUCK}, features=scripted_server.OLD), 30),
+        (Manners(answers=dict.fromkeys(OPTIONAL, FIN)), 10),
     ],
-    ids=["one a packet", "one a packet, LIST", "silent", "hangs up", "answers twice", "mute"],
+    ids=[
+        *("one a packet", "one a packet, LIST", "silent", "hangs up", "answers twice", "mute"),
+        "hangs up on everything",
+    ],
 )
 def test_device_that_does_not_answer_all_commands_carries_everyday_work(
     manners: Manners, bearable: float, root: Path, mount_scripted: MountScripted

@@ -1,7 +1,8 @@
 """The retry policy: which failed work is done again, and how often.
 
 Work is repeated if its connection broke, or if something was learned about the server that makes a
-repetition useful (`errors.Retreat`). A timeout is not retried, because the caller has waited long
+repetition useful (`errors.Retreat`). After that, attempts are counted anew: a server that hangs up
+on many commands is learned one by one. A timeout is not retried, because the caller has waited long
 enough. Nothing else in ftp repeats work.
 """
 
@@ -41,6 +42,7 @@ class Retries:
             self._retreats += 1
             if self._retreats > MOST_RETREATS:
                 return None
+            self._failures = 0  # they were the way to what was learned
             log.info("trying again: %s", error)
             return 0.0
         if not isinstance(error, (errors.ConnectionLost, errors.DataConnectionFailed)):

@@ -105,3 +105,12 @@ def test_retreats_do_not_count_as_failures() -> None:
     assert [policy.pause_after(learned) for _ in range(MOST_RETREATS)] == [0.0] * MOST_RETREATS
     assert policy.pause_after(learned) is None
     assert policy.pause_after(errors.ConnectionLost("gone")) == 0.0
+
+
+def test_attempts_are_counted_anew_after_something_was_learned() -> None:
+    policy = Retries()
+    broken, learned = errors.ConnectionLost("gone"), errors.Retreat("without it")
+    for _ in range(ATTEMPTS):
+        assert policy.pause_after(broken) == 0.0
+        assert policy.pause_after(learned) == 0.0
+    assert [policy.pause_after(broken) for _ in range(ATTEMPTS)] == [0.0, 0.2, None]
