@@ -20,8 +20,9 @@ _UNIX_DATE = (
     # Jan 31 12:00, 31 Jan 12:00; Jan 31 2024; and BSD's `ls -lT`: Jan 31 12:00:00 2024
     + (rb"(?:%b%b%b|%b%b%b)" % (_MONTH, _SPACES, _DAY_NUMBER, _DAY_NUMBER, _SPACES, _MONTH))
     + (rb"%b(?:%b(?::\d\d(?:%b\d{4})?)?|\d{4})" % (_SPACES, _CLOCK, _SPACES))
-    # GNU's --time-style: full-iso, long-iso, and iso for new and old files
-    + (rb"|\d{4}-\d\d-\d\d(?:%b%b(?::\d\d(?:\.\d{1,9})?)?(?: [+-]\d{4})?| )" % (_SPACES, _CLOCK))
+    # GNU's --time-style: full-iso (alone with seconds and a zone), long-iso, and iso for new and
+    # old files
+    + (rb"|\d{4}-\d\d-\d\d(?:%b%b(?::\d\d(?:\.\d{1,9})?(?: [+-]\d{4})?)?| )" % (_SPACES, _CLOCK))
     + (rb"|\d\d-\d\d%b%b" % (_SPACES, _CLOCK))
     + rb"))[ ]"  # exactly one space: any further one belongs to the name
 )

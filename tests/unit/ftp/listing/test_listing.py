@@ -231,6 +231,10 @@ def test_date_in_name_belongs_to_name() -> None:
     assert one("-rw-r--r-- 1 a b 5 Jan 31 12:00 7 Feb 1 2001 x").name == "7 Feb 1 2001 x"
 
 
+def test_zone_in_name_belongs_to_name() -> None:
+    assert one("-rw-r--r-- 1 a b 4 1993-03-20 04:35 +1007 notes").name == "+1007 notes"
+
+
 def test_list_a_describes_directory_itself() -> None:
     found = read_list(
         "total 12",
