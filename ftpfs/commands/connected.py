@@ -37,6 +37,8 @@ def connected(
 ) -> Iterator[tuple[Remote, str]]:
     """The server of `url`, and the path on it. `owner` marks temporary files there."""
     from ftpfs.commands import files
+    from ftpfs.daemon import places
+    from ftpfs.ftp.connections.neighbours import Neighbours
     from ftpfs.ftp.remote import Remote
 
     values = arguments.values_of(flags)
@@ -44,7 +46,9 @@ def connected(
     signal.signal(signal.SIGTERM, _terminate)
     root, path = files.locate(url.path)
     config = arguments.build(dataclasses.replace(url, path=root), values)
-    remote = Remote(config.server, config.network, owner=owner)
+    what = f"ftpfs {click.get_current_context().info_name}"
+    neighbours = Neighbours(places.neighbours_folder(config.server), what)
+    remote = Remote(config.server, config.network, owner=owner, neighbours=neighbours)
     try:
         remote.connect()
         yield remote, path

@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ftpfs import errors
+from ftpfs.daemon import places
 from ftpfs.errors import printable, printable_lines
 from ftpfs.ftp.clock import UTC
+from ftpfs.ftp.connections.neighbours import Neighbours
 from ftpfs.ftp.connections.session import Session
 from ftpfs.ftp.profile import Restart, SetTime
 from ftpfs.ftp.remote import Remote
@@ -73,7 +75,8 @@ def examine(config: Config, *, write: bool, progress: Callable[[str], None]) -> 
     Calls `progress` with each step. Raises FtpfsError if the server cannot be reached or refuses
     the login; a later failure is a finding.
     """
-    remote = Remote(config.server, config.network)
+    neighbours = Neighbours(places.neighbours_folder(config.server), "ftpfs doctor")
+    remote = Remote(config.server, config.network, neighbours=neighbours)
     try:
         progress("logging in")
         began = time.monotonic()

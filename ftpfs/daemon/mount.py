@@ -85,7 +85,14 @@ def spooled(config: Config) -> Iterator[Filesystem]:
     _allow_many_files()
     spool = open_spool(config, read_only=False)  # even if the server's mounts are read-only
     content = config.write.verify == "content"
-    remote = Remote(config.server, config.network, owner=spool.owner, verify_content=content)
+    neighbours = Neighbours(places.neighbours_folder(config.server), "ftpfs recover")
+    remote = Remote(
+        config.server,
+        config.network,
+        owner=spool.owner,
+        neighbours=neighbours,
+        verify_content=content,
+    )
     try:
         _connect(Offline(remote, config, None), spool)
         filesystem = Filesystem(remote, spool, config.cache, write=config.write)

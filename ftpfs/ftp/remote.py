@@ -50,6 +50,12 @@ class Space:
     free: int
 
 
+# How servers refuse a connection too many: by 421, by 530, by hanging up, or not at all.
+_MAY_BE_FULL = (
+    *(errors.ServerBusy, errors.LoginFailed, errors.ConnectionLost, errors.DeadlineExceeded),
+)
+
+
 class Remote:
     """One server (and one folder of it), through a pool of sessions.
 
@@ -115,16 +121,19 @@ class Remote:
     def connect(self) -> str:
         """Log in once, so that a wrong address or password is reported now.
 
-        Returns the welcome message.
+        Returns the welcome message. If the server lets nobody else in, the error names the other
+        processes of this user that hold connections to it.
         """
         self._meet_others()
         try:
             with self._pool.leased(Use.METADATA):
                 return self.profile.identity.welcome
-        except (errors.ServerBusy, errors.LoginFailed) as error:
-            for other in self._pool.status().others:
-                log.warning("%s; at this server %s", error, other.line())
-            raise
+        except _MAY_BE_FULL as error:
+            others = [other for other in self._pool.status().others if other.connections]
+            if not others:
+                raise
+            holders = ", ".join(other.line() for other in others)
+            raise type(error)(f"{error}; at this server {holders}") from error
         finally:
             self._meet_others()
 

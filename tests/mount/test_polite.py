@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import re
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import StartServer
 from tests.mount.conftest import Mounted, MountServer, ftpfs
-from tests.support import servers
+from tests.support import scripted_server, servers
 from tests.support.relay import Relay
+from tests.support.scripted_server import Manners
 from tests.support.servers import FtpServer
 from tests.support.waiting import comes_true, until
 
@@ -91,3 +95,45 @@ def test_others_get_in_while_sixty_readers_use_a_server_of_six_connections(
     told = ftpfs("status", str(busy.path), env={"XDG_STATE_HOME": str(busy.state)}).stdout
     assert re.search(r"\d busy, \d idle, \d at most; \d+ wait for one\n", told)
     assert re.search("the server allows [1-6] for now\n", told)
+
+
+@contextlib.contextmanager
+def running(*words: str | Path, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that is killed at the end."""
+    environment = {**os.environ, **env}
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, env=environment) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
+
+
+@pytest.mark.parametrize("refusal", ["421 too many", "530 too many users", ""])
+def test_full_server_names_the_process_of_this_user_that_fills_it(
+    tmp_path: Path, mount_server: MountServer, refusal: str
+) -> None:
+    root, second = tmp_path / "root", tmp_path / "second"
+    root.mkdir()
+    second.mkdir()
+    (root / "big").write_bytes(bytes(20_000_000))
+    manners = Manners(most_clients=1, refusal=refusal, rate=100_000)
+    with scripted_server.start(root, manners) as server:
+        url = f"ftp://{server.user}@{server.host}:{server.port}/"
+        env = {"FTPFS_PASSWORD": server.password, "XDG_STATE_HOME": str(tmp_path / "state")}
+
+        def told(*words: str) -> str:
+            done = ftpfs(*words, "--reply-timeout", "2", env=env)
+            assert done.returncode != 0
+            return " ".join(done.stderr.split())
+
+        get = [sys.executable, "-m", "ftpfs", "get", f"{url}big", str(tmp_path / "copy")]
+        with running(*get, env=env) as program:
+            until(lambda: "RETR" in server.verbs())
+            assert f"process {program.pid} (ftpfs get) holds 1 connection" in told("ls", url)
+        until(lambda: server.clients == 0)
+        server.commands.clear()
+        mounted = mount_server(server, root)
+        with running("cat", mounted.path / "big", env=env):
+            until(lambda: "RETR" in server.verbs())
+            for words in (["ls", url], ["doctor", url], ["mount", url, str(second)]):
+                assert f"({mounted.path}) holds 1 connection" in told(*words), words
