@@ -10,7 +10,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from stat import S_ISDIR, S_ISREG
 from threading import Lock
 
@@ -47,6 +46,8 @@ def fetch(paths: tuple[str, ...]) -> int:
 
 def _fetch_all(paths: tuple[str, ...], advance: Advance) -> list[str]:
     """Fetch everything. Returns a line for each failure."""
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+
     complaints: list[str] = []
     with ThreadPoolExecutor(PARALLEL) as pool:
         running = []
