@@ -1,6 +1,6 @@
 """A server for the duration of one command, without a mount.
 
-Threading: the main thread; it sets the handler of SIGTERM.
+Threading: the main thread; it sets the handlers of SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ def connected(
     values = arguments.values_of(flags)
     arguments.log_to_terminal(values)
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, _terminate)
     root, path = files.locate(url.path)
     config = arguments.build(dataclasses.replace(url, path=root), values)
     what = f"ftpfs {click.get_current_context().info_name}"

@@ -44,6 +44,8 @@ class Note:
     def __init__(self, url: Source, owner: str) -> None:
         """`owner`: the 8 hex digits in the names of the temporary files."""
         self._prefix = _prefix(url)
+        self._owner = owner
+        self._remote: Remote | None = None
         self._file = _folder() / f"{self._prefix}{owner}"
         self._descriptor = -1
         self._lock = threading.Lock()
@@ -59,7 +61,11 @@ class Note:
             log.info("no note of these uploads: %s", error)
 
     def clean_up(self, remote: Remote) -> None:
-        """Delete the files that earlier uploads left. After a failure the next `put` retries."""
+        """Delete the files that earlier uploads left. After a failure the next `put` retries.
+
+        If Ctrl-C or a signal ends this process, it deletes its own in the same way.
+        """
+        self._remote = remote
         for file, owner, folders in self._abandoned():
             with contextlib.suppress(errors.FtpfsError, OSError):
                 for folder in folders:
@@ -103,13 +109,25 @@ class Note:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self._delete_own()
         with contextlib.suppress(OSError):
             with self._lock:
                 nothing_left = not self._running and not self._left
             if nothing_left:
                 self._file.unlink()
             os.close(self._descriptor)
+
+    def _delete_own(self) -> None:
+        """Delete what broken uploads left, on a new connection: theirs broke off with them."""
+        with self._lock:
+            folders = [] if self._running else list(self._left)
+        for folder in folders:
+            if self._remote is not None:
+                with contextlib.suppress(errors.FtpfsError):
+                    self._remote.delete_temporaries(folder, self._owner)
+                    self._left.discard(folder)
 
     def _abandoned(self) -> Iterator[tuple[Path, str, list[str]]]:
         with contextlib.suppress(OSError):

@@ -295,6 +295,25 @@ def test_temporary_file_of_a_killed_put_is_deleted_by_the_next_put(
     assert list((tmp_path / "state" / "ftpfs" / "puts").iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_put_that_a_signal_ends_leaves_no_temporary_file(
+    start_server: StartServer, tmp_path: Path, number: signal.Signals
+) -> None:
+    server = start_server("pyftpdlib")
+    (server.root / "folder").mkdir()
+    os.chown(server.root / "folder", server.uid, server.gid)
+    here = tmp_path / "file"
+    with here.open("wb") as file:
+        file.truncate(4 << 30)
+    more = {"FTPFS_PASSWORD": server.password, "XDG_STATE_HOME": str(tmp_path / "state")}
+    command = [sys.executable, "-m", "ftpfs", "put", str(here), url(server, path="/folder/")]
+    with subprocess.Popen(command, env={**os.environ, **more}) as ended:
+        until(lambda: list((server.root / "folder").iterdir()))
+        ended.send_signal(number)
+    assert ended.returncode == 128 + number
+    assert list((server.root / "folder").iterdir()) == []
+
+
 def test_notes_of_uploads_that_go_on_are_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
