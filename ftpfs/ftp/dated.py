@@ -4,11 +4,12 @@ The problem: LIST has minutes, and MDTM tells the seconds of one file. Most serv
 MDTMs in a second. A device that takes 10 ms for each makes `ls` of 3,000 files wait for half a
 minute, at each listing.
 
-What we do: the first hundred MDTMs show the server's pace. If the server is slow, a listing asks
-only for as many times as it gets within `PATIENCE_SECONDS`, newest files first. The other files
-show minutes until a thread has asked for their times after the listing. An exact time stays valid
-for later listings while those show the same size and minute, provided that the minute was long past
-when the time was asked.
+What we do: a listing asks for some times together with LIST, and for the others in pieces that
+grow, as long as the server answers fast. Each piece shows the server's pace. If the server is slow,
+a listing asks only for as many times as it gets within `PATIENCE_SECONDS`, newest files first. The
+other files show minutes until a thread has asked for their times after the listing. An exact time
+stays valid for later listings while those show the same size and minute, provided that the minute
+was long past when the time was asked.
 
 Owns how long this server takes for one MDTM, how many MDTMs a listing waits for, which times are
 still to be asked, and the times that are known. Sends nothing itself: `lister` does, and after the
@@ -29,14 +30,18 @@ from ftpfs.model.locks import Rank, ranked_lock
 from ftpfs.model.names import split
 
 # Number of questions that shows a server's pace, and the time (s) for each above which the server
-# is slow. The four servers measured take 0.03 to 0.1 ms.
-PROBE_COUNT, SLOW_SECONDS = 100, 0.002
+# is slow. The four servers measured take 0.03 to 0.1 ms. A listing waits for all times of a server
+# that is not slow, because rsync would send files again whose times lack the seconds.
+PROBE_COUNT, SLOW_SECONDS = 100, 0.0003
+# Each piece of questions is larger than the one before by this factor. So a slow server shows
+# itself before a listing has waited much longer than `PATIENCE_SECONDS`.
+PIECE_GROWTH = 4
 # Minimum duration (s) of a slow series: a busy machine that stops for a moment is no slow server.
 SLOW_SERIES_SECONDS = 0.2
 # How long (s) a listing waits for times, and how long one batch after the listing takes.
 PATIENCE_SECONDS, BATCH_SECONDS = 1.0, 0.5
-# Assumed pace (s) of a server that an earlier mount found slow.
-LIKELY_PACE_SECONDS = 0.01
+# Assumed pace (s) of a server that an earlier mount found slow, or not slow.
+LIKELY_PACE_SECONDS, LIKELY_FAST_SECONDS = 0.01, 0.0001
 # A time is stored only if it was this long past (s) when it was asked: a later change of the file
 # then changes the minute that listings show.
 SETTLED_SECONDS = 180.0
@@ -52,12 +57,12 @@ _Told = dict[str, tuple[int | None, int | None, int]]
 class Dated:
     """The exact times of one server's files that are too expensive to ask for again.
 
-    `pace` is the seconds for each question, `changes` counts how often this mount may have set a
-    time.
+    `pace` is the seconds for each question (None: not seen by this mount), `changes` counts how
+    often this mount may have set a time.
     """
 
     def __init__(self) -> None:
-        self.pace = LIKELY_PACE_SECONDS
+        self.pace: float | None = None
         self.changes = 0
         self._lock = ranked_lock(Rank.DATED)
         # Guarded by _lock:
@@ -110,10 +115,22 @@ class Dated:
             if self._told.get(folder, {}).pop(name, None):
                 self._kept -= 1
 
-    def first(self, files: Sequence[Entry]) -> list[Entry]:
-        """The files whose times a listing waits for."""
+    def first(
+        self, files: Sequence[Entry], *, are_slow: bool | None
+    ) -> tuple[list[Entry], list[Entry]]:
+        """The files whose times a listing asks for together with LIST, and the others.
+
+        `are_slow`: whether the server is known to be slow; None: not known.
+        """
+        if are_slow is None:
+            count = PROBE_COUNT
+        else:
+            likely = LIKELY_PACE_SECONDS if are_slow else LIKELY_FAST_SECONDS
+            count = int(PATIENCE_SECONDS / (self.pace or likely)) + 1
+        if len(files) <= count:
+            return list(files), []
         newest = sorted(files, key=lambda entry: -(entry.mtime or 0))
-        return newest[: int(PATIENCE_SECONDS / self.pace) + 1]
+        return newest[:count], newest[count:]
 
     def leave(self, folder: str, files: list[Entry]) -> None:
         """Note the files whose times are still to be asked, in place of earlier ones."""
@@ -128,7 +145,7 @@ class Dated:
             if not self._waiting:
                 return None
             folder, files = self._waiting.popitem()
-            count = int(BATCH_SECONDS / self.pace) + 1
+            count = int(BATCH_SECONDS / (self.pace or LIKELY_PACE_SECONDS)) + 1
             if files[count:]:
                 self._waiting[folder] = files[count:]
             return folder, files[:count]

@@ -27,7 +27,7 @@ from ftpfs import errors
 from ftpfs.ftp import clock, listing
 from ftpfs.ftp.connections.control import Reply
 from ftpfs.ftp.connections.session import Session
-from ftpfs.ftp.dated import PROBE_COUNT
+from ftpfs.ftp.dated import PIECE_GROWTH
 from ftpfs.ftp.profile import Profile
 from ftpfs.model.entry import Entry, Kind, Listing
 from ftpfs.model.names import HIDDEN_PREFIX
@@ -257,7 +257,8 @@ def _by_list(session: Session, path: str, *, exact: bool = False) -> Listing:
             return []
         files = _files(session, path, found)
         known = profile.times.dated.known(path, files) if profile.times.are_slow else {}
-        asked, later = _to_ask([e for e in files if e.name not in known], profile)
+        files = [e for e in files if e.name not in known]
+        asked, later = profile.times.dated.first(files, are_slow=profile.times.are_slow)
         return _questions(path, asked)
 
     try:
@@ -285,14 +286,26 @@ def _by_list(session: Session, path: str, *, exact: bool = False) -> Listing:
             return _by_plain_list(session, path, exact=exact)
     if not exact:
         return found
-    if later and not profile.times.are_slow:  # the first answers have shown that the server is fast
-        times += session.ask(_questions(path, later))
-        asked, later = asked + later, []
+    later = _ask_while_fast(session, path, asked, later, times)
     told = _told(asked, times, profile)
     if profile.times.are_slow:
         profile.times.dated.keep(path, asked, told, changes)
         profile.times.dated.leave(path, later)
     return _with_exact_times(found, known | told, profile)
+
+
+def _ask_while_fast(
+    session: Session, path: str, asked: list[Entry], later: list[Entry], times: list[str]
+) -> list[Entry]:
+    """Ask for the times of `later`, as long as the server shows that it is fast.
+
+    Adds to `asked` and `times`. Returns the files that are still to be asked for.
+    """
+    while later and not session.profile.times.are_slow:
+        piece, later = later[: len(asked) * PIECE_GROWTH], later[len(asked) * PIECE_GROWTH :]
+        times += session.ask(_questions(path, piece))
+        asked += piece
+    return later
 
 
 def ask_times(session: Session, path: str, files: Sequence[Entry]) -> None:
@@ -332,18 +345,6 @@ def _files(session: Session, path: str, found: Listing) -> list[Entry]:
     """
     files = [e for e in found.entries if e.kind is Kind.FILE]
     return [e for e in files if session.takes(f"MDTM {path.rstrip('/')}/{e.name}")]
-
-
-def _to_ask(files: list[Entry], profile: Profile) -> tuple[list[Entry], list[Entry]]:
-    """The files whose times are asked for with the listing, and those that are asked for later."""
-    if profile.times.are_slow:
-        first = profile.times.dated.first(files)
-    elif profile.times.are_slow is None:
-        first = files[:PROBE_COUNT]
-    else:
-        return files, []
-    names = {entry.name for entry in first}
-    return first, [entry for entry in files if entry.name not in names]
 
 
 def _questions(path: str, files: Sequence[Entry]) -> list[str]:

@@ -44,10 +44,10 @@ class Times(Facts):
 
     def saw_pace(self, seconds: float, count: int) -> None:
         """Note that the server reported `count` times within `seconds`."""
-        self.dated.pace = max(seconds / count, 1e-6)
-        slow = self.dated.pace > SLOW_SECONDS and seconds > SLOW_SERIES_SECONDS
+        pace = self.dated.pace = max(seconds / count, 1e-6)
+        slow = pace > SLOW_SECONDS and seconds > SLOW_SERIES_SECONDS
         if slow and not self.are_slow:
-            log.info("this server takes %.0f ms to report a time", 1000 * self.dated.pace)
+            log.info("this server takes %.1f ms to report a time", 1000 * pace)
         self.are_slow = slow
 
     def saw_list_zones(self, seen: dict[int, int]) -> None:

@@ -58,6 +58,31 @@ def test_listing_of_slow_server_shows_minutes_until_exact_times_arrive(
         assert server.verbs().count("MDTM") == asked, "what is known was asked for again"
 
 
+@pytest.mark.parametrize("is_known", [False, True])
+def test_listing_waits_for_few_times_although_each_takes_less_than_a_millisecond(
+    tmp_path: Path, is_known: bool
+) -> None:
+    """With `is_known`, a small folder was listed before, whose times came soon."""
+    files = [Entry(f"file{number:05}", Kind.FILE, 1, WHEN) for number in range(8000)]
+    for entry in files:
+        (tmp_path / entry.name).touch()
+        os.utime(tmp_path / entry.name, (WHEN + 1, WHEN + 1))
+    (tmp_path / "small").mkdir()
+    for number in range(dated.PROBE_COUNT):
+        (tmp_path / "small" / str(number)).touch()
+    manners = Manners(features=scripted.OLD, slow={"MDTM": 0.0006})
+    with scripted.start(tmp_path, manners) as server, connected(server) as remote:
+        if is_known:
+            remote.list("/small")
+            assert remote.profile.times.are_slow is not None
+        before = server.verbs().count("MDTM")
+        times(remote)
+        assert server.verbs().count("MDTM") - before < 3000, "the listing waited for all times"
+        until(lambda: not remote.profile.times.dated.is_waiting(), 60)
+        exact = {e.name: WHEN + 1 for e in files}
+        until(lambda: exact.items() <= times(remote)[0].items(), 60)
+
+
 def test_slow_server_is_asked_again_for_time_of_changed_file(root: Path) -> None:
     with scripted.start(root, SLOW) as server, connected(server) as remote:
         times(remote)
