@@ -13,6 +13,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -144,6 +145,56 @@ def test_silent_server_names_the_step_and_the_seconds(
     words = ("--reply-timeout", "1", "--connect-timeout", "1")
     done = run("ls", f"{scheme}://me@{address}/", *words, password="secret")
     assert message.format(address) in done.stderr
+
+
+@contextlib.contextmanager
+def saying(*pieces: bytes, pause: float = 0.0) -> Iterator[str]:
+    """A server that sends these pieces to each client, with a pause (s) between, and hears nothing.
+
+    Yields its address.
+    """
+    clients: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    clients.append(stack.enter_context(client))
+                    for piece in pieces:
+                        client.sendall(piece)
+                        time.sleep(pause)
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        server.join(20)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["SSH-2.0-OpenSSH_9.2p1", "HTTP/1.1 400 Bad", "* OK ready", "+OK ready", "RFB 3"],
+)
+def test_server_of_another_protocol_is_quoted_at_once(run: Run, said: str) -> None:
+    with saying(f"{said}\x1b[2J\r\n".encode()) as address:
+        began = time.monotonic()
+        done = run("ls", f"ftp://me@{address}/", "--reply-timeout", "50", password="x")
+        assert time.monotonic() - began < 40, "it waited for a reply"
+    assert f"not an FTP reply: {said}\\x1b[2J\n" in done.stderr
+    assert done.returncode == 1
+
+
+def test_server_that_says_no_reply_is_quoted(run: Run) -> None:
+    with saying(b"welcome\r\n", b"to nothing\r\n") as address:
+        done = run("ls", f"ftp://me@{address}/", "--reply-timeout", "1", password="x")
+    assert "not an FTP reply: welcome; and no reply came" in done.stderr
+
+
+def test_lines_before_the_greeting_are_ignored(run: Run) -> None:
+    with saying(b"welcome\r\n", b"530 no more of you\r\n", pause=0.5) as address:
+        done = run("ls", f"ftp://me@{address}/", "--reply-timeout", "5", password="x")
+    assert "server replied 530: no more of you" in done.stderr
 
 
 def test_address_that_drops_packets_names_the_step_and_the_seconds(run: Run) -> None:

@@ -42,6 +42,10 @@ MAX_REPLY_LINES = 5_000
 MAX_REPLY = 1 << 20  # bytes
 # Maximum number of blank lines and lines without a code before a reply.
 MAX_STRAY_LINES = 100
+# How long (s) after the first of them the greeting may take.
+STRAY_SECONDS = 10.0
+# What servers of other protocols say first: SSH, HTTP, IMAP, POP3, VNC.
+_STRANGERS = ("SSH-", "HTTP/", "* OK", "* PREAUTH", "* BYE", "+OK", "RFB ")
 # struct tcp_info (linux/tcp.h): tcpi_rtt follows 8 bytes and 15 words.
 _RTT = struct.Struct("=68xI")
 _CODE = re.compile(r"\d{3}(?:[ -]|$)")
@@ -143,12 +147,33 @@ class Control(ftplib.FTP_TLS):
             self.sock = self.context.wrap_socket(sock, server_hostname=self.host)
             self._secured()
         self.step = f"waiting for the greeting of {self.host}:{self.port}"
-        greeting = self.reply(self._network.reply_timeout)
+        greeting = self._greeting()
         if greeting.code == 421:
             raise errors.ServerBusy(f"server replied 421: {errors.printable(greeting.text)}")
         greeting.check()
         self.welcome = "\n".join(greeting.lines)
         self.telnet = "proftpd" in self.welcome.lower()
+
+    def _greeting(self) -> Reply:
+        """The first reply. Raises ProtocolError if another protocol's server speaks.
+
+        Some servers send lines without a code first, which curl ignores, too. If no reply follows
+        soon, the error quotes the first of them.
+        """
+        self.deadline = time.monotonic() + self._network.reply_timeout
+        line = self.getline()
+        if _CODE.match(line):
+            return self._reply_from(line)
+        said = f"{self.step}: not an FTP reply: {errors.printable(line[:80])}"
+        if line.startswith(_STRANGERS):
+            raise errors.ProtocolError(said)
+        self.deadline = min(self.deadline, time.monotonic() + STRAY_SECONDS)
+        try:
+            return self._reply_from(line)
+        except TimeoutError as error:
+            raise errors.DeadlineExceeded(f"{said}; and no reply came") from error
+        except (EOFError, ConnectionError) as error:
+            raise errors.ConnectionLost(f"{said}; then the server hung up") from error
 
     def dial(self, host: str, port: int, timeout: float) -> socket.socket:
         """A connection to `port` of `host`, through the proxy if there is one. Raises OSError."""
@@ -301,7 +326,10 @@ class Control(ftplib.FTP_TLS):
     def reply(self, timeout: float) -> Reply:
         """Read one reply, within `timeout` seconds for the whole reply."""
         self.deadline = time.monotonic() + timeout
-        line = self.getline()
+        return self._reply_from(self.getline())
+
+    def _reply_from(self, line: str) -> Reply:
+        """The reply that begins with `line`, or behind it."""
         if _ONE_LINE.match(line):  # nearly every reply
             return Reply(int(line[:3]), (line,))
         lines = self._rest_of(line).split("\n")
