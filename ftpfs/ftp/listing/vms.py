@@ -19,7 +19,7 @@ _FRAME = re.compile(
     rb"Directory .{0,200}[\]:].{0,50}|(?:Grand )?Total of \d.{0,200}|Grand total.{0,200}",
     re.IGNORECASE,
 )
-_NAME = re.compile(rb"([^;\t]{1,250};\d{1,5})(?=[ \t]|$)")
+_NAME = re.compile(rb"([^;\x00-\x1f\x7f]{1,250};\d{1,5})(?=[ \t]|$)")
 _BLOCK = 512
 # Blocks used, or used/allocated; or a number with its unit.
 _BLOCKS = re.compile(rb"(\d{1,12})(?:/\d{1,12})?")
@@ -48,6 +48,8 @@ def vms(line: bytes, context: Context) -> Parsed:
     if named and not line[named.end() :].strip():
         context.begun = named[1]
         return SKIP
+    if not named and line[:1] not in b" \t":
+        return None  # what belongs to the line above is indented
     name, rest = (named[1], line[named.end() :]) if named else (begun, line)
     if not name:
         return None

@@ -528,6 +528,12 @@ def test_long_name_without_second_line_does_not_take_line_of_other_entry() -> No
     assert len(found.rejected) == 1
 
 
+@pytest.mark.parametrize("odd", ["notes;08", "\1 notes;08"])
+def test_line_that_may_be_a_name_does_not_take_a_line_of_another_system(odd: str) -> None:
+    found = read_list(odd, "2013-06-26  14:09            156786766 Y4627")
+    assert [entry.name for entry in found.entries] == ["Y4627"]
+
+
 def test_format_may_change_within_listing() -> None:
     found = read_list(
         "01-31-24  12:00PM       <DIR>          dos",
