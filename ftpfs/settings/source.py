@@ -96,6 +96,8 @@ def _split_place(text: str) -> tuple[str, int | None]:
         port = after[1:]
     else:
         host, _, port = text.partition(":")
+        if ":" in port and not _may_mean_ipv6(text):
+            raise InvalidArgument("a path follows a slash, not a colon: host:21/path")
         if ":" in port:
             raise InvalidArgument("an IPv6 address needs brackets: [2001:db8::1]:21")
         if not host:
@@ -115,6 +117,12 @@ def _split_place(text: str) -> tuple[str, int | None]:
 def _is_hostname(text: str) -> bool:
     # Letters of any script (IDNA). A DNS name has at most 253 characters, RFC 1035.
     return len(text) <= 253 and text[0] not in "-." and all(c.isalnum() or c in "-._" for c in text)
+
+
+def _may_mean_ipv6(text: str) -> bool:
+    """Whether a text with several colons is an IPv6 address, and not `host:port:`."""
+    plain, _, _zone = text.partition("%")
+    return "::" in plain or re.fullmatch(r"[0-9a-fA-F:.]*[0-9a-fA-F]", plain) is not None
 
 
 def _is_ipv6(text: str) -> bool:

@@ -23,13 +23,15 @@ import pytest
 import ftpfs
 from ftpfs import cli, errors
 from ftpfs.commands import leftovers
+from ftpfs.core.store.store import Store
 from ftpfs.settings import credentials
 from ftpfs.settings.credentials import Secret
 from ftpfs.settings.options import parse_options
 from ftpfs.settings.source import Source, parse_source
 from tests.conftest import StartServer
-from tests.support import hostile_server, servers
+from tests.support import hostile_server, scripted_server, servers
 from tests.support.certificates import Certificates
+from tests.support.scripted_server import Manners
 from tests.support.servers import FtpServer
 from tests.support.waiting import until
 
@@ -217,6 +219,33 @@ def test_refused_connection_and_unknown_host_say_what_to_check(run: Run) -> None
     assert "a path follows a slash" in unknown.stderr
 
 
+@pytest.mark.parametrize(
+    ("verb", "reply", "hint"),
+    [
+        (
+            "PASS",
+            "530 Sorry, the maximum number of clients (2) for this user are already connected.",
+            "(the server takes no more connections now: try later, or end others)",
+        ),
+        (
+            "USER",
+            "530 This FTP server is anonymous only.",
+            "(only anonymous logins there: ftp://anonymous@127.0.0.1)",
+        ),
+        ("USER", "503 Use AUTH first", "the server demands TLS (use ftpes:// or ftps://)"),
+        ("PASS", "530 Login incorrect.", "is the password right?"),
+    ],
+)
+def test_refused_login_says_what_to_do(
+    run: Run, tmp_path: Path, verb: str, reply: str, hint: str
+) -> None:
+    with scripted_server.start(tmp_path, Manners(answers={verb: reply})) as server:
+        address = f"ftp://{server.user}@{server.host}:{server.port}/"
+        done = run("ls", address, password=server.password)
+    assert hint in done.stderr
+    assert ("is the password right?" in done.stderr) == (hint == "is the password right?")
+
+
 # The command line.
 
 
@@ -229,6 +258,23 @@ def test_no_message_tells_to_install_ftpfs_from_the_package_index() -> None:
 def test_path_behind_a_colon_is_explained() -> None:
     with pytest.raises(errors.InvalidArgument, match="a path follows a slash, not a colon"):
         parse_source("nas:photos")
+    for typed in ("nas:21:/photos", "127.0.0.1:21:/photos", "ftp://cafe:21:/d"):
+        with pytest.raises(errors.InvalidArgument, match="a path follows a slash, not a colon"):
+            parse_source(typed)
+    for typed in ("2001:db8:0:0:0:0:0:1", "::1", "fe80::1%eth0", "fe80::"):
+        with pytest.raises(errors.InvalidArgument, match="needs brackets"):
+            parse_source(typed)
+
+
+def test_cache_folder_that_cannot_be_used_names_the_option(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    store = Store(file / "store", 100 << 20)
+    store.close()
+    assert store.status() is None
+    assert "cache_dir=FOLDER names another place" in caplog.text
 
 
 @pytest.mark.parametrize("word", ["async", "nolazytime", "silent", "mand", "noiversion"])
@@ -504,6 +550,9 @@ HINTS = (
     "ftps:// asks for implicit TLS",
     "a path follows a slash",
     "no anonymous login there",
+    "only anonymous logins there",
+    "the server takes no more connections now",
+    "cache_dir=FOLDER",
     "nothing moved on the data connection",
     "the listing comes too slowly",
     "a reply of more than",

@@ -223,7 +223,8 @@ class Writer:
     def switch_off(self, error: Exception) -> None:
         with self._changed:
             if not self._is_off:
-                log.error("the store in %s is switched off: %s", self._folder, error)
+                cure = "cache_dir=FOLDER names another place"
+                log.error("the store in %s is switched off: %s (%s)", self._folder, error, cure)
             left = self._end_locked()
         _delete_sources(left)
 

@@ -30,7 +30,15 @@ from ftpfs.settings.credentials import ANONYMOUS
 log = logging.getLogger(__name__)
 
 # Servers have no common code for it: 421 (pure-ftpd), 530 (vsftpd), 550 (proftpd, pyftpdlib).
-_DEMANDS_TLS = re.compile(r"\b(?:TLS|SSL|encryption|cleartext)\b", re.IGNORECASE)
+_DEMANDS_TLS = re.compile(
+    r"\b(?:TLS|SSL|encryption|cleartext|AUTH first|use AUTH)\b", re.IGNORECASE
+)
+# No code of its own either: most servers say 421 to that, some 530.
+_IS_FULL = re.compile(
+    r"\b(?:too many|maximum|max)\b.*\b(?:clients?|connections?|users?|sessions?|logins?)\b",
+    re.IGNORECASE,
+)
+_TAKES_ANONYMOUS_ONLY = re.compile(r"\banonymous (?:logins? |access )?only\b", re.IGNORECASE)
 
 
 class Login:
@@ -149,10 +157,16 @@ class Login:
         if not isinstance(error, errors.LoginFailed):
             return error
         user, host = errors.printable(self._server.user), self._server.host
+        if _IS_FULL.search(reply):
+            hint = "the server takes no more connections now: try later, or end others"
+            return errors.LoginFailed(f"{error} ({hint})")
         if user in (ANONYMOUS, "ftp"):
             return errors.LoginFailed(
                 f"{error} (no anonymous login there: name a user, ftp://NAME@{host})"
             )
+        if _TAKES_ANONYMOUS_ONLY.search(reply):
+            hint = f"only anonymous logins there: ftp://{ANONYMOUS}@{host}"
+            return errors.LoginFailed(f"{error} ({hint})")
         return errors.LoginFailed(f"{error} (logging in as {user}: is the password right?)")
 
     def _told_of_certificate(self) -> str:
