@@ -37,7 +37,7 @@ def connected(
 ) -> Iterator[tuple[Remote, str]]:
     """The server of `url`, and the path on it. `owner` marks temporary files there."""
     from ftpfs.commands import files
-    from ftpfs.daemon import places
+    from ftpfs.daemon import leftovers, places
     from ftpfs.ftp.connections.neighbours import Neighbours
     from ftpfs.ftp.remote import Remote
 
@@ -53,6 +53,7 @@ def connected(
     remote = Remote(config.server, config.network, owner=owner, neighbours=neighbours)
     try:
         remote.connect()
+        leftovers.clean_up(remote)
         yield remote, path
     finally:
         remote.close()

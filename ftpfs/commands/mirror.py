@@ -76,7 +76,8 @@ def mirror(
     With --delete, what SOURCE does not have is deleted in DEST, unless a folder
     could not be listed. Exits with 1 when something failed.
     """
-    from ftpfs.commands import leftovers, trees
+    from ftpfs.commands import trees
+    from ftpfs.daemon import leftovers
 
     context = click.get_current_context()
     if delete and not (yes or dry or trees.has_terminal()):
@@ -88,9 +89,8 @@ def mirror(
         owner = secrets.token_hex(4)
         with (
             connected(url, flags, owner=owner) as (remote, path),
-            leftovers.Note(url, owner) as note,
+            leftovers.Note(remote, owner) as note,
         ):
-            note.clean_up(remote)
             return trees.send_tree(remote, source, path, note, wishes)
     url = arguments.SOURCE.convert(source, None, context)
     with connected(url, flags) as (remote, path):

@@ -18,7 +18,7 @@ from ftpfs.settings.source import Source
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ftpfs.commands.leftovers import Note
+    from ftpfs.daemon.leftovers import Note
     from ftpfs.ftp.remote import Remote
 
 _text = click.option("--text", is_flag=True, help="Transfer as text and convert line ends.")
@@ -121,7 +121,8 @@ def put(
     LOCAL may be - for stdin. If URL is a folder, files go into it. Several
     files, and folders with -r, go by the rule of cp.
     """
-    from ftpfs.commands import leftovers, trees
+    from ftpfs.commands import trees
+    from ftpfs.daemon import leftovers
 
     if len(places) < 2:
         raise arguments.Misuse("expected LOCAL... URL")
@@ -140,8 +141,7 @@ def put(
             stdin = locals_[0] == "-"
             stream = sys.stdin.buffer if stdin else stack.enter_context(open(locals_[0], "rb"))
         remote, path = stack.enter_context(connected(url, flags, owner=owner))
-        note = stack.enter_context(leftovers.Note(url, owner))
-        note.clean_up(remote)
+        note = stack.enter_context(leftovers.Note(remote, owner))
         if stream is None:
             return trees.put(remote, locals_, path, note, into=into, recursive=recursive, jobs=jobs)
         _put_one(remote, stream, locals_[0], path, note, into=into, text=text)

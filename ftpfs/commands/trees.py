@@ -18,7 +18,7 @@ import click
 
 from ftpfs import errors
 from ftpfs.commands import runs
-from ftpfs.commands.leftovers import Note
+from ftpfs.daemon.leftovers import Note
 from ftpfs.errors import printable
 from ftpfs.ftp.remote import Remote
 from ftpfs.model.entry import Entry, Kind

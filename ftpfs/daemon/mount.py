@@ -27,7 +27,7 @@ from typing import NoReturn
 from ftpfs import errors
 from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.writing.spool import Spool
-from ftpfs.daemon import logs, mountpoints, places, spools, stores, systemd
+from ftpfs.daemon import leftovers, logs, mountpoints, places, spools, stores, systemd
 from ftpfs.daemon.offline import Offline
 from ftpfs.daemon.running import LeftBehind, Running
 from ftpfs.ftp.connections.neighbours import Neighbours
@@ -259,6 +259,8 @@ def _serve(
     offline = Offline(remote, config, stores.open_listings(place))
     try:
         note = _connect(offline, spool)
+        if not (note or config.mount.ro):
+            leftovers.clean_up(remote)
         filesystem = _filesystem(config, offline.server, spool, place)
         offline.presence.returned = filesystem.server_returned
         _mount(config, mountpoint, chosen, offline, filesystem, spool, lambda: started(note))

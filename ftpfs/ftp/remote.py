@@ -81,6 +81,7 @@ class Remote:
         the checksum of each upload, if the server has checksums.
         """
         self.profile = Profile(server.quirks)
+        self.login = f"{server.user}@{server.host}:{server.port}"
         self._neighbours = neighbours
         self._memory = memory
         if memory is not None:
@@ -501,15 +502,21 @@ class Remote:
 
     # Inside.
 
-    def delete_temporaries(self, folder: str, owner: str) -> None:
-        """Delete the temporary files in `folder` of this `owner`, whose process has ended."""
-        where = self._root.on_server(folder)
+    def on_server(self, path: str) -> str:
+        """The path on the server, for other processes: their root may be another."""
+        return self._root.on_server(path)
+
+    def delete_temporaries(self, where: str, owner: str) -> None:
+        """Delete the temporary files of this `owner`, whose process has ended.
+
+        `where`: their folder, as a path on the server.
+        """
 
         def delete(session: Session) -> None:
             entries = lister.list_directory(session, where, hidden=True)
             self._uploads.temporaries.delete_of(session, where, entries, owner)
 
-        self._attempts.run(delete, lambda: self._reasons.not_listed(folder), use=Use.LISTING)
+        self._attempts.run(delete, lambda: None, use=Use.LISTING)
 
     @contextlib.contextmanager
     def _forgetting_time(self, path: str) -> Iterator[None]:

@@ -22,12 +22,14 @@ import pytest
 
 import ftpfs
 from ftpfs import cli, errors
-from ftpfs.commands import leftovers
 from ftpfs.core.store.store import Store
+from ftpfs.daemon import leftovers
+from ftpfs.ftp.remote import Remote
 from ftpfs.settings import credentials
+from ftpfs.settings.config import Network, Server
 from ftpfs.settings.credentials import Secret
 from ftpfs.settings.options import parse_options
-from ftpfs.settings.source import Source, parse_source
+from ftpfs.settings.source import parse_source
 from tests.conftest import StartServer
 from tests.support import hostile_server, scripted_server, servers
 from tests.support.certificates import Certificates
@@ -363,8 +365,9 @@ def test_get_and_put_keep_times(start_server: StartServer, run: Run, tmp_path: P
     assert (tmp_path / "back").read_bytes() == b"content"
 
 
-def test_temporary_file_of_a_killed_put_is_deleted_by_the_next_put(
-    start_server: StartServer, run: Run, tmp_path: Path
+@pytest.mark.parametrize("next_command", ["put", "ls", "mount"])
+def test_temporary_file_of_a_killed_put_is_deleted_by_the_next_command_or_mount(
+    start_server: StartServer, run: Run, tmp_path: Path, next_command: str
 ) -> None:
     server = start_server("pyftpdlib")
     (server.root / "folder").mkdir()
@@ -386,8 +389,16 @@ def test_temporary_file_of_a_killed_put_is_deleted_by_the_next_put(
     assert [each.name[:7] for each in (server.root / "folder").iterdir()] == [".ftpfs-"]
     here.write_bytes(b"small")
     time.sleep(0.5)  # the server notices that nobody sends any more
-    done = run("put", str(here), url(server, path="/other"), password=server.password)
+    (tmp_path / "mnt").mkdir()
+    words = {
+        "put": [str(here), url(server, path="/other")],
+        "ls": [url(server, path="")],
+        "mount": [url(server, path="folder"), str(tmp_path / "mnt")],
+    }
+    done = run(next_command, *words[next_command], password=server.password)
     assert done.returncode == 0, done.stderr
+    if next_command == "mount":
+        assert run("umount", str(tmp_path / "mnt")).returncode == 0
     assert list((server.root / "folder").iterdir()) == []
     assert list((tmp_path / "state" / "ftpfs" / "puts").iterdir()) == []
 
@@ -412,15 +423,20 @@ def test_put_that_a_signal_ends_leaves_no_temporary_file(
 
 
 def test_notes_of_uploads_that_go_on_are_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    server = start_server("pyftpdlib")
+    password = Secret(server.password)
+    place = Server(server.host, server.port, user=server.user, password=password)
     with (
-        leftovers.Note(Source("nas"), "00000001") as first,
+        contextlib.closing(Remote(place, Network())) as remote,
+        leftovers.Note(remote, "00000001") as first,
         first.uploading("/a/file"),
-        leftovers.Note(Source("nas"), "00000002") as second,
     ):
-        assert list(second._abandoned()) == []
+        (note,) = (tmp_path / "ftpfs" / "puts").iterdir()
+        assert note.read_text() == "+/a\n"
+        assert list(leftovers.abandoned(remote.login)) == []
 
 
 # The page.

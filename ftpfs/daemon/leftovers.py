@@ -1,10 +1,10 @@
-"""Temporary files that a killed `put` left on its server: the next `put` deletes them.
+"""Temporary files that a killed `put` left on its server: the next command or mount deletes them.
 
 An upload goes to a temporary name. Meanwhile a note on this machine has the folder and the owner in
 that name. The process locks the note, and removes it at its end, unless an upload lost its server.
-A note that nobody locks belongs to a process that was killed or lost its server. The next upload
-to that server by a command lists these folders once, and deletes the files of that owner. Without
-such notes it costs nothing.
+A note that nobody locks belongs to a process that was killed or lost its server. The next command
+or mount with that login lists these folders once, and deletes the files of that owner. Without such
+notes it costs nothing.
 
 A note has a line for each folder into which uploads begin (`+/folder`), and one when the last of
 them has ended (`-/folder`): so a tree of any size leaves a few folders to look into.
@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING
 from ftpfs import errors
 from ftpfs.daemon import places
 from ftpfs.ftp.remote import Remote
-from ftpfs.settings.source import Source
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing since Python 3.11
@@ -41,11 +40,11 @@ log = logging.getLogger(__name__)
 class Note:
     """The note of uploads under way, for the duration of a `with` block."""
 
-    def __init__(self, url: Source, owner: str) -> None:
+    def __init__(self, remote: Remote, owner: str) -> None:
         """`owner`: the 8 hex digits in the names of the temporary files."""
-        self._prefix = _prefix(url)
+        self._remote = remote
+        self._prefix = _prefix(remote.login)
         self._owner = owner
-        self._remote: Remote | None = None
         self._file = _folder() / f"{self._prefix}{owner}"
         self._descriptor = -1
         self._lock = threading.Lock()
@@ -60,23 +59,11 @@ class Note:
         except OSError as error:
             log.info("no note of these uploads: %s", error)
 
-    def clean_up(self, remote: Remote) -> None:
-        """Delete the files that earlier uploads left. After a failure the next `put` retries.
-
-        If Ctrl-C or a signal ends this process, it deletes its own in the same way.
-        """
-        self._remote = remote
-        for file, owner, folders in self._abandoned():
-            with contextlib.suppress(errors.FtpfsError, OSError):
-                for folder in folders:
-                    with contextlib.suppress(errors.NotFound):
-                        remote.delete_temporaries(folder, owner)
-                file.unlink()
-
     @contextlib.contextmanager
     def uploading(self, path: str) -> Iterator[None]:
         """While a file is sent to `path`."""
-        folder = posixpath.dirname(path) or "/"
+        # The path on the server, because another process may have another root.
+        folder = posixpath.dirname(self._remote.on_server(path)) or "/"
         with self._lock:
             self._running[folder] += 1
             if self._running[folder] == 1:
@@ -124,21 +111,34 @@ class Note:
         with self._lock:
             folders = [] if self._running else list(self._left)
         for folder in folders:
-            if self._remote is not None:
-                with contextlib.suppress(errors.FtpfsError):
-                    self._remote.delete_temporaries(folder, self._owner)
-                    self._left.discard(folder)
+            with contextlib.suppress(errors.FtpfsError):
+                self._remote.delete_temporaries(folder, self._owner)
+                self._left.discard(folder)
 
-    def _abandoned(self) -> Iterator[tuple[Path, str, list[str]]]:
-        with contextlib.suppress(OSError):
-            for file in sorted(_folder().glob(f"{self._prefix}*")):
-                with file.open("rb") as reading:
-                    try:
-                        fcntl.flock(reading, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        continue
-                    folders = _folders_in(reading.read())
-                yield file, file.name.removeprefix(self._prefix), folders
+
+def clean_up(remote: Remote) -> None:
+    """Delete the files that earlier uploads left. After a failure the next process retries."""
+    for file, owner, folders in abandoned(remote.login):
+        with contextlib.suppress(errors.FtpfsError, OSError):
+            for folder in folders:
+                # 550: the folder is gone, or may not be listed any more.
+                with contextlib.suppress(errors.NotFound, errors.Unavailable):
+                    remote.delete_temporaries(folder, owner)
+            file.unlink()
+
+
+def abandoned(login: str) -> Iterator[tuple[Path, str, list[str]]]:
+    """The notes of this login that no process holds: the file, the owner, the folders."""
+    prefix = _prefix(login)
+    with contextlib.suppress(OSError):
+        for file in sorted(_folder().glob(f"{prefix}*")):
+            with file.open("rb") as reading:
+                try:
+                    fcntl.flock(reading, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                folders = _folders_in(reading.read())
+            yield file, file.name.removeprefix(prefix), folders
 
 
 def _folders_in(note: bytes) -> list[str]:
@@ -156,6 +156,5 @@ def _folder() -> Path:
     return places.state() / "puts"
 
 
-def _prefix(url: Source) -> str:
-    text = f"{url.user}@{url.host}:{url.port}"
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16] + "-"
+def _prefix(login: str) -> str:
+    return hashlib.sha256(login.encode("utf-8", "surrogateescape")).hexdigest()[:16] + "-"
