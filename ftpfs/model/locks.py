@@ -90,6 +90,7 @@ class Rank(enum.IntEnum):
     GROOMERS = enum.auto()  # ftp/connections/groomers
     UPLOADS = enum.auto()  # ftp/uploading: each small table of its own
     DATED = enum.auto()  # ftp/dated
+    NEIGHBOURS = enum.auto()  # ftp/connections/neighbours: this process's file; held over disk I/O
 
 
 _checks = os.environ.get("FTPFS_CHECK_LOCKS") == "1"

@@ -10,7 +10,7 @@ enough: the system reuses pids, and a pid means nothing across containers that s
 
 The folder is a convenience. If it cannot be used, no neighbour is known, and the log says why.
 
-Threading: `look` by one thread at a time, `close` by any.
+Threading: any thread. `_lock` has Rank.NEIGHBOURS.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from ftpfs import errors
 from ftpfs.local import private
+from ftpfs.model.locks import Rank, ranked_lock
 
 log = logging.getLogger(__name__)
 
@@ -51,31 +52,36 @@ class Neighbours:
         self._folder = folder
         self._what = what
         self._name = f"{os.getpid()}-{os.urandom(4).hex()}"
+        self._lock = ranked_lock(Rank.NEIGHBOURS)
+        # Guarded by _lock:
         self._file: io.FileIO | None = None
         self._told: int | None = None
         self._usable = True
 
     def look(self, connections: int) -> tuple[Neighbour, ...]:
         """Publish how many connections this process has; return the others. Never raises."""
-        if not self._usable:
-            return ()
-        try:
-            self._tell(connections)
-            return tuple(self._others())
-        except (OSError, errors.FtpfsError) as error:
-            log.info("cannot find other processes at this server: %s", error)
-            self._usable = False
-            return ()
+        with self._lock:
+            if not self._usable:
+                return ()
+            try:
+                self._tell_locked(connections)
+                return tuple(self._others())
+            except (OSError, errors.FtpfsError) as error:
+                log.info("cannot find other processes at this server: %s", error)
+                self._usable = False
+                return ()
 
     def close(self) -> None:
         """Remove this process from the folder, because it has no connections any more."""
-        self._usable = False
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(self._folder / self._name)
-            self._file = None  # a `look` in another thread closes it when done
+        with self._lock:
+            self._usable = False
+            file, self._file = self._file, None
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._folder / self._name)
+                file.close()
 
-    def _tell(self, connections: int) -> None:
+    def _tell_locked(self, connections: int) -> None:
         file = self._file
         if file is None:
             private.make_folder(self._folder)
