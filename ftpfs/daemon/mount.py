@@ -71,7 +71,7 @@ def run(config: Config, mountpoint: str) -> int:
     _check_device()
     if config.mount.foreground:
         logs.to_stderr(config.mount.log_level)
-        _serve(config, mountpoint, chosen, started=lambda _note: None)
+        _serve(config, mountpoint, chosen, started=lambda _notes: None)
         return 0
     return _run_in_background(config, mountpoint, chosen)
 
@@ -168,7 +168,7 @@ def _run_in_background(config: Config, mountpoint: str, chosen: binding.Binding)
     answer = _hear(child, reading)
     if answer.startswith(_READY):
         os.stat(mountpoint)  # answered by the daemon
-        if note := answer.removeprefix(_READY).decode(errors="replace"):
+        for note in answer.removeprefix(_READY).decode(errors="replace").splitlines():
             print(f"ftpfs: {note}", file=sys.stderr)
         return 0
     os.waitpid(child, 0)
@@ -208,10 +208,10 @@ def _daemon(config: Config, mountpoint: str, chosen: binding.Binding, pipe: int)
         os.setsid()
         logs.to_file(config.mount.log_file, config.mount.log_level)
 
-        def started(note: str) -> None:
+        def started(notes: list[str]) -> None:
             os.chdir("/")
             _let_go_of_terminal()
-            os.write(pipe, _READY + note.encode(errors="replace"))
+            os.write(pipe, _READY + "\n".join(notes).encode(errors="replace"))
             os.close(pipe)
 
         _serve(config, mountpoint, chosen, started)
@@ -237,9 +237,9 @@ def _let_go_of_terminal() -> None:
 
 
 def _serve(
-    config: Config, mountpoint: str, chosen: binding.Binding, started: Callable[[str], None]
+    config: Config, mountpoint: str, chosen: binding.Binding, started: Callable[[list[str]], None]
 ) -> None:
-    """Connect, mount, serve until the end, leave. `started` gets a line for the user, or ""."""
+    """Connect, mount, serve until the end, leave. `started` gets lines for the user."""
     secrecy.protect_memory()
     _keep_heap()
     _allow_many_files()
@@ -263,7 +263,8 @@ def _serve(
             leftovers.clean_up(remote)
         filesystem = _filesystem(config, offline.server, spool, place)
         offline.presence.returned = filesystem.server_returned
-        _mount(config, mountpoint, chosen, offline, filesystem, spool, lambda: started(note))
+        notes = [line for line in (note, stores.trouble(place)) if line]
+        _mount(config, mountpoint, chosen, offline, filesystem, spool, lambda: started(notes))
     finally:
         offline.presence.close()
         remote.close()

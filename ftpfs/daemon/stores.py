@@ -65,6 +65,17 @@ def place_for(config: Config) -> Place | None:
     return Place(folder, size, listings)
 
 
+def trouble(place: Place | None) -> str:
+    """A line for the user if there can be no store at its place, else "". The mount goes on."""
+    if place is None:
+        return ""
+    try:
+        private.make_folder(place.folder)
+    except (OSError, errors.FtpfsError) as error:
+        return f"nothing is stored on the disk: {error} (cache_dir=FOLDER names another place)"
+    return ""
+
+
 def open_store(config: Config, place: Place) -> Store:
     """The contents in the store at `place`."""
     store = Store(place.folder, place.size, reserved=place.listings)

@@ -106,3 +106,18 @@ def test_mount_with_a_place_for_what_is_written_needs_no_home(
     assert told.count("the store in") == 1
     assert told.count("ftpfs status will not find") == 1
     unmount(here)
+
+
+def test_mount_says_that_its_store_cannot_be_there_and_goes_on(
+    home: Path, server: ScriptedServer, tmp_path: Path
+) -> None:
+    here, no_folder = tmp_path / "mnt", tmp_path / "a file"
+    no_folder.write_bytes(b"")
+    words = f",spool_dir={tmp_path}/spool,cache_size=16M,cache_dir={no_folder}"
+    mounting = Mounting(server, home, here, words)
+    assert mounting.done.returncode == 0, mounting.done.stderr
+    (line,) = [line for line in mounting.done.stderr.splitlines() if "stored" in line]
+    assert str(no_folder) in line
+    assert "cache_dir=FOLDER" in line
+    assert (here / "hello").read_bytes() == b"hello, world\n"
+    unmount(here)
