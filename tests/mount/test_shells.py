@@ -18,7 +18,7 @@ from tests.conftest import RemoteDir, StartServer
 from tests.mount.conftest import Mounted, MountServer, ftpfs, wait_until_sent
 from tests.support import servers
 from tests.support.servers import Kind
-from tests.support.waiting import until
+from tests.support.waiting import largest_upload, until
 
 pytestmark = pytest.mark.mount
 
@@ -208,9 +208,7 @@ def test_long_file_is_sent_while_a_shell_writes_it(mounted: Mounted) -> None:
     (mounted.path / "first").write_text("")  # the folder takes files
     shell = "{ head -c 20000000 /dev/zero; sleep 2; } > f"
     running = subprocess.Popen(["bash", "-c", shell], cwd=mounted.path)
-    until(
-        lambda: [f for f in mounted.disk_now.glob(".ftpfs-*.tmp") if f.stat().st_size > 10_000_000]
-    )
+    until(lambda: largest_upload(mounted.disk_now) > 10_000_000)
     assert running.poll() is None
     assert not (mounted.disk_now / "f").exists()
     assert running.wait(30) == 0

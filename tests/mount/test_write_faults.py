@@ -21,7 +21,7 @@ from tests.conftest import RemoteDir, StartServer
 from tests.mount.conftest import MountDir, Mounted, MountServer
 from tests.support.relay import Relay, When
 from tests.support.servers import Kind
-from tests.support.waiting import until, until_gone
+from tests.support.waiting import largest_upload, until, until_gone
 
 pytestmark = [pytest.mark.mount, pytest.mark.far]
 
@@ -225,7 +225,7 @@ def test_files_arrive_when_the_server_is_killed_and_restarted(
 
     writer = threading.Thread(target=copy, args=["big"])
     writer.start()
-    until(lambda: any(p.stat().st_size > 5 * MEG for p in server.root.glob(".ftpfs-*")))
+    until(lambda: largest_upload(server.root) > 5 * MEG)
     server.stop()
     assert on_disk(server.root) == {"small1": b"what was there"}
     others = [threading.Thread(target=copy, args=[name]) for name in contents if name != "big"]

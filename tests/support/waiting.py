@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 PATIENCE = 20.0  # seconds
 PAUSE = 0.005
@@ -30,3 +32,15 @@ def until_gone(find: Callable[[], object], within: float = PATIENCE) -> None:
     while left := find():
         assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(PAUSE)
+
+
+def largest_upload(folder: Path) -> int:
+    """The bytes of the largest unfinished upload in this folder of a server's disk.
+
+    An upload that gets its name meanwhile counts as none.
+    """
+    found = [0]
+    for path in folder.glob(".ftpfs-*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(path.stat().st_size)
+    return max(found)
