@@ -5,6 +5,7 @@ Owns: how a path is looked up, in remembered listings or at the server. Threadin
 
 from __future__ import annotations
 
+import functools
 import os
 import posixpath
 from collections.abc import Callable
@@ -123,8 +124,8 @@ class Connected(AbstractFileSystem):
             if found.kind is not Kind.LINK:
                 return where, found
             try:
-                link, target = where, found.target
-                inside = self._ask(where, lambda remote: remote.read_link(link, target))  # noqa: B023
+                read = functools.partial(Remote.read_link, path=where, target=found.target)
+                inside = self._ask(where, read)
                 where = posixpath.normpath(posixpath.join(posixpath.dirname(where), inside))
                 found = self._entry(where)
             except OSError as error:

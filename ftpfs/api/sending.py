@@ -118,7 +118,7 @@ class Sending(Receiving, Naming):
         AbstractFileSystem.copy(pairs, path1, path2, recursive=recursive, maxdepth=maxdepth)
         self._in_folders(pairs.found, self.isdir)
 
-        def copy(source: str, target: str, callback: Callback) -> None:  # noqa: ARG001
+        def copy(source: str, target: str, callback: Callback) -> None:  # noqa: ARG001 - as `transfer` calls it
             try:
                 self.cp_file(source, target, **kwargs)
             except FileNotFoundError:

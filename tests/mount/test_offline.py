@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ftpfs.core.store.listings import FILES, StoredListings
-from tests.conftest import RemoteDir
+from tests.conftest import RemoteDir, skip_unless_available
 from tests.mount.conftest import MountDir, Mounted, MountServer, _daemons, ftpfs
 from tests.mount.test_store import OLD, make
 from tests.support import servers
@@ -185,8 +185,7 @@ def leave(mounted: Mounted) -> None:
 
 @pytest.fixture
 def town(mount_server: MountServer, folder: Path) -> Iterator[Town]:
-    if reason := servers.why_unavailable("vsftpd"):
-        pytest.skip(reason)
+    skip_unless_available("vsftpd")
     # Not in pytest's folder, which no other user may enter.
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)
