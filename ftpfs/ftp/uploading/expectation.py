@@ -41,12 +41,15 @@ class AlreadyThere(Exception):
 class Expectation:
     """The file that one upload expects under its final name, and the file that was seen there.
 
-    `ours`: the upload may have written or renamed to the final name, so later looks are not
-    compared with the expected file.
+    `ours`: the upload may have written or renamed to the final name, so a later look is compared
+    with `placed` and not with the expected file.
+    `placed`: the file that the rename puts there. None: it was not asked for, or the upload writes
+    in place.
     """
 
     def __init__(self, target: Target) -> None:
         self.ours = False
+        self.placed: Seen | None = None
         self.seen = Seen(None)
         self._seen_at = float("-inf")  # time.monotonic()
         self._target = target
@@ -78,18 +81,18 @@ class Expectation:
         self.seen = seen
         context = self._target.context
         may_tell_later = context.looks.note(self._target.path, seen)
-        if may_tell_later and self._is_checked and not self.ours:
+        may_be_ours = self.ours and self._may_be_placed(seen)
+        if may_tell_later and self._is_checked and not may_be_ours:
             if upload is None:  # else another look follows before the rename
                 raise errors.Busy(
                     450, f"{self._target.path}: the server does not tell what is there"
                 )
             return
-        self._seen_at = time.monotonic()
         unchanged = not seen.is_other_than(self._base, context.profile)
+        self.ours = may_be_ours or (not unchanged and context.torn.has(self._target.path, seen))
         if self.ours or not self._is_checked or unchanged:
-            return
-        if context.torn.has(self._target.path, seen):
-            self.ours = True
+            # Only such a look saves the next attempt one: the session may break below.
+            self._seen_at = time.monotonic()
             return
         if upload:
             upload.close()
@@ -108,6 +111,24 @@ class Expectation:
         except BaseException:
             upload.close()
             raise
+
+    def _may_be_placed(self, seen: Seen) -> bool:
+        """Whether `seen` may be the renamed file, or the part of it that a server took for all.
+
+        The time tells only where the server is known to store the one that was set.
+        """
+        ours = self.placed
+        if not seen.there or ours is None or seen.size is None or ours.size is None:
+            return True
+        if seen.size > ours.size:
+            return False
+        setting = self._target.context.profile.setting
+        if seen.mtime is None or ours.mtime is None or not setting.is_kept(ours.mtime):
+            return True
+        shown = seen.mtime, self._target.context.profile.times.shown_at(seen.mtime)
+        return not setting.set_time_works or any(
+            setting.is_same_time(ours.mtime, time) for time in shown
+        )
 
     def _count_ours(self, session: Session, seen: Seen) -> int | None:
         """How many bytes the file has, if they are the beginning of this content; else None.

@@ -100,7 +100,6 @@ class Store:
         self._saw_false_226 = False
         self._looked_after_silence = False  # see `goes_on_after`
         self._arrived = 0  # bytes, when the upload was last resumed
-        self._placed = Seen(None)  # what a rename that was carried out has put into place
         self._remains: Remains | None = None  # of an upload before this one
 
     @property
@@ -123,8 +122,9 @@ class Store:
 
         If the server was not reached since `follow`, that is still the file before this one.
         """
-        if self._stage is Stage.RENAMING:
-            return Remains(self.temporary, self._placed)
+        placed = self._expectation.placed
+        if self._stage is Stage.RENAMING and placed:
+            return Remains(self.temporary, placed)
         return self._remains
 
     def follow(self, remains: Remains) -> None:
@@ -354,7 +354,7 @@ class Store:
         # a socket, a mixture arrived. By now the server has them all, so this check is final.
         self._content.ready(size)
         attributes = self._target.attributes()
-        self._placed = Seen(True, size, attributes.mtime)
+        self._expectation.placed = Seen(True, size, attributes.mtime)
         self._stage = Stage.RENAMING
         lines = attributes.lines(self.temporary)
         replies = session.exchange(
@@ -475,7 +475,7 @@ class Store:
                 self.temporary,
             )
             self._context.folders.takes_each_name_once(self._target.folder)
-        self._stage = Stage.IN_PLACE
+        self._stage, self._expectation.placed = Stage.IN_PLACE, None
         return self._in_place.run(session)
 
 

@@ -15,6 +15,7 @@ from ftpfs.ftp.uploading.expectation import RECHECK_SECONDS
 from ftpfs.model.entry import Entry, Kind
 from tests.conftest import RemoteDir
 from tests.support.relay import Relay
+from tests.support.relay.record import Command
 from tests.support.uploading import (
     MEG,
     WHEN,
@@ -135,6 +136,38 @@ def test_change_by_others_is_seen_although_the_server_was_busy_at_the_first_look
     with pytest.raises(errors.Conflict):
         relayed.store("/file", Local(b"new"), base=base)
     assert (remote_dir.disk / "file").read_bytes() == b"of somebody else, and longer"
+
+
+@pytest.mark.parametrize("size", [4, 1 * MEG])
+def test_change_by_others_is_seen_again_when_the_connection_breaks_after_the_look(
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir, size: int
+) -> None:
+    """The upload that finds the change has to end its STOR first, and that may break off."""
+    remote_dir.write("file", b"theirs")
+    relayed.store("/other", Local(b"warm"), base=None)
+    relay.cut_control("STOR", when="final", times=1)
+    with pytest.raises(errors.Conflict):
+        relayed.store("/file", Local(blob(size)), base=None)
+    relayed.store("/last", Local(b"this upload deletes what that one left"), base=None)
+    assert set(os.listdir(remote_dir.disk)) == {"file", "other", "last"}
+    assert (remote_dir.disk / "file").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("theirs", [b"of others, and longer", b"short"])
+def test_file_that_others_put_over_a_rename_without_a_reply_is_not_replaced(
+    relayed: Remote, relay: Relay, remote_dir: RemoteDir, theirs: bytes
+) -> None:
+    lost = relay.cut_control("RNTO", when="after", where=lambda asked: asked.arg.endswith("/file"))
+
+    def others_are_first(_asked: Command) -> bool:
+        if lost.hits and (remote_dir.disk / "file").exists():
+            remote_dir.write("file", theirs)
+        return False
+
+    relay.refuse("SIZE", where=others_are_first)
+    with pytest.raises(errors.Conflict):
+        relayed.store("/file", Local(b"fourteen bytes"), base=None)
+    assert on_disk(remote_dir.disk) == {"file": theirs}
 
 
 def test_server_that_never_tells_what_is_there_gets_the_file_in_the_end(
