@@ -31,7 +31,7 @@ FACTS = b"type=file;size=6;modify=20240101000000;UNIX.mode=0644; "
 FOLDER = b"type=dir;modify=20240101000000;UNIX.mode=0755; "
 ITSELF = b"type=cdir;modify=20240101000000; .\r\n"
 CONTENT = b"hello\n"
-SMALL = b"x" * 99 + b"\n"  # of every file called `small-*`
+SMALL = b"ten bytes\n"  # of every file called `small-*`
 BIG_SIZE = 1 << 30  # of every file called `big*`: it never arrives
 
 
