@@ -31,7 +31,7 @@ from ftpfs.settings import secrecy
 # an underscore for a dash.
 FAMILIES = {
     "mount": "mount",
-    **dict.fromkeys(("status", "sync", "forget", "umount", "recover"), "manage"),
+    **dict.fromkeys(("status", "set", "sync", "forget", "umount", "recover"), "manage"),
     **dict.fromkeys(("ls", "cat", "get", "put", "cmd"), "transfer"),
     "mirror": "mirror",
     **dict.fromkeys(("mkdir", "rm", "mv", "touch", "chmod"), "changing"),
@@ -43,6 +43,9 @@ FAMILIES = {
     **dict.fromkeys(("install-service", "install-helper"), "install"),
     "completion": "completion",
 }
+
+# Commands whose names Python uses itself. Their functions have an underscore at the end.
+_TAKEN = ("set",)
 
 
 class _Commands(click.Group):
@@ -59,7 +62,8 @@ class _Commands(click.Group):
         if cmd_name not in FAMILIES:
             return None
         family = importlib.import_module(f"ftpfs.commands.{FAMILIES[cmd_name]}")
-        command: Any = getattr(family, cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_")
+        command: Any = getattr(family, f"{name}_" if name in _TAKEN else name)
         return command if isinstance(command, click.Command) else None
 
 

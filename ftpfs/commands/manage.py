@@ -1,4 +1,4 @@
-"""Commands to running mounts: `ftpfs status`, `sync`, `forget`, `umount`, `recover`."""
+"""Commands to running mounts: `ftpfs status`, `set`, `sync`, `forget`, `umount`, `recover`."""
 
 from __future__ import annotations
 
@@ -66,6 +66,26 @@ def forget(path: str | None) -> None:
     from ftpfs.commands import mounts
 
     mounts.forget(path)
+
+
+@click.command("set")
+@click.argument("mountpoint", type=arguments.FOLDER)
+@click.argument("words", nargs=-1, required=True, metavar="NAME=VALUE...")
+def set_(mountpoint: str, words: Sequence[str]) -> None:
+    """Change options of the mount at MOUNTPOINT while it runs.
+
+    These can be changed: limit_down, limit_up. For example limit_up=2M, or
+    limit_up=off.
+    """
+    from ftpfs.commands import mounts
+
+    values = {}
+    for word in words:
+        name, has_value, value = word.partition("=")
+        if not has_value:
+            raise arguments.Misuse("expected NAME=VALUE, for example limit_up=2M")
+        values[name.replace("-", "_")] = value
+    mounts.change(mountpoint, values)
 
 
 @click.command()

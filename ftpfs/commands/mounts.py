@@ -165,6 +165,14 @@ def forget(path: str | None) -> None:
                 pass
 
 
+def change(path: str, values: dict[str, str]) -> None:
+    """Change options of the mount that contains `path`. Raises FtpfsError."""
+    holder, _ = mountpoints.holding(path)
+    for daemon in _daemons(holder):
+        for _reply in control_socket.ask(daemon, "set", values=values):
+            pass
+
+
 # Waiting.
 
 # Shows the state of uploads; called at each change.

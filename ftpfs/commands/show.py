@@ -27,7 +27,7 @@ from ftpfs.commands.mounts import Mount, Progress, count, failed, to_go
 from ftpfs.daemon.control_socket import Report
 from ftpfs.daemon.stores import Stored
 from ftpfs.errors import printable
-from ftpfs.model.status import CacheStatus, PendingFile, StoreStatus, UploadStatus
+from ftpfs.model.status import CacheStatus, LimitStatus, PendingFile, StoreStatus, UploadStatus
 
 _FILES_SHOWN = 10  # pending files by name
 _WATCH_PAUSE_SECONDS = 1.0
@@ -115,6 +115,8 @@ def _facts(mount: Mount) -> Table:
     )
     if connections.allowed is not None:
         table.add_row("", f"the server allows {connections.allowed} for now")
+    if (limits := report.status.limits) is not None:
+        table.add_row("limits", Text(_limits(limits)))
     for other in connections.others:
         table.add_row("", Text(printable(f"besides, {other}")))
     table.add_row("uploads", Text(_uploads(report)))
@@ -135,6 +137,18 @@ def _facts(mount: Mount) -> Table:
     if store := report.status.store:
         table.add_row("store", _store(store))
     return table
+
+
+def _limits(limits: LimitStatus) -> str:
+    """Both limits as they were written, with the rate of this moment if that depends on it."""
+    parts = []
+    for name, written, now in (
+        ("down", limits.down, limits.down_now),
+        ("up", limits.up, limits.up_now),
+    ):
+        rate = f"{decimal(now)}/s" if now else "none"
+        parts.append(f"{name} {rate} now ({written})" if ":" in written else f"{name} {rate}")
+    return printable(", ".join(parts))
 
 
 def _store(store: StoreStatus) -> str:

@@ -39,6 +39,7 @@ from ftpfs.local import private
 from ftpfs.model.status import (
     CacheStatus,
     ConnectionStatus,
+    LimitStatus,
     MountStatus,
     PendingFile,
     StoreStatus,
@@ -114,6 +115,7 @@ class Report:
                 ),
                 uploads=_build(UploadStatus, uploads, pending=pending),
                 cache=_build(CacheStatus, status["cache"]),
+                limits=_build(LimitStatus, limits) if (limits := status.get("limits")) else None,
                 store=_build(StoreStatus, store) if (store := status.get("store")) else None,
             )
             lines = {name: tuple(map(str, reply.get(name, ()))) for name in ("lost", "held")}

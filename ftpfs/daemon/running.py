@@ -33,7 +33,7 @@ from ftpfs import errors
 from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.store.presence import Presence
 from ftpfs.core.writing import spool
-from ftpfs.daemon import control_socket, mountpoints
+from ftpfs.daemon import control_socket, limits, mountpoints
 from ftpfs.daemon.control_socket import Control, Reply, Report, Request
 from ftpfs.ftp.remote import Remote
 from ftpfs.model.status import ConnectionStatus, MountStatus, PendingFile
@@ -178,6 +178,7 @@ class Running:
                     "forget": self._forget,
                     "fetch": self._fetch,
                     "hurry": self._hurry,
+                    "set": limits.changer(self._remote.rates),
                 },
             )
         except OSError as error:
@@ -409,6 +410,7 @@ class Running:
             uploads=self._filesystem.upload_status(),
             cache=self._filesystem.cache_status(),
             store=self._filesystem.store_status(),
+            limits=limits.status_of(self._remote.rates),
             offline_since=self._presence.since if self._presence else None,
         )
 

@@ -26,6 +26,7 @@ from ftpfs.ftp.connections.admission import Use
 from ftpfs.ftp.connections.control import Reply
 from ftpfs.ftp.connections.neighbours import Neighbours
 from ftpfs.ftp.connections.pool import Pool, PoolStatus
+from ftpfs.ftp.connections.rates import Rates
 from ftpfs.ftp.connections.session import Session
 from ftpfs.ftp.connections.transfers import Download, Upload
 from ftpfs.ftp.looking import Looking
@@ -82,12 +83,13 @@ class Remote:
         """
         self.profile = Profile(server.quirks)
         self.login = f"{server.user}@{server.host}:{server.port}"
+        self.rates = Rates(network.limit_down, network.limit_up)
         self._neighbours = neighbours
         self._memory = memory
         if memory is not None:
             memory.load(self.profile)
         self._pool = Pool(
-            lambda: Session(server, network, self.profile),
+            lambda: Session(server, network, self.profile, self.rates),
             cap=network.max_connections,
             idle_timeout=network.idle_timeout,
             profile=self.profile,

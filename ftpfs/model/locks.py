@@ -89,6 +89,7 @@ class Rank(enum.IntEnum):
     POOL = enum.auto()  # ftp/connections/pool
     GROOMERS = enum.auto()  # ftp/connections/groomers
     UPLOADS = enum.auto()  # ftp/uploading: each small table of its own
+    RATE = enum.auto()  # ftp/connections/rates
     DATED = enum.auto()  # ftp/dated
     NEIGHBOURS = enum.auto()  # ftp/connections/neighbours: this process's file; held over disk I/O
 

@@ -68,10 +68,24 @@ class ConnectionStatus:
 
 
 @dataclass(frozen=True)
+class LimitStatus:
+    """Limits of the rate, as the user wrote them, and those of this moment.
+
+    Bytes a second; None: no limit at this time of the day.
+    """
+
+    down: str
+    up: str
+    down_now: int | None
+    up_now: int | None
+
+
+@dataclass(frozen=True)
 class MountStatus:
     source: str
     connections: ConnectionStatus
     uploads: UploadStatus
     cache: CacheStatus
     store: StoreStatus | None = None
+    limits: LimitStatus | None = None
     offline_since: float | None = None  # seconds since the epoch; None: the server is here

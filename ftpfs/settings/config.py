@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from ftpfs.settings import values
 from ftpfs.settings.credentials import ANONYMOUS, Secret
+from ftpfs.settings.timetable import NO_LIMIT, Timetable
 from ftpfs.settings.values import MIB_BYTES, Kind
 
 
@@ -178,6 +179,15 @@ class Network:
     # not count. A refusal lowers the number.
     max_connections: int = field(
         default=16, metadata=_option("Maximum number of connections.", values.COUNT)
+    )
+    # Of all transfers of one mount, one command or one Python program's connection together.
+    limit_down: Timetable = field(
+        default=NO_LIMIT,
+        metadata=_option("Maximum download rate in bytes a second, such as 2M.", values.RATE),
+    )
+    limit_up: Timetable = field(
+        default=NO_LIMIT,
+        metadata=_option("Maximum upload rate; also by time: 08:00-18:00=1M.", values.RATE),
     )
     # The proxy, SOCKS or HTTP CONNECT, carries all connections and looks up the server's name.
     proxy: str = field(

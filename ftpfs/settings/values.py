@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ftpfs.settings import timetable
 from ftpfs.settings.credentials import PROXY_PASSWORD_VARIABLE, has_line_break
 
 MIB_BYTES = 1 << 20
@@ -32,6 +33,8 @@ _SECONDS_PER_UNIT = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _BYTES_PER_UNIT = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 # The index of the store takes up to 1 MiB of it.
 _STORE_MIN_BYTES = 16 * MIB_BYTES
+# Below this rate, servers and devices between take a transfer for a dead one.
+_RATE_MIN_BYTES = 1 << 10
 # The value of a size that the mount chooses.
 AUTO = -1
 
@@ -78,6 +81,20 @@ def _store_size(text: str) -> int:
     if 0 < (size := _size(text)) < _STORE_MIN_BYTES:
         raise ValueError("the store needs at least 16M (0: no store)")
     return size
+
+
+def _rate(text: str) -> int:
+    """A rate in bytes a second; 0: no limit."""
+    if text == "off":
+        return 0
+    rate = _size(text.removesuffix("/s"))
+    if 0 < rate < _RATE_MIN_BYTES:
+        raise ValueError("the lowest limit is 1K")
+    return rate
+
+
+def _timetable(text: str) -> timetable.Timetable:
+    return timetable.read(text, _rate)
 
 
 def _show_size(size: int) -> str:
@@ -195,6 +212,7 @@ def choice(*words: str) -> Kind:
 TIME = Kind("SECONDS", _seconds, lambda seconds: f"{seconds:g}")
 DEADLINE = TIME._replace(parse=_deadline)
 SIZE = Kind("SIZE", _size, _show_size)
+RATE = Kind("RATE", _timetable)
 STORE_SIZE = SIZE._replace(parse=_store_size)
 PORT = Kind("PORT", parse_port)
 COUNT = Kind("NUMBER", _number(1, 1000))

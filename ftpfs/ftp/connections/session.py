@@ -31,6 +31,7 @@ from ftpfs.ftp.connections.conversation import Conversation
 from ftpfs.ftp.connections.exchanges import Exchanges
 from ftpfs.ftp.connections.login import Login
 from ftpfs.ftp.connections.questions import PACED_ANSWERS, Asking, Questions
+from ftpfs.ftp.connections.rates import Rates
 from ftpfs.ftp.connections.starting import Ahead, Starter
 from ftpfs.ftp.connections.transfers import Download, Upload, receive_listing
 from ftpfs.ftp.manners import kind_of
@@ -41,17 +42,23 @@ from ftpfs.settings.config import DataMode, Network, Server
 class Session:
     """A logged-in control connection, and its data connections.
 
-    `moving` is the data connection of the transfer in flight.
+    - `moving`: the data connection of the transfer in flight.
+    - `rates`: the limits that all sessions of this server share.
+    - `is_cut_off`: `cut_off` was called.
     """
 
-    def __init__(self, server: Server, network: Network, profile: Profile) -> None:
-        """Connect and log in.
+    def __init__(
+        self, server: Server, network: Network, profile: Profile, rates: Rates | None = None
+    ) -> None:
+        """Connect and log in. `rates`: None: no limits.
 
         Raises UnknownHost, ConnectionRefused, DeadlineExceeded, ConnectionLost, TlsError,
         ServerBusy (421: too many connections), LoginFailed.
         """
         self.profile = profile
         self.moving: socket.socket | None = None
+        self.rates = rates or Rates()
+        self.is_cut_off = False
         self._network = network
         self._control = Control(server, network)
         self._conversation = Conversation(self._control, server.encoding, network, profile)
@@ -224,6 +231,7 @@ class Session:
 
         Callable from any thread. Never raises, never waits.
         """
+        self.is_cut_off = True
         for channel in (self._control.sock, self.moving):
             if channel is not None:
                 with contextlib.suppress(OSError):
@@ -279,6 +287,7 @@ class Session:
         self._exchanges.set_type(text=text)
         command = f"{'APPE' if append else 'STOR'} {path}"
         may = self.profile.identity.takes_content_ahead and not self._control.protected
+        may = may and not self.rates.up.limited
         waiting = Ahead(ahead) if may and ahead is not None else None
         channel, replies = self._starter.start(command, offset, before, ahead=waiting)
         return Upload(self, channel, done, replies, complete=bool(waiting and waiting.sent))
@@ -314,9 +323,11 @@ class Session:
                 self._asking.send_first(asked)
 
         try:
-            with Download(self, channel, None, at_end=ask_ahead) as download:
+            with Download(self, channel, None, at_end=ask_ahead, waits=False) as download:
                 receive_listing(download, chunks, self.data_timeout)
             data = b"".join(chunks)
+            if self.rates.down.limited:
+                self.rates.down.charge(len(data))
             chunks.clear()
             if data and not data.endswith(b"\n"):
                 raise errors.DataConnectionFailed("the listing ends in the middle of a line")

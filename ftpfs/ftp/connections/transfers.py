@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ftpfs import errors
 from ftpfs.ftp.connections.control import Reply, reason_of
+from ftpfs.ftp.connections.rates import Rate, Rates
 from ftpfs.ftp.profile import Profile
 from ftpfs.model.entry import Entry
 
@@ -46,6 +47,8 @@ MAX_LISTING_LINES = 2_000_000
 # bytes are about two entries). Without this limit, a server that sends a byte every few seconds
 # would keep `ls` waiting without end, because each byte comes within the data deadline.
 LISTING_DEADLINES, LISTING_BYTES_PER_SECOND = 2, 200
+# The rate of transfers that wait for no limit.
+_NO_RATE = Rate()
 
 
 class Carrier(Protocol):
@@ -53,6 +56,8 @@ class Carrier(Protocol):
 
     moving: socket.socket | None  # the data connection in use, so another thread can cut it
     used_at: float  # time.monotonic() of the last byte either way
+    rates: Rates  # the limits of all transfers of this server
+    is_cut_off: bool  # another thread has ended the connections
 
     @property
     def alive(self) -> bool: ...
@@ -148,9 +153,14 @@ class Download(Transfer):
         replies: Sequence[Reply] = (),
         *,
         at_end: Callable[[], None] = lambda: None,
+        waits: bool = True,
     ) -> None:
-        """`at_end` is called when all data has come, before the final reply is read."""
+        """`at_end` is called when all data has come, before the final reply is read.
+
+        `waits`: for the limit of the rate.
+        """
         super().__init__(session, channel, done)
+        self._rate = session.rates.down if waits else _NO_RATE
         self._at_end = at_end
         self.replies = replies
         self.confirmed = False
@@ -175,6 +185,8 @@ class Download(Transfer):
         """
         if self._ended:
             return 0
+        if self._rate.limited:
+            view = view[: self._rate.share(len(view))]
         count, since = 0, time.monotonic()
         while not self._came_to_end:
             try:
@@ -187,14 +199,17 @@ class Download(Transfer):
         self._session.used_at = time.monotonic()
         if count == 0:
             self._end()
+        elif self._rate.limited:
+            self._rate.pay(count, is_over=lambda: self._session.is_cut_off)
         return count
 
     def read(self, size: int) -> bytes:
         """The next `size` bytes; fewer only at the end of the file, confirmed as by `readinto`.
 
-        On a plain connection they come in one system call, straight into the returned object.
+        On a plain connection they come in one system call, straight into the returned object,
+        unless there is a limit of the rate.
         """
-        if not self._plain:
+        if not self._plain or self._rate.limited:
             return self._read_by_pieces(size)
         pieces: list[bytes] = []
         since = time.monotonic()
@@ -253,7 +268,10 @@ class Download(Transfer):
             )
 
     def _read_by_pieces(self, size: int) -> bytes:
-        """Read `size` bytes under TLS, which delivers a record at a time, of 16 KiB at most."""
+        """Read `size` bytes in several calls.
+
+        TLS delivers a record at a time, of 16 KiB at most; a limited stream gets small shares.
+        """
         buffer = bytearray(size)
         view = memoryview(buffer)
         filled = 0
@@ -312,6 +330,7 @@ class Upload(Transfer):
         self.before = before
         self.complete = complete
         self.was_reset = False
+        self._rate = session.rates.up
         self._plain = not isinstance(channel, ssl.SSLSocket)
         if self._plain:
             # The kernel's own timeout: with Python's, sendfile(2) returns with every piece that
@@ -319,6 +338,15 @@ class Upload(Transfer):
             # and then returns what has moved. Hence the slices: see `_may_go_on`.
             timeout = session.data_timeout / DEADLINE_SLICES
             _set_kernel_timeout(channel, socket.SO_SNDTIMEO, timeout)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit of the rate."""
+        return self._rate.limited
+
+    def share(self, wanted: int) -> int:
+        """How many of `wanted` bytes to send at once: all, unless there is a limit of the rate."""
+        return self._rate.share(wanted) if self._rate.limited else wanted
 
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Send `count` bytes of a local file from `offset` on; zeros beyond its end.
@@ -329,8 +357,11 @@ class Upload(Transfer):
         end, since = offset + count, time.monotonic()
         while offset < end:
             if self._plain:
+                count = end - offset
+                if self._rate.limited:
+                    count, since = self._wait_for_share(count)
                 try:
-                    sent = os.sendfile(self._channel.fileno(), fd, offset, end - offset)
+                    sent = os.sendfile(self._channel.fileno(), fd, offset, count)
                 except OSError as error:
                     if self._may_go_on(error, since):
                         continue
@@ -353,13 +384,27 @@ class Upload(Transfer):
         """
         view, since = memoryview(data), time.monotonic()
         while view:
+            piece = view
+            if self._rate.limited:
+                count, since = self._wait_for_share(len(view))
+                piece = view[:count]
             try:
-                view = view[self._channel.send(view) :]
+                view = view[self._channel.send(piece) :]
             except OSError as error:
                 if self._may_go_on(error, since):
                     continue
                 raise self._refusal(error) from error
             since = self._session.used_at = time.monotonic()
+
+    def _wait_for_share(self, wanted: int) -> tuple[int, float]:
+        """How many of `wanted` bytes the limit allows now; the deadline begins at this time.
+
+        The time is of time.monotonic().
+        """
+        count = self._rate.share(wanted)
+        self._rate.pay(count, is_over=lambda: self._session.is_cut_off)
+        self._session.used_at = time.monotonic()
+        return count, self._session.used_at
 
     def is_unopposed(self) -> bool:
         """Whether the server has sent no reply since the transfer began. Never waits."""

@@ -7,6 +7,7 @@ Threading: the thread of the upload only.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from ftpfs.ftp.connections.control import Reply
@@ -25,6 +26,9 @@ SMALL_BYTES = 64 << 10
 # them, say 150 first and then 550 or 553. A new connection takes several round trips for a MiB, and
 # within these the refusal arrives.
 ACCEPTED_BYTES = 1 << 20
+# If a limit makes the upload slow, this time (s) without a refusal is enough: a program must not
+# wait for a MiB at 1 KiB/s.
+ACCEPTED_SECONDS = 2.0
 
 
 class Sender:
@@ -53,14 +57,17 @@ class Sender:
         the content is told that the server accepts it. In a folder with the sticky bit, the server
         takes a temporary file although the file to be replaced belongs to another user.
         """
-        fd, begin = self._content.fileno(), position
+        fd, begin, since = self._content.fileno(), position, time.monotonic()
         while (end := self._content.ready(position)) > position:
-            count = min(CHUNK_BYTES, end - position)
+            count = upload.share(min(CHUNK_BYTES, end - position))
             self.handed = max(self.handed, position + count)
             upload.send_file(fd, position, count)
             position += count
-            if new and position - begin >= ACCEPTED_BYTES and not self._told_accepted:
-                self._tell_accepted(upload)
+            if new and not self._told_accepted:
+                is_enough = position - begin >= ACCEPTED_BYTES
+                waited = time.monotonic() - since if upload.is_limited else 0.0
+                if is_enough or waited >= ACCEPTED_SECONDS:
+                    self._tell_accepted(upload)
         return position
 
     def _tell_accepted(self, upload: Upload) -> None:

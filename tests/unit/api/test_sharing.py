@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,18 @@ def test_housekeeping_closes_idle_connections(
     fs = closing(FTPFileSystem(**options_of(served.server, relay.port), idle_timeout=0.2))
     assert fs.ls(served.path) == []
     assert relay.wait_for(lambda: relay.open_connections == 0)
+
+
+def test_limits_of_a_program_are_kept_to(served: Served) -> None:
+    data = b"x" * (2 << 20)
+    served.write("file", data)
+    filesystem = served.filesystem(limit_down="1M", limit_up="4M")
+    began = time.monotonic()
+    assert filesystem.cat_file(f"{served.path}/file") == data
+    assert time.monotonic() - began > 1.6
+    began = time.monotonic()
+    filesystem.pipe_file(f"{served.path}/copy", data)
+    assert time.monotonic() - began > 0.2
+    assert (served.disk / "copy").read_bytes() == data
+    with pytest.raises(ValueError, match="limit_up"):
+        served.filesystem(limit_up="fast")

@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -86,6 +87,18 @@ class TestCopy:
         (here / "into").mkdir()
         run("get", "-r", f"{url}a", f"{url}sub", str(here / "into"))
         assert files(here / "into") == ["a", "sub/b", "sub/c"]
+
+    def test_get_and_put_keep_to_their_limits(self, there: tuple[str, Path], here: Path) -> None:
+        url, disk = there
+        for number in range(8):
+            (here / f"tree/f{number}").write_bytes(bytes(256 << 10))
+        began = time.monotonic()
+        run("put", "-r", "--limit-up", "1M", str(here / "tree"), f"{url}copy")
+        assert time.monotonic() - began > 1.7
+        began = time.monotonic()
+        run("get", "-r", "--limit-down", "00:00-24:00=1M", f"{url}copy", str(here / "back"))
+        assert time.monotonic() - began > 1.7
+        assert files(here / "back") == files(disk / "copy")
 
     def test_several_sources_need_a_folder(self, there: tuple[str, Path], here: Path) -> None:
         url, disk = there

@@ -18,6 +18,7 @@ from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.writing.spool import Spool
 from ftpfs.daemon import running
 from ftpfs.daemon.running import Progress, Running
+from ftpfs.ftp.connections.rates import Rates
 from ftpfs.model.entry import Entry
 from ftpfs.model.status import CacheStatus, ConnectionStatus, MountStatus, PendingFile, UploadStatus
 from ftpfs.settings.config import Cache
@@ -77,9 +78,10 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[MemoryRemo
     pool = cast(
         Any,
         SimpleNamespace(
+            rates=Rates(),
             status=lambda: SimpleNamespace(
                 idle=0, leased=0, cap=1, waiting=0, others=(), allowed=None
-            )
+            ),
         ),
     )
     return remote, Running(

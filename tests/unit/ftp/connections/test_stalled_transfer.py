@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from ftpfs import errors
+from ftpfs.ftp.connections.rates import Rates
 from ftpfs.ftp.connections.transfers import Download, Upload
 from tests.support.certificates import Certificates
 
@@ -26,6 +27,8 @@ class Session:
     alive = True
     used_at = 0.0
     moving = None
+    is_cut_off = False
+    rates = Rates()
 
     def __init__(self, data_timeout: float = DEADLINE_SECONDS) -> None:
         self.data_timeout = data_timeout
