@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from ftpfs import errors
 from ftpfs.daemon import places
+from ftpfs.daemon.mount import passthrough_obstacle
 from ftpfs.errors import printable, printable_lines
 from ftpfs.ftp.clock import UTC
 from ftpfs.ftp.connections.neighbours import Neighbours
@@ -112,6 +113,7 @@ class _Examination:
         self._promised(tried=write)
         self._progress("counting connections")
         tls = self._connections()
+        self._passthrough()
         learned, quirks = self._profile.in_quirks()
         return Report(
             source=str(self._config.server),
@@ -356,6 +358,11 @@ class _Examination:
         else:
             self._note("protected by TLS", True, version or "yes")
         return version
+
+    def _passthrough(self) -> None:
+        with self._trying("passthrough"):
+            why = passthrough_obstacle(self._config)
+            self._note("passthrough", not why, why or "the kernel uses files on this disk itself")
 
     def _session(self) -> Session:
         return Session(self._config.server, self._config.network, self._profile)

@@ -27,7 +27,14 @@ from ftpfs.commands.mounts import Mount, Progress, count, failed, to_go
 from ftpfs.daemon.control_socket import Report
 from ftpfs.daemon.stores import Stored
 from ftpfs.errors import printable
-from ftpfs.model.status import CacheStatus, LimitStatus, PendingFile, StoreStatus, UploadStatus
+from ftpfs.model.status import (
+    CacheStatus,
+    LimitStatus,
+    PassthroughStatus,
+    PendingFile,
+    StoreStatus,
+    UploadStatus,
+)
 
 _FILES_SHOWN = 10  # pending files by name
 _WATCH_PAUSE_SECONDS = 1.0
@@ -136,6 +143,8 @@ def _facts(mount: Mount) -> Table:
     table.add_row("cache", f"{decimal(cache.used)} of {decimal(cache.capacity)}{share}")
     if store := report.status.store:
         table.add_row("store", _store(store))
+    if passthrough := report.status.passthrough:
+        table.add_row("passthrough", Text(printable(_passthrough(passthrough))))
     return table
 
 
@@ -149,6 +158,13 @@ def _limits(limits: LimitStatus) -> str:
         rate = f"{decimal(now)}/s" if now else "none"
         parts.append(f"{name} {rate} now ({written})" if ":" in written else f"{name} {rate}")
     return printable(", ".join(parts))
+
+
+def _passthrough(status: PassthroughStatus) -> str:
+    if not status.on:
+        return f"off: {status.why}" if status.why else "off"
+    lent = f"on: the kernel used {count(status.files)} on this disk itself"
+    return lent if status.files else "on"
 
 
 def _store(store: StoreStatus) -> str:

@@ -37,6 +37,7 @@ from dataclasses import replace
 
 from ftpfs import errors
 from ftpfs.core import fetching, processes
+from ftpfs.core.files.lending import Lender, Mapped, Use
 from ftpfs.core.files.openfile import OpenFile
 from ftpfs.core.files.server_file import version_of
 from ftpfs.core.names.behind import Changes
@@ -107,6 +108,9 @@ class Filesystem:
         # Called with the paths of entries that others changed, in a thread of its own, with no lock
         # and no lease held.
         self.tell_changed: Callable[[list[str]], None] = lambda _paths: None
+        # The kernel, if it reads and writes local files itself; set before the first open.
+        self.lender: Lender | None = None
+        self._mapped = Mapped(self.release)
         # Dependencies and constants:
         self._remote = remote
         self._spool = spool
@@ -273,12 +277,26 @@ class Filesystem:
         finally:
             self.release(handle)
 
+    def lend(self, handle: int, flags: int) -> int:
+        """The kernel has opened a file as this handle. Returns the number of the local file that it
+        is to use for it; 0: it has to ask for each read and write."""
+        if self.lender is None:
+            return 0
+        file, access = self._file(handle), flags & os.O_ACCMODE
+        use = Use(handle, reads=access != os.O_WRONLY, writes=access != os.O_RDONLY)
+        # A refusal of the folder is to be told by a write, and such a write is not seen here.
+        may_begin = not use.writes or self._known.takes_files(folder_of(file.path))
+        return file.lending.begin(use, self.lender, may_begin=may_begin)
+
     def release(self, handle: int) -> None:
         """Close a handle for good.
 
         If this was the last writer's handle, the file is sent. With the last handle the open file
         leaves the tables, unless it has to linger.
         """
+        if self.lender is not None and not self._file(handle).lending.end(handle, self.lender):
+            self._mapped.add(handle)
+            return
         known, last = self._files.detach(handle)
         self._generated.close(handle)
         if last and self._endings.drop_refused(known.file):
@@ -345,6 +363,7 @@ class Filesystem:
         The content stays in the spool, and is uploaded again if that may help.
         """
         file = self._file(handle)
+        file.lending.settle()
         file.tell_failure(again=True)
         self._demands.save(file)
 
@@ -602,6 +621,7 @@ class Filesystem:
         """
         self._ahead.close()
         self._behind.close()
+        self._mapped.close()
         # first, because a deletion may wait for a server until this process is killed
         self._demands.commit_all()
         self._hiding.close()

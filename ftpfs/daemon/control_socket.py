@@ -41,6 +41,7 @@ from ftpfs.model.status import (
     ConnectionStatus,
     LimitStatus,
     MountStatus,
+    PassthroughStatus,
     PendingFile,
     StoreStatus,
     UploadStatus,
@@ -117,6 +118,9 @@ class Report:
                 cache=_build(CacheStatus, status["cache"]),
                 limits=_build(LimitStatus, limits) if (limits := status.get("limits")) else None,
                 store=_build(StoreStatus, store) if (store := status.get("store")) else None,
+                passthrough=_build(PassthroughStatus, told)
+                if (told := status.get("passthrough"))
+                else None,
             )
             lines = {name: tuple(map(str, reply.get(name, ()))) for name in ("lost", "held")}
             return _build(cls, reply, status=built, **lines)

@@ -36,6 +36,7 @@ from ftpfs.ftp.remote import Remote
 from ftpfs.fuse import binding
 from ftpfs.fuse.kernel import KernelView
 from ftpfs.fuse.operations import Look, Operations
+from ftpfs.fuse.passthrough import Passthrough
 from ftpfs.local import private
 from ftpfs.model import remote as remotes
 from ftpfs.settings import secrecy
@@ -103,6 +104,15 @@ def spooled(config: Config) -> Iterator[Filesystem]:
             filesystem.close(grace=0)
     finally:
         remote.close()
+
+
+def passthrough_obstacle(config: Config) -> str:
+    """Why the kernel would not read and write local files itself in a mount here; "": it would.
+
+    For `ftpfs doctor`. Raises NotSupported if there is no FUSE here at all.
+    """
+    chosen = binding.choose(config.mount.binding)
+    return binding.passthrough_obstacle(chosen, config.mount.passthrough)
 
 
 # Before the mount.
@@ -310,6 +320,7 @@ def _mount(
     started: Callable[[], None],
 ) -> None:
     mount = config.mount
+    passthrough = Passthrough(binding.passthrough_obstacle(chosen, mount.passthrough))
     running = Running(
         filesystem,
         offline.remote,
@@ -322,6 +333,7 @@ def _mount(
         left_behind=_left_behind(config),
         has_ended=binding.has_ended,
         presence=offline.presence,
+        passthrough=passthrough.status,
     )
 
     with _captured_stderr() as captured:
@@ -348,6 +360,7 @@ def _mount(
             filesystem,
             Look(mount.uid, mount.gid, mount.umask, mount.attr_errors == "ignore"),
             KernelView(mountpoint, mount.attr_timeout),
+            passthrough,
             started=on_start,
             stopped=on_stop,
         )
@@ -416,7 +429,8 @@ def _spool_in(folder: Path, config: Config, *, noted: bool) -> Spool:
     if noted:
         spools.note(str(config.server), folder, write.spool_dir)
     limit = write.spool_size or shutil.disk_usage(folder).free // 2
-    return Spool(folder, sync=write.spool_sync, limit=limit)
+    is_exact = bool(write.spool_size)
+    return Spool(folder, sync=write.spool_sync, limit=limit, is_limit_exact=is_exact)
 
 
 def _left_behind(config: Config) -> LeftBehind | None:

@@ -36,7 +36,7 @@ from ftpfs.core.writing import spool
 from ftpfs.daemon import control_socket, limits, mountpoints
 from ftpfs.daemon.control_socket import Control, Reply, Report, Request
 from ftpfs.ftp.remote import Remote
-from ftpfs.model.status import ConnectionStatus, MountStatus, PendingFile
+from ftpfs.model.status import ConnectionStatus, MountStatus, PassthroughStatus, PendingFile
 
 log = logging.getLogger(__name__)
 
@@ -127,14 +127,17 @@ class Running:
         left_behind: LeftBehind | None = None,
         has_ended: Callable[[], bool] = lambda: False,
         presence: Presence | None = None,
+        passthrough: Callable[[], PassthroughStatus] | None = None,
     ) -> None:
         """`grace`: seconds for uploads after a signal.
 
         `leave_after`: seconds without progress after which an unmounted file system stops waiting
         for uploads. `left_behind`: for a read-only mount. `has_ended()`: whether no program can use
         the mount any more. `presence`: whether the server is here, of a mount that goes on without.
+        `passthrough`: whether the kernel reads and writes local files itself.
         """
         self._presence = presence
+        self._passthrough = passthrough
         self._filesystem = filesystem
         self._remote = remote
         self._source = source
@@ -411,6 +414,7 @@ class Running:
             cache=self._filesystem.cache_status(),
             store=self._filesystem.store_status(),
             limits=limits.status_of(self._remote.rates),
+            passthrough=self._passthrough() if self._passthrough else None,
             offline_since=self._presence.since if self._presence else None,
         )
 

@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftpfs import errors
+from ftpfs.fuse import passthrough
 from ftpfs.fuse.operations import Stat
 
 FUSE_DEVICE = "/dev/fuse"
@@ -112,6 +113,18 @@ def _usable(binding: Binding) -> bool:
     except OSError:
         return False
     return True
+
+
+def passthrough_obstacle(binding: Binding, wanted: str) -> str:
+    """Why the kernel would not read and write local files itself with this binding; "": it would.
+
+    `wanted`: the option.
+    """
+    version = ctypes.CDLL(binding.library).fuse_version()
+    version = divmod(version, 100) if version >= 100 else divmod(version, 10)  # 317, and 29
+    return passthrough.obstacle(
+        wanted=wanted != "no", module=binding.module, library=binding.library, libfuse=version
+    )
 
 
 @dataclass(frozen=True)
@@ -363,13 +376,18 @@ def _fuse3(operations: Any) -> Any:
 def _serve_fuse3(library: str, operations: Any, mountpoint: str, kwargs: dict[str, Any]) -> None:
     import mfusepy
 
-    def configure(connection: Any, _config: Any) -> None:
+    def configure(connection: Any, config: Any) -> None:
         connection.max_background = MAX_BACKGROUND
         # libfuse wants it twice: as a mount option and here.
         connection.max_read = MAX_READ
         # Always send attributes. Otherwise the kernel guesses: it asks for them only while it sees
         # them used, and `find` and `du` read a directory to its end before they use any.
-        connection.want &= ~CAP_READDIRPLUS_AUTO
+        # libfuse 3.17 has a wider field, and refuses changes of both.
+        wanted = "want_ext" if hasattr(connection, "want_ext") else "want"
+        setattr(connection, wanted, getattr(connection, wanted) & ~CAP_READDIRPLUS_AUTO)
+        if operations.passthrough.ask(connection):
+            operations.passthrough.begin(_device(library))
+            config.auto_cache = 0  # see `Operations._lend`
         operations.kernel.invalidate = _invalidation(library)
         operations.init("/")
 
@@ -401,6 +419,18 @@ def _invalidation(library: str) -> Callable[[str], None] | None:
         call(fuse, _raw(path))  # fails if the kernel does not know the path: then all is well
 
     return invalidate
+
+
+def _device(library: str) -> int:
+    """This mount's descriptor of the FUSE device. To be called inside a callback."""
+    import mfusepy
+
+    libfuse = ctypes.CDLL(library)
+    libfuse.fuse_get_session.argtypes = (ctypes.c_void_p,)
+    libfuse.fuse_get_session.restype = ctypes.c_void_p
+    libfuse.fuse_session_fd.argtypes = (ctypes.c_void_p,)
+    fuse = mfusepy._libfuse.fuse_get_context().contents.fuse
+    return int(libfuse.fuse_session_fd(libfuse.fuse_get_session(fuse)))
 
 
 class _Configured:

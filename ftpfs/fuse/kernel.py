@@ -105,6 +105,8 @@ class KernelView:
         self._new: dict[str, Shape] = {}
         self._old: dict[str, Shape] = {}
         self._since = clock()
+        # With which size and time each file was opened last, whose pages the kernel may have.
+        self._opened: dict[str, Shape] = {}
         self._outdated: set[str] = set()  # paths about which the kernel should ask
         self._asks_for_outdated = False  # a thread does
 
@@ -132,6 +134,10 @@ class KernelView:
         """Move what the kernel believes about files at and below `old` to `new`."""
         with self._lock:
             is_file = old in self._old or old in self._new  # nothing lies below it
+            if not is_file:
+                self._opened.clear()
+            self._opened.pop(old, None)
+            self._opened.pop(new, None)
             for known in (self._old, self._new):
                 known.pop(new, None)
                 below = () if is_file else [each for each in known if each.startswith(old + "/")]
@@ -144,6 +150,21 @@ class KernelView:
         if now - self._since >= self._generation or len(self._new) >= MOST_FILES:
             self._old = self._new if now - self._since < 2 * self._generation else {}
             self._new, self._since = {}, now
+
+    # Which pages it keeps at an open, if libfuse does not decide that.
+
+    def keeps_pages(self, path: str, shape: Shape) -> bool:
+        """Whether the file is opened as it was opened last, so that its pages may be kept."""
+        with self._lock:
+            if len(self._opened) >= MOST_FILES:
+                self._opened.clear()
+            before, self._opened[path] = self._opened.get(path), shape
+            return before == shape
+
+    def forget_pages(self, path: str) -> None:
+        """The file is read and written without the kernel's pages of it."""
+        with self._lock:
+            self._opened.pop(path, None)
 
     # What others changed.
 

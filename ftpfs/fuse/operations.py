@@ -29,6 +29,7 @@ from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.names.inode import inode
 from ftpfs.core.names.listings import ROOT
 from ftpfs.fuse.kernel import OUTDATED_ATTRIBUTE, KernelView, Shape
+from ftpfs.fuse.passthrough import Passthrough, name_backing_file
 from ftpfs.model.entry import Entry, Kind
 from ftpfs.model.names import NAME_MAX
 
@@ -172,6 +173,7 @@ class Operations:
     - `mounted`: the kernel has accepted the mount.
     - `caller`: returns the calling process (or thread), 0 if unknown; the binding sets it.
     - `kernel`: what the kernel believes of this mount.
+    - `passthrough`: the local files that it reads and writes itself.
     """
 
     use_ns = True
@@ -185,6 +187,7 @@ class Operations:
         filesystem: Filesystem,
         look: Look,
         kernel: KernelView,
+        passthrough: Passthrough | None = None,
         *,
         started: Callable[[], None],
         stopped: Callable[[], None],
@@ -194,6 +197,7 @@ class Operations:
         self._fs = filesystem
         self._look = look
         self.kernel = kernel
+        self.passthrough = passthrough or Passthrough("nobody has asked for it")
         self._started = started
         self._stopped = stopped
         self._began = int(time.time())
@@ -211,6 +215,7 @@ class Operations:
         self.mounted = True
         self._fs.tell_changed = self.kernel.outdated
         self._fs.know_callers(self._caller_here)
+        self._fs.lender = self.passthrough if self.passthrough.is_on else None
         self._started()
 
     def _caller_here(self) -> int:
@@ -222,6 +227,7 @@ class Operations:
 
     def destroy(self, _path: str) -> None:
         """Called when unmounted: the kernel takes no more answers."""
+        self.passthrough.end()
         self._stopped()
 
     def _about(self, args: Sequence[Any]) -> str:
@@ -336,11 +342,25 @@ class Operations:
         self._correct(path, info.fh, believed)
         # With direct_io, the kernel passes on every read, whatever size it believes.
         info.direct_io = self._fs.is_unsized(info.fh)
+        self._lend(path, info)
         return 0
+
+    def _lend(self, path: str, info: Any, *, is_new: bool = False) -> None:
+        """Have the kernel use a local file for this handle, if there is one."""
+        if number := self._fs.lend(info.fh, info.flags):
+            name_backing_file(info, number)
+            self.kernel.forget_pages(path)
+        elif self._fs.lender and not (info.direct_io or is_new):
+            # libfuse would do the same by `auto_cache`, but also for handles with a backing file,
+            # and the kernel refuses that.
+            told = self._stat(path, self._fs.handle_attributes(info.fh))
+            shape = told.st_size, told.st_mtimespec
+            info.keep_cache = self.kernel.keeps_pages(path, shape)
 
     @_answered
     def create(self, path: str, mode: int, info: Any) -> int:
         info.fh = self._fs.create(path, mode, info.flags, self.caller())
+        self._lend(path, info, is_new=True)
         return 0
 
     @_answered

@@ -52,6 +52,7 @@ class Rank(enum.IntEnum):
     LOOKS = enum.auto()  # files/looks
     SPOOL_FILE = enum.auto()  # files/state: the order of writes; held over disk I/O
     OPEN_FILE = enum.auto()  # files/state: all else of an open file
+    MAPPED = enum.auto()  # files/lending: released handles that may be mapped
     KNOWN = enum.auto()  # names/known
     TREE = enum.auto()  # names/tree
 

@@ -58,6 +58,15 @@ class StoreStatus:
 
 
 @dataclass(frozen=True)
+class PassthroughStatus:
+    """Whether the kernel reads and writes files on this machine's disk itself."""
+
+    on: bool
+    why: str = ""  # why not
+    files: int = 0  # that were lent to the kernel, since the mount
+
+
+@dataclass(frozen=True)
 class ConnectionStatus:
     idle: int
     busy: int
@@ -88,4 +97,5 @@ class MountStatus:
     cache: CacheStatus
     store: StoreStatus | None = None
     limits: LimitStatus | None = None
+    passthrough: PassthroughStatus | None = None
     offline_since: float | None = None  # seconds since the epoch; None: the server is here

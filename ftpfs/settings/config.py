@@ -311,6 +311,14 @@ class Mount:
         default="auto",
         metadata=_option("FUSE binding to use.", values.choice("auto", "fusepy", "mfusepy")),
     )
+    # "auto": where the process has CAP_SYS_ADMIN, and kernel and libfuse are new enough.
+    passthrough: str = field(
+        default="auto",
+        metadata=_option(
+            "Let the kernel read and write local files itself, as root.",
+            values.choice("auto", "no"),
+        ),
+    )
     # systemd kills 90 s after SIGTERM; a shutdown and `docker stop` kill after 10 s. The journal
     # then has the files.
     grace: float = field(

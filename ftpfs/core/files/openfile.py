@@ -7,6 +7,7 @@ is done by rooms of its own, which share one state:
     state       what is known of the file, and its locks           (`state`)
     content     its spool file, filled by other ways than a write  (`content`)
     basis       which file of the server it is based on            (`basis`)
+    lending     what the kernel writes there without asking        (`lending`)
     outgoing    how an upload of it runs                           (`outgoing`)
     row         its row in the journal                             (`row`)
     facts       what can be asked of it                            (`facts`)
@@ -37,6 +38,7 @@ from ftpfs import errors
 from ftpfs.core.files.basis import Basis
 from ftpfs.core.files.content import SpooledContent
 from ftpfs.core.files.facts import Facts
+from ftpfs.core.files.lending import Lending
 from ftpfs.core.files.outgoing import Outgoing
 from ftpfs.core.files.row import Row
 from ftpfs.core.files.server_file import View
@@ -88,7 +90,10 @@ class OpenFile(Facts):
         self._row = row = Row(state, spool)
         self.content = SpooledContent(state, row, spool)
         self.basis = Basis(state, row, self.content, remote=remote, spool=spool)
-        self.outgoing = Outgoing(state, row, self.content, remote=remote, known=known, spool=spool)
+        self.lending = Lending(state, self.content, spool)
+        self.outgoing = Outgoing(
+            state, row, self.content, self.lending, remote=remote, known=known, spool=spool
+        )
         self._is_used_exclusively = False  # guarded by the state's `changed`
 
     def restore(self, record: Record, spooled: SpoolFile) -> None:
@@ -111,6 +116,10 @@ class OpenFile(Facts):
         """Of the last upload that succeeded."""
         with self._state.changed:
             return self.outgoing.uploaded_bytes
+
+    def attributes(self) -> Entry:
+        self.lending.absorb()
+        return super().attributes()
 
     # Content.
 
@@ -201,6 +210,7 @@ class OpenFile(Facts):
         state = self._state
         with state.spool_lock:
             self._check_refusal()
+            self.lending.absorb_locked()
             with state.changed:
                 state.changes.check_end(size)
                 if size == state.changes.size and state.server.entry is not None:
@@ -222,6 +232,7 @@ class OpenFile(Facts):
                         self._row.write()  # first: it must not speak of bytes that are gone
                 finally:
                     spooled.truncate(size)
+                    self.lending.cut_locked(size)
 
     def set_for_upload(self, *, mtime: int | None = None, mode: int | None = None) -> bool:
         """Have the upload that is due set these. False: none is; set them on the server then.
@@ -230,6 +241,7 @@ class OpenFile(Facts):
         """
         state = self._state
         with state.spool_lock:
+            self.lending.absorb_locked()
             with state.changed:
                 if not (state.progress.is_dirty or state.progress.is_deleted):
                     return False
@@ -251,6 +263,7 @@ class OpenFile(Facts):
         """
         state = self._state
         with state.spool_lock:
+            self.lending.absorb_locked(at_close=True)
             with state.changed:
                 progress = state.progress
                 if progress.is_deleted or not progress.is_dirty:

@@ -25,6 +25,7 @@ from typing import NamedTuple
 from ftpfs import errors
 from ftpfs.core.files.content import SpooledContent
 from ftpfs.core.files.leftovers import Leftovers
+from ftpfs.core.files.lending import Lending
 from ftpfs.core.files.row import Row
 from ftpfs.core.files.server_file import MOST_SAMPLES, version_of
 from ftpfs.core.files.state import FileState
@@ -60,6 +61,7 @@ class Outgoing:
         state: FileState,
         row: Row,
         content: SpooledContent,
+        lending: Lending,
         *,
         remote: Remote,
         known: KnownNames,
@@ -71,6 +73,7 @@ class Outgoing:
         self._state = state
         self._row = row
         self._content = content
+        self._lending = lending
         self._leftovers = Leftovers(state, row, content, remote)
         self._remote = remote
         self._known = known
@@ -263,6 +266,8 @@ class Outgoing:
 
     def attributes_for(self, capture: Capture) -> Attributes:
         state = self._state
+        if self._lending.absorb():
+            capture.check()  # what was sent may be a mixture
         with state.spool_lock:
             with state.changed:
                 given = capture.attributes_given = state.attributes_locked(capture)
@@ -282,6 +287,7 @@ class Outgoing:
         self._known.accepted(path)
 
     def note_progress(self) -> None:
+        self._lending.absorb()
         self._spool.note_progress()
 
     # When it arrived.

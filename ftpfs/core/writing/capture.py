@@ -213,6 +213,11 @@ class Capture:
     def mode(self) -> int | None:
         return self._sender.mode_for(self)
 
+    def check(self) -> None:
+        """Raises Superseded if this is not to be sent any more."""
+        with self._changed:
+            self._check_locked()
+
     def attributes(self) -> Attributes:
         return self._sender.attributes_for(self)
 

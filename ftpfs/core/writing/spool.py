@@ -81,6 +81,7 @@ class Spool:
         *,
         sync: bool = False,
         limit: int | None = None,
+        is_limit_exact: bool = True,
         patience: float = PATIENCE_SECONDS,
         boot: str | None = None,
         proof_pause: float = proofs.GROUP_SECONDS,
@@ -88,11 +89,13 @@ class Spool:
         """Takes `folder`, or the first free one of `folder-2`, `folder-3`... beside it.
 
         `sync`: each row of the journal outlives power loss as soon as it is written. `limit`: limit
-        of written content (bytes); None: as the disk allows. `patience`: how long a writer waits
-        for room (seconds). `boot`: name of this boot, if not the system's. `proof_pause`: without
+        of written content (bytes); None: as the disk allows. `is_limit_exact`: somebody has set it,
+        so no file may pass it. `patience`: how long a writer waits for room (seconds). `boot`: name
+        of this boot, if not the system's. `proof_pause`: without
         `sync`, closed files outlive power loss after this time (seconds).
         """
         self.limit = limit
+        self.is_limit_exact = is_limit_exact
         self.sync = sync
         self.set_aside: list[SetAside] = []  # filled by recovery, as `held` is
         self.held: list[str] = []  # a line for each file that is left to the next mount
@@ -344,6 +347,17 @@ class Spool:
 
     # Room.
 
+    @property
+    def has_plenty(self) -> bool:
+        """Whether a file may be written here whose writer cannot be made to wait for room.
+
+        So there is no limit, or nobody has set it, and half of it is free.
+        """
+        if self.limit is None:
+            return True
+        with self._room:
+            return not self.is_limit_exact and self._used <= self.limit // 2
+
     def make_room(self, count: int) -> None:
         """Return when `count` more bytes may be written: at once, or after uploads freed as much.
 
@@ -414,6 +428,7 @@ class SpoolFile(LocalFile):
         # Guarded by _sums_lock:
         self._overwrites = 0
         self._sums: Sums = {}
+        self._lent_as: tuple[int, int] | None = None  # size and time (ns) when it was looked at
 
     @property
     def name(self) -> str:
@@ -529,9 +544,37 @@ class SpoolFile(LocalFile):
 
     @property
     def overwrites(self) -> int:
-        """How often a write changed content that belongs to a claim."""
+        """How often a write changed content that belongs to a claim.
+
+        While the kernel writes to the file itself, each change that is found counts as one.
+        """
         with self._sums_lock:
+            is_lent = self._lent_as is not None
+        found = self._shape() if is_lent else None
+        with self._sums_lock:
+            if self._lent_as is not None and found is not None and found != self._lent_as:
+                self._lent_as = found
+                self._overwrites += 1
+                self._sums.clear()
             return self._overwrites
+
+    def begin_lent(self) -> None:
+        """The kernel writes to the file itself from now on."""
+        found = self._shape()
+        with self._sums_lock:
+            self._lent_as = found
+
+    def end_lent(self) -> None:
+        """The kernel writes to the file no more."""
+        _ = self.overwrites  # of its last writes
+        with self._sums_lock:
+            self._lent_as = None
+
+    def _shape(self) -> tuple[int, int]:
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(self.path, follow_symlinks=False)
+            return found.st_size, found.st_mtime_ns
+        return -1, -1
 
     def known_sums(self) -> Sums:
         with self._sums_lock:

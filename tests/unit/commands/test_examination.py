@@ -65,6 +65,7 @@ def test_doctor_examines_each_server_and_leaves_it_unchanged(remote_dir: RemoteD
     }, text(report)
     assert found["free space"] is False
     assert found["protected by TLS"] is False
+    assert found["passthrough"] is not None, "this machine can do it, or the reason is told"
     assert 0 < report.round_trip < report.login
     assert report.download is not None
     assert report.download > 1e6
@@ -79,7 +80,8 @@ def test_table_of_servers_agrees_with_the_doctor(start_server: StartServer) -> N
         server = start_server(kind)
         RemoteDir(server, server.root, "").write("big", b"x" * 3_000_000)
         found[kind] = diagnose(config_for(RemoteDir(server, server.root, "")))
-    names = [finding.name for finding in found["vsftpd"].findings]
+    # Passthrough is a matter of this machine.
+    names = [f.name for f in found["vsftpd"].findings if f.name != "passthrough"]
     lines = ["| | " + " | ".join(servers.KINDS) + " |", "|---" * 5 + "|"]
     for name in names:
         cells = []
