@@ -11,7 +11,7 @@ import click
 
 from ftpfs.commands import arguments
 from ftpfs.commands.connected import command, connected
-from ftpfs.commands.transfer import jobs_option
+from ftpfs.commands.transfer import jobs_option, resume_option
 from ftpfs.settings import values
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 @click.option(
     "--newer-than", metavar="TIME", help="Take only files changed in this time, for example 7d."
 )
+@resume_option
 @jobs_option
 def mirror(
     source: str,
@@ -64,6 +65,7 @@ def mirror(
     excludes: Sequence[str],
     exclude_files: Sequence[Path],
     newer_than: str | None,
+    resume: bool,
     jobs: int | None,
     **flags: Any,
 ) -> int:
@@ -83,7 +85,7 @@ def mirror(
     if delete and not (yes or dry or trees.has_terminal()):
         raise arguments.Misuse("nobody can be asked before files are deleted: add --yes")
     rules = _rules(delete, includes, excludes, exclude_files, newer_than)
-    wishes = trees.Wishes(rules=rules, yes=yes, dry=dry, as_json=as_json, jobs=jobs)
+    wishes = trees.Wishes(rules=rules, yes=yes, dry=dry, as_json=as_json, resume=resume, jobs=jobs)
     if _is_local(source, dest, context):
         url = arguments.SOURCE.convert(dest, None, context)
         owner = secrets.token_hex(4)

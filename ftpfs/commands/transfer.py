@@ -25,6 +25,11 @@ _text = click.option("--text", is_flag=True, help="Transfer as text and convert 
 _recursive = click.option(
     "-r", "--recursive", is_flag=True, help="Copy folders with all that is in them."
 )
+resume_option = click.option(
+    "--resume",
+    is_flag=True,
+    help="Leave parts of large files after an interruption, and go on with them.",
+)
 jobs_option = click.option(
     "--jobs",
     type=click.IntRange(1, 64),
@@ -66,11 +71,13 @@ def cat(url: Source, text: bool, **flags: Any) -> None:
 @click.argument("places", nargs=-1, required=True, metavar="URL... [LOCAL]", type=arguments.PLACE)
 @_recursive
 @_text
+@resume_option
 @jobs_option
 def get(
     places: Sequence[str],
     recursive: bool,
     text: bool,
+    resume: bool,
     jobs: int | None,
     **flags: Any,
 ) -> int:
@@ -88,15 +95,17 @@ def get(
     context = click.get_current_context()
     urls = [arguments.SOURCE.convert(word, None, context) for word in words]
     paths = paths_on_one_server(urls)
-    simple = len(paths) == 1 and not recursive
+    simple = len(paths) == 1 and not (recursive or resume)
     if not simple and (local == "-" or text):
-        raise arguments.Misuse("stdout and --text are for one file")
+        raise arguments.Misuse("stdout and --text are for one file, from its start")
     with connected(urls[0], flags) as (remote, _):
         if not simple or has_wildcards(paths[0]):
             found = trees.expand(remote, paths)
             paths = [path for path, _entry in found]
             if not simple or len(paths) > 1:
-                return trees.get(remote, found, local, recursive=recursive, jobs=jobs)
+                return trees.get(
+                    remote, found, local, recursive=recursive, resume=resume, jobs=jobs
+                )
         if local == "-":
             files.cat(remote, paths[0], sys.stdout.buffer, text=text)
         else:
@@ -108,11 +117,13 @@ def get(
 @click.argument("places", nargs=-1, required=True, metavar="LOCAL... URL", type=arguments.PLACE)
 @_recursive
 @_text
+@resume_option
 @jobs_option
 def put(
     places: Sequence[str],
     recursive: bool,
     text: bool,
+    resume: bool,
     jobs: int | None,
     **flags: Any,
 ) -> int:
@@ -128,12 +139,12 @@ def put(
         raise arguments.Misuse("expected LOCAL... URL")
     *locals_, word = places
     url = arguments.SOURCE.convert(word, None, click.get_current_context())
-    simple = len(locals_) == 1 and not recursive
+    simple = len(locals_) == 1 and not (recursive or resume)
     into = url.path.endswith("/") or not url.path
     if into and simple and locals_[0] == "-":
         raise arguments.Misuse("what comes from stdin needs a file name in the URL")
     if not simple and ("-" in locals_ or text):
-        raise arguments.Misuse("stdin and --text are for one file")
+        raise arguments.Misuse("stdin and --text are for one file, from its start")
     owner = secrets.token_hex(4)
     with contextlib.ExitStack() as stack:
         stream = None
@@ -143,7 +154,8 @@ def put(
         remote, path = stack.enter_context(connected(url, flags, owner=owner))
         note = stack.enter_context(leftovers.Note(remote, owner))
         if stream is None:
-            return trees.put(remote, locals_, path, note, into=into, recursive=recursive, jobs=jobs)
+            how = {"into": into, "recursive": recursive, "resume": resume}
+            return trees.put(remote, locals_, path, note, jobs=jobs, **how)
         _put_one(remote, stream, locals_[0], path, note, into=into, text=text)
         return 0
 

@@ -49,12 +49,18 @@ def expand(remote: Remote, paths: Sequence[str]) -> list[Found]:
 
 
 def get(
-    remote: Remote, sources: Sequence[Found], local: str, *, recursive: bool, jobs: int | None
+    remote: Remote,
+    sources: Sequence[Found],
+    local: str,
+    *,
+    recursive: bool,
+    resume: bool,
+    jobs: int | None,
 ) -> int:
     """Copy these paths to a local one, by the rule of `cp`. Returns the exit code."""
-    way = Fetch(remote)
+    way = Fetch(remote, resumes=resume)
     roots = _roots(way, sources, os.path.abspath(local), into=local.endswith("/"))
-    rules = Rules(folds_case=folds_case(_existing(local)))
+    rules = Rules(changed_only=resume, folds_case=folds_case(_existing(local)))
     return _copy(way, rules, roots, remote, recursive=recursive, jobs=jobs)
 
 
@@ -66,14 +72,15 @@ def put(
     *,
     into: bool,
     recursive: bool,
+    resume: bool,
     jobs: int | None,
 ) -> int:
     """Copy local paths to one on the server, by the rule of `cp`. Returns the exit code."""
-    way = Send(remote, note.uploading)
+    way = Send(remote, note.uploading, resumes=resume)
     places = [os.path.abspath(each) for each in locals_]
     sources: list[Found] = [(each, way.source.stat(each)) for each in places]
     roots = _roots(way, sources, path, into=into)
-    return _copy(way, Rules(), roots, remote, recursive=recursive, jobs=jobs)
+    return _copy(way, Rules(changed_only=resume), roots, remote, recursive=recursive, jobs=jobs)
 
 
 def _roots(way: Way, sources: Sequence[Found], target: str, *, into: bool) -> list[Root]:
@@ -152,6 +159,7 @@ class Wishes:
     yes: bool
     dry: bool
     as_json: bool
+    resume: bool
     jobs: int | None
 
 
@@ -159,12 +167,14 @@ def fetch_tree(remote: Remote, path: str, local: str, wishes: Wishes) -> int:
     """Make the local folder a copy of the one on the server. Returns the exit code."""
     rules = replace(wishes.rules, folds_case=folds_case(_existing(local)))
     wishes = replace(wishes, rules=rules)
-    return _mirror(Fetch(remote), path, os.path.abspath(local), remote, wishes)
+    return _mirror(
+        Fetch(remote, resumes=wishes.resume), path, os.path.abspath(local), remote, wishes
+    )
 
 
 def send_tree(remote: Remote, local: str, path: str, note: Note, wishes: Wishes) -> int:
     """Make the folder on the server a copy of the local one. Returns the exit code."""
-    way = Send(remote, note.uploading)
+    way = Send(remote, note.uploading, resumes=wishes.resume)
     return _mirror(way, os.path.abspath(local), path, remote, wishes)
 
 

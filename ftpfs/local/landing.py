@@ -9,6 +9,7 @@ Threading: any thread.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 # Our temporary names on this machine.
-_TEMPORARY = re.compile(r"\.ftpfs-[0-9a-f]{12}\.part")
+_TEMPORARY = re.compile(r"\.ftpfs-[0-9a-f]{12}(?:-[0-9a-f]{12})?\.part")
 
 
 @contextlib.contextmanager
@@ -93,6 +94,20 @@ def replace_by_link(target: str, points_to: str) -> None:
 def is_temporary(name: str) -> bool:
     """Whether a file of this name is one in arrival."""
     return bool(_TEMPORARY.fullmatch(name))
+
+
+def part_name(name: str, version: str) -> str:
+    """The name of the part that a run leaves of the file `name`, of this version."""
+    return f".ftpfs-{_digits(name)}-{_digits(version)}.part"
+
+
+def is_part_of(found: str, name: str) -> bool:
+    """Whether `found` is the name of a part of the file `name`, of any version."""
+    return is_temporary(found) and found.startswith(f".ftpfs-{_digits(name)}-")
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:12]
 
 
 def temporary_in(folder: str) -> str:

@@ -22,7 +22,7 @@ from ftpfs import errors
 from ftpfs.model.entry import Entry, FolderAttributes, Kind
 from ftpfs.model.locks import Rank, ranked_lock
 from ftpfs.trees.outcome import Tell, tell_nobody
-from ftpfs.trees.plan import Action, Rules, Step, compare, is_changed
+from ftpfs.trees.plan import Action, Rules, Step, compare, is_changed, judge
 from ftpfs.trees.run import Run
 from ftpfs.trees.sides import Side
 from ftpfs.trees.ways import Item, Progress, Stopped, Way
@@ -155,7 +155,13 @@ class Copying(Run):
         if entry.kind is Kind.OTHER:
             raise errors.NotSupported("neither a file nor a folder")
         self.tally.add(found_bytes=entry.size or 0)
-        self._carry_out(Action.COPY, Item(entry, root.source, root.target, old, root.source))
+        action = Action.COPY
+        if self._rules.changed_only and old is not None and old.kind is Kind.FILE:
+            action = judge(entry, old, self._rules)
+        if action is Action.SAME:
+            self.tally.add(same=1, found=-1, found_bytes=-(entry.size or 0))
+            return
+        self._carry_out(action, Item(entry, root.source, root.target, old, root.source))
 
     # Folders.
 

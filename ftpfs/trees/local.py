@@ -70,6 +70,10 @@ class Local:
         """The mode of a new file that has `mode` on the server. No file becomes setuid."""
         return None if mode is None else mode & 0o777 & ~self._umask
 
+    def full_mode(self, mode: int | None) -> int:
+        """`mode`, or that of any new file."""
+        return 0o666 & ~self._umask if mode is None else mode
+
     def _entry(self, found: os.DirEntry[str]) -> Entry:
         if not found.is_symlink():
             return _entry_of(found.name, found.stat(follow_symlinks=False))

@@ -124,7 +124,7 @@ def _step(entry: Entry, old: Entry | None, rules: Rules) -> Step:
         return Step(Action.LINK, entry.name, entry, old)
     if old is None or not rules.changed_only or old.kind is not Kind.FILE:
         return Step(Action.COPY, entry.name, entry, old)
-    return Step(_judge(entry, old, rules), entry.name, entry, old)
+    return Step(judge(entry, old, rules), entry.name, entry, old)
 
 
 def _why_not_over(entry: Entry, old: Entry | None) -> str:
@@ -142,7 +142,8 @@ def _why_not_over(entry: Entry, old: Entry | None) -> str:
     return ""
 
 
-def _judge(entry: Entry, old: Entry, rules: Rules) -> Action:
+def judge(entry: Entry, old: Entry, rules: Rules) -> Action:
+    """COPY, ASK or SAME, for a file that has a copy."""
     if None not in (entry.size, old.size) and entry.size != old.size:
         return Action.COPY
     known = entry.size is not None and old.size is not None and entry.exact and old.exact

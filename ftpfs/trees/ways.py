@@ -9,6 +9,7 @@ Threading: any thread; each file belongs to one thread.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import posixpath
 import stat
@@ -24,10 +25,14 @@ from ftpfs.local.landing import arriving, replace_by_link
 from ftpfs.model import link
 from ftpfs.model.entry import Entry, Kind
 from ftpfs.model.names import check_name, is_within
+from ftpfs.trees import resuming
 from ftpfs.trees.local import Local
 from ftpfs.trees.plan import Rules
+from ftpfs.trees.sending import NotSentError, Sending
 from ftpfs.trees.server import Server
 from ftpfs.trees.sides import Side
+
+log = logging.getLogger(__name__)
 
 # Files up to this size (bytes) are received with one call, and written with one.
 _SMALL_BYTES = 256 << 10
@@ -103,8 +108,10 @@ class Way(Protocol):
 class Fetch:
     """From the server to this machine."""
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: Remote, *, resumes: bool = False) -> None:
+        """`resumes`: large files leave their parts after a break, and go on with them."""
         self._remote = remote
+        self._resumes = resumes
         self._local = Local()
         self.source: Side = Server(remote)
         self.target: Side = self._local
@@ -117,6 +124,12 @@ class Fetch:
             try:
                 return self._receive_small(entry, entry.size, item, mode, progress)
             except _NotAsListedError:
+                entry = self._remote.look_again(item.source, entry)
+        if self._resumes and resuming.is_resumable(entry):
+            try:
+                return self._receive_on(entry, item, mode, progress)
+            except (errors.DataMismatch, errors.Changed, resuming.InUseError) as error:
+                log.info("%s: not resumed: %s", item.source, error)
                 entry = self._remote.look_again(item.source, entry)
         for _ in range(_ATTEMPTS - 1):
             try:
@@ -160,13 +173,45 @@ class Fetch:
             os.ftruncate(descriptor, size)
             return size
 
-    def _receive_into(self, descriptor: int, entry: Entry, source: str, progress: Progress) -> int:
-        arrived = failures = 0
+    def _receive_on(self, entry: Entry, item: Item, mode: int | None, progress: Progress) -> int:
+        """Receive a file from where an earlier run has left it. After an error the part stays."""
+        if not entry.exact:
+            entry = self._remote.look_again(item.source, entry)
+        mode = self._local.full_mode(mode)
+        with resuming.part_here(item.target, entry, mode) as (descriptor, have):
+            have = have if have <= (entry.size or 0) else 0
+            while True:
+                try:
+                    size = self._receive_into(descriptor, entry, item.source, progress, have)
+                    os.ftruncate(descriptor, size)
+                    if have:
+                        resuming.check_whole(self._remote, item.source, descriptor, size)
+                except errors.DataMismatch as error:
+                    os.ftruncate(descriptor, 0)
+                    if not have:
+                        raise
+                    log.info("%s: beginning again: %s", item.source, error)
+                    have = 0
+                except errors.Changed:
+                    os.ftruncate(descriptor, 0)
+                    raise
+                else:
+                    return size
+
+    def _receive_into(
+        self, descriptor: int, entry: Entry, source: str, progress: Progress, part: int = 0
+    ) -> int:
+        """Receive from the byte `part` on, if what is before it fits. Returns the size."""
+        arrived, failures = part, 0
         while True:
             before = arrived
             try:
                 expect = entry if arrived else None
-                with self._remote.open_read(source, arrived, expect=expect) as download:
+                overlap = resuming.overlap_of(part)
+                with self._remote.open_read(source, arrived - overlap, expect=expect) as download:
+                    if overlap:
+                        resuming.check_overlap(download, descriptor, part)
+                        part = 0
                     for position in _chunks(download, descriptor, arrived):
                         arrived = position
                         progress(arrived)
@@ -179,7 +224,7 @@ class Fetch:
             except errors.NotSupported:
                 if not arrived:
                     raise
-                arrived = 0  # the server has no REST
+                arrived = part = 0  # the server has no REST
 
     def new_mode(self, entry: Entry) -> int | None:
         return self._local.file_mode(entry.mode)
@@ -219,8 +264,11 @@ class Send:
         self,
         remote: Remote,
         uploading: Callable[[str], contextlib.AbstractContextManager[None]] = _not_noted,
+        *,
+        resumes: bool = False,
     ) -> None:
-        """`uploading(path)`: entered while a file is sent to that path."""
+        """`uploading(path)`: entered while a file is sent to that path. `resumes`: see `Fetch`."""
+        self._resumes = resumes
         self.source: Side = Local(follows_links=True)
         self.target: Side = Server(remote)
         self._remote = remote
@@ -231,18 +279,27 @@ class Send:
         self._remote.check_name(item.target)
         for _ in range(_ATTEMPTS - 1):
             try:
-                return self._send(item.source, item.target, mode, progress)
+                return self._send(item, mode, progress)
             except errors.Superseded:
                 pass  # a program has written to the file
-        return self._send(item.source, item.target, mode, progress)
+        return self._send(item, mode, progress)
 
-    def _send(self, source: str, target: str, mode: int | None, progress: Progress) -> int:
+    def _send(self, item: Item, mode: int | None, progress: Progress) -> int:
+        source, target = item.source, item.target
         # Without O_NONBLOCK, opening a FIFO that has taken the file's place would wait for ever.
         descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise errors.NotSupported("not a file any more")
+            is_plain = item.old is None or item.old.kind is Kind.FILE
+            if self._resumes and is_plain and status.st_size >= resuming.LEAST_BYTES:
+                sending = Sending(
+                    *(self._remote, descriptor, target, mode, progress),
+                    is_replacing=item.old is not None,
+                )
+                with contextlib.suppress(NotSentError):
+                    return sending.run()
             content = _Sent(descriptor, status, mode, progress)
             with self._uploading(target):
                 self._remote.store(target, content, base=None, check=False)
