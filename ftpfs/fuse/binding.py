@@ -59,6 +59,7 @@ MAX_THREADS = 1000
 
 # fuse_common.h and fuse.h of libfuse 3.
 CAP_READDIRPLUS_AUTO = 1 << 14
+CAP_HANDLE_KILLPRIV_V2 = 1 << 21
 READDIR_PLUS = 1
 FILL_DIR_PLUS = 2
 
@@ -384,7 +385,11 @@ def _serve_fuse3(library: str, operations: Any, mountpoint: str, kwargs: dict[st
         # them used, and `find` and `du` read a directory to its end before they use any.
         # libfuse 3.17 has a wider field, and refuses changes of both.
         wanted = "want_ext" if hasattr(connection, "want_ext") else "want"
-        setattr(connection, wanted, getattr(connection, wanted) & ~CAP_READDIRPLUS_AUTO)
+        flags = getattr(connection, wanted) & ~CAP_READDIRPLUS_AUTO
+        # A write takes setuid away here (`core.files.state`). Otherwise the kernel asks before each
+        # write whether there is something to take away.
+        flags |= connection.capable & CAP_HANDLE_KILLPRIV_V2
+        setattr(connection, wanted, flags)
         if operations.passthrough.ask(connection):
             operations.passthrough.begin(_device(library))
             config.auto_cache = 0  # see `Operations._lend`

@@ -119,7 +119,9 @@ def in_time(work: Callable[[], object]) -> None:
 def test_kernel_writes_a_new_file_without_the_daemon(mounted: Mounted) -> None:
     data = data_of(3 * MIB)
     fd = os.open(mounted.path / "new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.write(fd, data)
+    os.write(fd, data[:1])  # before the first one, the kernel asks about setuid
+    with daemon_stopped(mounted):
+        in_time(lambda: [os.write(fd, data[at : at + 9999]) for at in range(1, len(data), 9999)])
     assert report(mounted).uploads.spool_used == 0  # each write that it sees counts there at once
     assert os.stat(mounted.path / "new").st_size == len(data)
     os.close(fd)

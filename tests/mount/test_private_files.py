@@ -60,3 +60,29 @@ def test_private_file_is_unreadable_for_others_while_it_is_sent(slow: Mounted) -
     del modes["ordinary"]
     assert modes == {"small": 0o600, "large": 0o600, "read-only": 0o400}
     assert (slow.disk / "large").read_bytes() == b"x" + LARGE
+
+
+def test_changed_file_loses_setuid_and_a_mode_that_is_set_afterwards_stays(
+    mounted: Mounted,
+) -> None:
+    """The kernel leaves that to ftpfs, with libfuse 3; so it need not ask before each write."""
+
+    def mode() -> int:
+        return (mounted.path / "file").stat().st_mode & 0o7777
+
+    (mounted.path / "first").write_bytes(b"")
+    wait_until_sent(mounted.path)
+    with (mounted.path / "file").open("wb", buffering=0) as file:
+        file.write(b"one")
+        os.fchmod(file.fileno(), 0o6755)
+        assert mode() == 0o6755
+        file.write(b"two")
+        assert mode() == 0o755
+        os.fchmod(file.fileno(), 0o6755)
+        os.ftruncate(file.fileno(), 1)
+        assert mode() == 0o755
+        os.fchmod(file.fileno(), 0o2644)  # locks, and no rights
+        file.write(b"three")
+        assert mode() == 0o2644
+        os.fchmod(file.fileno(), 0o4755)
+    assert mode() in (0o4755, 0o755)  # not every server's CHMOD takes it

@@ -264,10 +264,11 @@ class Lending:
                 changes.write(0, now.size)
             changes.goes_whole, changes.is_only_appended = True, False
             changes.is_streamable = False
-            mtime = state.mtime
-            state.write_locked(None)
-            # A program may have set the time since the write that was seen before.
-            state.mtime = mtime if is_same else now.time // 10**9
+            if is_same:  # a program may have set time and mode since the write that was seen
+                state.progress.write(None)
+            else:
+                state.write_locked(None)
+                state.mtime = now.time // 10**9
             if state.capture is not None:
                 state.capture.written_locked(0, now.size)
         return True

@@ -19,6 +19,7 @@ Threading: two locks, `spool_lock` (Rank.SPOOL_FILE) before `changed` (Rank.OPEN
 
 from __future__ import annotations
 
+import stat
 import time
 from dataclasses import replace
 
@@ -136,8 +137,20 @@ class FileState:
         """The content was changed, by the handle `writer`."""
         self.progress.write(writer)
         self.failures.for_good = None
+        self._drop_setid_locked()
         # Whole seconds, as FTP keeps them: the time must not change when the upload sets it.
         self.mtime = int(time.time())
+
+    def _drop_setid_locked(self) -> None:
+        """Have a changed file run with nobody's rights but its caller's, as Linux does.
+
+        Linux leaves that to us, and spares root. We spare nobody.
+        """
+        base = self.server.entry
+        mode = self.mode if self.mode is not None else base.mode if base else None
+        if mode is not None and mode & (stat.S_ISUID | stat.S_ISGID):
+            kept = 0 if mode & stat.S_IXGRP else stat.S_ISGID  # no execution, but locks
+            self.mode = self.mode_wanted = mode & ~(stat.S_ISUID | stat.S_ISGID) | mode & kept
 
     def make_due_locked(self) -> bool:
         """Have what is committed sent. Returns whether something of it was not due before."""
