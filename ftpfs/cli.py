@@ -38,6 +38,7 @@ FAMILIES = {
     **dict.fromkeys(("find", "du"), "listing"),
     "cache": "cache",
     "fetch": "fetch",
+    "keep": "keep",
     "doctor": "doctor",
     **dict.fromkeys(("serve", "demo"), "serve"),
     **dict.fromkeys(("install-service", "install-helper"), "install"),

@@ -24,8 +24,8 @@ _FOLDER = "ftpfs.cache_dir"  # the key in click's meta for the value of --cache-
 def cache(context: click.Context, cache_dir: Path | None) -> None:
     """Show what is stored of each server on this machine's disk.
 
-    For each server: the disk space, the number of files, and how many of the
-    blocks that were asked for were there.
+    For each server: the disk space, that of what is kept, the number of files,
+    and how many of the blocks that were asked for were there.
     """
     context.meta[_FOLDER] = cache_dir
     if context.invoked_subcommand is None:
@@ -37,20 +37,23 @@ def cache(context: click.Context, cache_dir: Path | None) -> None:
 
 @cache.command()
 @click.argument("server", type=arguments.SOURCE, required=False)
+@click.option("--kept", is_flag=True, help="Delete what is kept, too; nothing is kept any more.")
 @arguments.takes_config
 @click.pass_context
-def clear(context: click.Context, server: Source | None) -> None:
+def clear(context: click.Context, server: Source | None, kept: bool) -> None:
     """Delete what is stored of SERVER.
 
-    Without SERVER, deletes what is stored of all servers. What is kept stays.
-    Mounts need not end for it.
+    Without SERVER, deletes what is stored of all servers. What is kept stays,
+    unless --kept is given. Mounts need not end for it.
     """
     from ftpfs.commands import show
     from ftpfs.daemon import stores
     from ftpfs.errors import NotFound
 
     freed = stores.clear(
-        context.meta[_FOLDER], lambda url: server is None or _is_meant(parse_source(url), server)
+        context.meta[_FOLDER],
+        lambda url: server is None or _is_meant(parse_source(url), server),
+        kept=kept,
     )
     if server is not None and not freed:
         raise NotFound(f"nothing is stored of {server.host}")

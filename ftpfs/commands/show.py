@@ -25,10 +25,11 @@ from rich.text import Text
 from ftpfs.commands import bars
 from ftpfs.commands.mounts import Mount, Progress, count, failed, to_go
 from ftpfs.daemon.control_socket import Report
-from ftpfs.daemon.stores import Stored
+from ftpfs.daemon.stores import Freed, Stored
 from ftpfs.errors import printable
 from ftpfs.model.status import (
     CacheStatus,
+    Kept,
     LimitStatus,
     PassthroughStatus,
     PendingFile,
@@ -199,10 +200,33 @@ def stores(found: list[Stored], out: TextIO) -> None:
     _print(table if found else Text("nothing is stored"), out)
 
 
-def freed(found: list[tuple[str, int]], out: TextIO) -> None:
+def freed(found: list[Freed], out: TextIO) -> None:
     """Print what was freed of each server's store."""
-    lines = [Text(f"{decimal(size)} freed of {printable(server)}") for server, size in found]
+    lines = [
+        Text(
+            f"{decimal(each.bytes)} freed of {printable(each.server)}"
+            + (f"; {decimal(each.kept)} are kept (--kept frees them)" if each.kept else "")
+        )
+        for each in found
+    ]
     _print(Group(*lines) if lines else Text("nothing is stored"), out)
+
+
+def kept(found: list[tuple[str, Kept]], out: TextIO) -> None:
+    """Print what is kept: local paths, and how they were found last."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("disk", "files"):
+        table.add_column(title, justify="right")
+    for title in ("looked at", "path"):
+        table.add_column(title, overflow="fold")
+    for path, each in found:
+        state = _moment(each.looked) if each.looked else "not yet"
+        if each.missing:
+            state += ", not on the server"
+        elif each.lacking:
+            state += f", {count(each.lacking)} could not be fetched"
+        table.add_row(decimal(each.bytes), f"{each.files:,}", state, Text(printable(path)))
+    _print(table if found else Text("nothing is kept"), out)
 
 
 def _add_what_waits(table: Table, mount: Mount) -> None:

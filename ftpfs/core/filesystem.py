@@ -90,9 +90,8 @@ class Filesystem:
     ) -> None:
         """`prefetchers`: limit of connections that fetch ahead of the programs.
 
-        They fetch small files, or a part of a long file further on. `store`: closed with the
-        file system. Nothing that earlier mounts left in the spool is sent before `recover`
-        is called.
+        They fetch small files, or a part of a long file further on. `store`: closed at the end.
+        Nothing that earlier mounts left in the spool is sent before `recover` is called.
         """
         write = write or Write()
         rooms = build(
@@ -136,6 +135,7 @@ class Filesystem:
         self._demands = rooms.demands
         self._queue = rooms.queue
         self._new_file = rooms.new_file
+        self.keeper = rooms.keeper  # of files and folders on this machine; None: no store
 
     def know_callers(self, caller: Callable[[], int]) -> None:
         """Let killed programs end: see `killable.Requests`."""
@@ -470,8 +470,11 @@ class Filesystem:
     # For the daemon.
 
     def warm_up(self) -> None:
-        """The mount is in use: if logins take long, keep some sessions ready."""
+        """The mount is in use: if logins take long, keep some sessions ready; look at what is
+        kept."""
         self._ahead.warm_up()
+        if self.keeper is not None:
+            self.keeper.start()
 
     def cache_status(self) -> CacheStatus:
         """What the block cache holds, and how often it was of use."""
@@ -501,6 +504,8 @@ class Filesystem:
         """The server is back: ask it before anything is trusted, and send what waits."""
         self._known.tree.forget_below("/")
         self._demands.retry("/")
+        if self.keeper is not None:
+            self.keeper.wake()
 
     def state(self, path: str) -> str:
         """ "clean", "dirty", "uploading" or "failed"; for a folder, the worst of all below it."""
@@ -525,6 +530,8 @@ class Filesystem:
             return None
         if self._store is None:
             return Holding.REMOTE
+        if not entry.size and self._store.kept.covers(here):
+            return Holding.KEPT
         generation = self._known.generations.of(here)
         return self._store.holding(version_of(here, entry, generation))
 
@@ -622,6 +629,8 @@ class Filesystem:
         self._ahead.close()
         self._behind.close()
         self._mapped.close()
+        if self.keeper is not None:
+            self.keeper.close()
         # first, because a deletion may wait for a server until this process is killed
         self._demands.commit_all()
         self._hiding.close()

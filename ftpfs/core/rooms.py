@@ -21,6 +21,7 @@ from ftpfs.core.files.endings import Endings
 from ftpfs.core.files.looks import Looks, peek
 from ftpfs.core.files.openfile import OpenFile
 from ftpfs.core.files.table import OpenFiles
+from ftpfs.core.keeping.keeper import Keeper
 from ftpfs.core.names.aftermath import Aftermath
 from ftpfs.core.names.behind import Behind, Changes
 from ftpfs.core.names.doubts import Doubts
@@ -73,6 +74,7 @@ class Rooms:
     attributes: ModesAndTimes
     demands: Demands
     queue: UploadQueue[Job]
+    keeper: Keeper | None
     new_file: Callable[..., OpenFile]
 
 
@@ -156,6 +158,10 @@ def build(
         endings,
         delivery,
     )
+    keeper = None
+    if store is not None:
+        workers, refresh = max(1, prefetchers), cache.keep_refresh
+        keeper = Keeper(remote, known, store, cache.keep, refresh=refresh, workers=workers)
     return Rooms(
         files=files,
         known=known,
@@ -172,6 +178,7 @@ def build(
         attributes=ModesAndTimes(remote, files, folders, known, queue),
         demands=Demands(remote, files, folders, known, queue, delivery, waits_at_close=write.sync),
         queue=queue,
+        keeper=keeper,
         new_file=functools.partial(
             OpenFile,
             remote=remote,

@@ -415,6 +415,14 @@ class Control:
         client.sendall(_line(last))
 
 
+def path_in(request: Request) -> str:
+    """The path that a question is about. Raises InvalidArgument."""
+    path = request.get("path", "/")
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise errors.InvalidArgument("the question has no path in it")
+    return path
+
+
 def _make_private(folder: Path) -> None:
     try:
         private.make_folder(folder)

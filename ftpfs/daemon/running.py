@@ -33,8 +33,8 @@ from ftpfs import errors
 from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.store.presence import Presence
 from ftpfs.core.writing import spool
-from ftpfs.daemon import control_socket, limits, mountpoints
-from ftpfs.daemon.control_socket import Control, Reply, Report, Request
+from ftpfs.daemon import control_socket, keeping, limits, mountpoints
+from ftpfs.daemon.control_socket import Control, Reply, Report, Request, path_in
 from ftpfs.ftp.remote import Remote
 from ftpfs.model.status import ConnectionStatus, MountStatus, PassthroughStatus, PendingFile
 
@@ -180,6 +180,7 @@ class Running:
                     "sync": self._tell_sync,
                     "forget": self._forget,
                     "fetch": self._fetch,
+                    **keeping.answers(self._filesystem),
                     "hurry": self._hurry,
                     "set": limits.changer(self._remote.rates),
                 },
@@ -356,7 +357,7 @@ class Running:
         yield self.report().to_reply()
 
     def _tell_sync(self, request: Request) -> Iterator[Reply]:
-        path = _path_in(request)
+        path = path_in(request)
         # Retry once only: two failures that alternate would be retried endlessly.
         self._filesystem.retry(path)
         # Demand once only: a file that a program writes all the time would be sent again and again.
@@ -381,12 +382,12 @@ class Running:
         ]
 
     def _forget(self, request: Request) -> Iterator[Reply]:
-        self._filesystem.forget(_path_in(request))
+        self._filesystem.forget(path_in(request))
         yield {}
 
     def _fetch(self, request: Request) -> Iterator[Reply]:
         told = 0.0
-        for come in self._filesystem.fetch(_path_in(request)):
+        for come in self._filesystem.fetch(path_in(request)):
             if time.monotonic() - told >= FOLLOW_SECONDS:
                 told = time.monotonic()
                 yield {"bytes": come}
@@ -439,13 +440,6 @@ class Running:
         # The count falls when an upload begins anew.
         up = max(0, now.uploaded - then.uploaded)
         return up / seconds, (now.downloaded - then.downloaded) / seconds
-
-
-def _path_in(request: Request) -> str:
-    path = request.get("path", "/")
-    if not isinstance(path, str) or not path.startswith("/"):
-        raise errors.InvalidArgument("the question has no path in it")
-    return path
 
 
 def _shortened(status: MountStatus) -> MountStatus:

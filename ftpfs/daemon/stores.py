@@ -20,6 +20,7 @@ from typing import NamedTuple
 from ftpfs import errors
 from ftpfs.core.store.contents import ContentFolder
 from ftpfs.core.store.index import FILES, Index
+from ftpfs.core.store.kept import KeptPaths
 from ftpfs.core.store.listings import FILES as LISTINGS
 from ftpfs.core.store.listings import LEAST_BYTES, StoredListings
 from ftpfs.core.store.store import Store, folder_of
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 # `cache_size=auto`: this part of the disk's free space, this much at most (bytes), and nothing on a
 # disk that has less than that free.
 AUTO_PART, AUTO_MOST_BYTES, AUTO_LEAST_FREE_BYTES = 10, 8 << 30, 2 << 30
+# Where the option keep asks for a store, and cache_size for none, it is this small (bytes), beside
+# what is kept.
+LEAST_BYTES_OF_STORE = 16 << 20
 # This part of a store is for listings, this much at most (bytes).
 LISTINGS_PART, LISTINGS_MOST_BYTES = 16, 64 << 20
 # The file in a store's folder that tells the server's address.
@@ -54,8 +58,9 @@ def place_for(config: Config) -> Place | None:
     size = config.cache.cache_size
     if size == AUTO:
         size = auto_size(where)
-    if not size:
+    if not size and not config.cache.keep:
         return None
+    size = max(size, LEAST_BYTES_OF_STORE)
     server = config.server
     # The same names in another encoding are other files.
     folder = where / folder_of(server.host, f"{server} {server.encoding}")
@@ -86,7 +91,9 @@ def open_store(config: Config, place: Place) -> Store:
 
 def open_listings(place: Place | None) -> StoredListings | None:
     """The listings in the store at `place`; None if the store is too small for any."""
-    return StoredListings(place.folder, place.listings) if place and place.listings else None
+    if not (place and place.listings):
+        return None
+    return StoredListings(place.folder, place.listings, kept=KeptPaths(place.folder).paths)
 
 
 def default_folder() -> Path:
@@ -110,19 +117,30 @@ def stored(where: Path | None = None) -> list[Stored]:
     return found
 
 
-def clear(where: Path | None, chosen: Callable[[str], bool]) -> list[tuple[str, int]]:
-    """Delete what is stored of the servers whose URL is `chosen`, but for kept contents.
+class Freed(NamedTuple):
+    """What was freed of the store of one server (bytes), and what is left because it is kept."""
 
-    Mounts that use a store go on with it. Returns URL and freed bytes of each.
+    server: str  # its URL
+    bytes: int
+    kept: int
+
+
+def clear(where: Path | None, chosen: Callable[[str], bool], *, kept: bool = False) -> list[Freed]:
+    """Delete what is stored of the servers whose URL is `chosen`, but for what is kept.
+
+    With `kept`, that too, and nothing is kept any more. Mounts that use a store go on with it.
     """
     freed = []
     for server, folder in _servers(where):
         if chosen(server):
+            wanted = KeptPaths(folder)
+            if kept:
+                wanted.clear()
             with _index_in(folder) as index:
                 index.reconcile(time.time())
-                freed.append((server, index.clear()))
+                freed.append(Freed(server, index.clear(kept=kept), index.status(0).kept))
             if (folder / LISTINGS[0]).exists():
-                listings = StoredListings(folder, LISTINGS_MOST_BYTES)
+                listings = StoredListings(folder, LISTINGS_MOST_BYTES, kept=wanted.paths)
                 listings.clear()
                 listings.close()
     return freed

@@ -41,6 +41,10 @@ class Rank(enum.IntEnum):
     LISTINGS = enum.auto()  # api/listings
     AT_ONCE = enum.auto()  # api/parallel: what is left to do
 
+    # Keeping.
+    KEEPER = enum.auto()  # keeping/keeper: what is asked for
+    LOOK = enum.auto()  # keeping/look: what is left to do, and what was found
+
     # Names and files.
     HIDING = enum.auto()  # names/hiding
     INTENTS = enum.auto()  # names/intents

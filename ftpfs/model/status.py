@@ -67,6 +67,19 @@ class PassthroughStatus:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A path of the server that is kept on this machine, and how it was found last."""
+
+    path: str
+    looked: float = 0.0  # when the last look began (seconds since the epoch); 0: none so far
+    complete: bool = False  # after that look, everything was here
+    files: int = 0  # that are here
+    bytes: int = 0  # of these
+    lacking: int = 0  # files and folders that could not be fetched
+    missing: bool = False  # the server has nothing at that path
+
+
+@dataclass(frozen=True)
 class ConnectionStatus:
     idle: int
     busy: int

@@ -228,6 +228,18 @@ class Cache:
     cache_dir: Path | None = field(
         default=None, metadata=_option("Folder of the stored contents.", values.PATH)
     )
+    # What was kept by an earlier mount, or by `ftpfs keep`, is kept as well.
+    keep: tuple[str, ...] = field(
+        default=(),
+        metadata=_option(
+            "Files and folders to keep on this machine: /folder:/other.", values.KEPT_PATHS
+        ),
+    )
+    # A look costs a listing of each kept folder.
+    keep_refresh: float = field(
+        default=900.0,
+        metadata=_option("How often to look for changes of what is kept.", values.DEADLINE),
+    )
     # `always` asks the network for nothing: on a plane, on a metered link.
     offline: str = field(
         default="auto",

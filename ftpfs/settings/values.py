@@ -8,6 +8,7 @@ A `parse` function returns the value, or raises ValueError with the reason in wo
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -198,6 +199,18 @@ def _quirks(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
+def _kept_paths(text: str) -> tuple[str, ...]:
+    paths = []
+    for item in filter(None, text.split(":")):
+        path = posixpath.normpath(f"/{item}".replace("//", "/"))
+        if "/../" in f"/{item}/" or has_line_break(item):
+            raise ValueError("expected paths inside the mount, such as /folder:/other")
+        paths.append(path)
+    if not paths:
+        raise ValueError("expected paths inside the mount, such as /folder:/other")
+    return tuple(paths)
+
+
 def choice(*words: str) -> Kind:
     """One of these words."""
 
@@ -213,6 +226,7 @@ TIME = Kind("SECONDS", _seconds, lambda seconds: f"{seconds:g}")
 DEADLINE = TIME._replace(parse=_deadline)
 SIZE = Kind("SIZE", _size, _show_size)
 RATE = Kind("RATE", _timetable)
+KEPT_PATHS = Kind("PATHS", _kept_paths, ":".join)
 STORE_SIZE = SIZE._replace(parse=_store_size)
 PORT = Kind("PORT", parse_port)
 COUNT = Kind("NUMBER", _number(1, 1000))

@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import enum
+import fcntl
 import functools
 import hashlib
 import os
@@ -150,6 +151,12 @@ class Content:
         """Whether all blocks are there."""
         return self._marks().count(MARK) == self.facts.blocks
 
+    def absent(self) -> list[int]:
+        """The numbers of the blocks that are not there."""
+        marks = self._marks()
+        gone = [index for index, mark in enumerate(marks) if mark != MARK]
+        return gone + list(range(len(marks), self.facts.blocks))
+
     def read(self, index: int) -> bytes | None:
         """The block, or None if it is absent. Raises Damaged and OSError."""
         checksum = self._entry(index)
@@ -187,12 +194,29 @@ class Content:
         """Mark a complete content as whole: see the module. It waits for the disk."""
         os.fdatasync(self._fd)
         os.fdatasync(self._side)
-        self.mark(self.flags | Flag.WHOLE)
+        self.mark(Flag.WHOLE)
 
-    def mark(self, flags: Flag) -> None:
-        """Write the header with these flags."""
-        self.flags = flags
-        _write_all(self._side, [_header(self.facts, flags, self.name)], 0)
+    def mark(self, flags: Flag = Flag.NONE, *, without: Flag = Flag.NONE) -> None:
+        """Write the header with these flags, too, and without those.
+
+        The present ones are read first: another mount may have changed them since the open.
+        """
+        fcntl.flock(self._side, fcntl.LOCK_EX)
+        try:
+            self.flags = (self._flags_now() | flags) & ~without
+            _write_all(self._side, [_header(self.facts, self.flags, self.name)], 0)
+        finally:
+            fcntl.flock(self._side, fcntl.LOCK_UN)
+
+    def is_kept(self) -> bool:
+        """Whether it is kept by now, whoever decided that."""
+        return bool(self._flags_now() & Flag.KEPT)
+
+    def _flags_now(self) -> Flag:
+        try:
+            return _read_header(self._side, self.name)[1]
+        except Damaged:
+            return self.flags
 
     def cut(self, least: int) -> int:
         """Take the last blocks away, until at least `least` bytes are free. Returns how many are.
@@ -265,14 +289,16 @@ class ContentFolder:
             raise
         return Content(name, fd, side, facts, flag)
 
-    def create(self, facts: Facts, name: str, *, source: Path | None = None) -> Content:
+    def create(
+        self, facts: Facts, name: str, *, source: Path | None = None, kept: bool = False
+    ) -> Content:
         """A new content under that name, in the place of what is left of an old one.
 
         It has no block yet. `source`: a file that becomes the content, by a rename. A reader finds
         no content before its side file is there, with all of the header.
         """
         self.remove([name])
-        flag = Flag.UNSUMMED if source else Flag.NONE
+        flag = Flag.UNSUMMED if source else Flag.KEPT if kept else Flag.NONE
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         aside = self.path / f"{os.urandom(8).hex()}{INCOMING}"
         side = os.open(aside, flags | os.O_EXCL, 0o600)

@@ -16,13 +16,15 @@ Threading: one thread. Methods raise sqlite3.Error, and OSError.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ftpfs.core.store.contents import ContentFolder, Facts, Flag, side_bytes
+from ftpfs.core.store.contents import ContentFolder, Damaged, Facts, Flag, side_bytes
+from ftpfs.model.names import is_within
 from ftpfs.model.status import StoreStatus
 
 # What a content takes beside its two files: a row of the index, and two names in the folder
@@ -153,12 +155,62 @@ class Index:
                 "UPDATE total SET hits = hits + ?, misses = misses + ?", (hits, misses)
             )
 
-    def keep(self, name: str, kept: bool) -> None:
-        """Exempt a content from eviction, or no longer."""
+    def keep(self, name: str, facts: Facts, now: float) -> None:
+        """Exempt a content from eviction; make an empty one if there is none."""
         with self._transaction():
-            self._db.execute("UPDATE contents SET kept = ? WHERE name = ?", (kept, name))
-            content = self._files.open(name, writable=True)
-            content.mark(content.flags | Flag.KEPT if kept else content.flags & ~Flag.KEPT)
+            try:
+                content = self._files.open(name, writable=True)
+            except (FileNotFoundError, Damaged):
+                self._remove([name])
+                self._files.create(facts, name, kept=True)
+                self._insert(name, facts, side_bytes(facts) + ROW, now, kept=True)
+                return
+            content.mark(Flag.KEPT)
+            known = self._db.execute("UPDATE contents SET kept = 1 WHERE name = ?", (name,))
+            if not known.rowcount and (found := self._files.measured(name)) is not None:
+                self._insert(name, facts, found[1] + ROW, now, kept=True)
+
+    def release(self, paths: Sequence[str], capacity: int) -> int:
+        """Keep nothing any more but what is at or below `paths`. The rest counts for the bound.
+
+        Returns how many contents are not kept any more.
+        """
+        with self._transaction():
+            names = [name for name, path in self._kept() if not _is_in(path, paths)]
+            self._db.executemany(
+                "UPDATE contents SET kept = 0 WHERE name = ?", [(name,) for name in names]
+            )
+            for name in names:
+                with contextlib.suppress(FileNotFoundError, Damaged):
+                    self._files.open(name, writable=True).mark(without=Flag.KEPT)
+            if names:
+                self._evict(capacity)
+        return len(names)
+
+    def prune(self, path: str, current: Container[str], sparing: Sequence[str]) -> int:
+        """Delete kept contents at and below `path` that are not `current`, by their names.
+
+        Nothing is deleted at and below the paths `sparing`. Returns how many are deleted.
+        """
+        with self._transaction():
+            gone = [
+                name
+                for name, at in self._kept()
+                if is_within(at, path) and name not in current and not _is_in(at, sparing)
+            ]
+            self._remove(gone)
+        return len(gone)
+
+    def kept_at(self, path: str) -> list[Facts]:
+        """The kept contents of one file."""
+        rows = self._db.execute(
+            "SELECT name FROM contents WHERE path = ? AND kept", (os.fsencode(path),)
+        )
+        found = []
+        for (name,) in rows.fetchall():
+            with contextlib.suppress(OSError, Damaged):
+                found.append(self._files.open(name).facts)
+        return found
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete contents, the rows and the files."""
@@ -184,10 +236,11 @@ class Index:
             rows = self._db.execute("SELECT name FROM contents WHERE owner = ?", (owner,))
             self._remove([name for (name,) in rows.fetchall()])
 
-    def clear(self) -> int:
-        """Delete all contents that are not kept. Returns how many bytes that frees."""
+    def clear(self, *, kept: bool = False) -> int:
+        """Delete all contents that are not kept, or those too. Returns how many bytes are freed."""
         with self._transaction():
-            rows = self._db.execute("SELECT name, bytes FROM contents WHERE NOT kept").fetchall()
+            query = "SELECT name, bytes FROM contents WHERE kept <= ?"
+            rows = self._db.execute(query, (kept,)).fetchall()
             self._remove([name for name, _ in rows])
         return sum(taken for _, taken in rows)
 
@@ -202,6 +255,11 @@ class Index:
         )
 
     # Inside a transaction.
+
+    def _kept(self) -> list[tuple[str, str]]:
+        """Name and path of each kept content."""
+        rows = self._db.execute("SELECT name, path FROM contents WHERE kept")
+        return [(name, os.fsdecode(path)) for name, path in rows]
 
     def _insert(
         self,
@@ -259,6 +317,11 @@ class Index:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+
+def _is_in(path: str, paths: Sequence[str]) -> bool:
+    """Whether `path` is one of `paths`, or below one."""
+    return any(is_within(path, each) for each in paths)
 
 
 def is_alive(owner: str) -> bool:

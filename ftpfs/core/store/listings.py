@@ -12,6 +12,7 @@ file when it is opened. A content in the store is found by the exact time only. 
 keeps an exact time that is known, unless it contradicts it (`_keeping_exact`).
 
 **Bound.** The listings take at most `capacity` bytes; those that were told longest ago go first.
+Listings of kept folders, and of the folders above them, stay and do not count.
 
 A row that is damaged is no row. A damaged database is deleted and made anew. If the disk fails,
 nothing is noted any more.
@@ -137,12 +138,21 @@ class StoredListings:
     """The listings of one server in `folder`, which take at most `capacity` bytes."""
 
     def __init__(
-        self, folder: Path, capacity: int, *, clock: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        capacity: int,
+        *,
+        kept: Callable[[], Sequence[str]] = tuple,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`clock()` returns seconds since the epoch. A folder that cannot be used is logged."""
+        """`kept()`: the kept paths. `clock()` returns seconds since the epoch.
+
+        A folder that cannot be used is logged.
+        """
         self._place = folder / FILES[0]
         self._folder = folder
         self._capacity = capacity // 2  # the other half is for the database's log and its pages
+        self._kept = kept
         self._clock = clock
         self._writing = ranked_lock(Rank.STORED_LISTINGS)
         # Guarded by _writing:
@@ -197,7 +207,7 @@ class StoredListings:
         return row.told if row is not None and row.whole else None
 
     def clear(self) -> None:
-        """Delete all listings."""
+        """Delete all listings, but for those of kept folders."""
         self._with_database(self._delete_all)
 
     def close(self) -> None:
@@ -252,14 +262,17 @@ class StoredListings:
 
     def _delete_all(self, db: sqlite3.Connection) -> None:
         self._recent.clear()
-        db.execute("DELETE FROM listings")
+        spared = _Spared(self._kept())
+        rows = db.execute("SELECT path FROM listings").fetchall()
+        gone = [(raw,) for (raw,) in rows if not spared.has(os.fsdecode(raw))]
+        db.executemany("DELETE FROM listings WHERE path = ?", gone)
 
     def _write(self, db: sqlite3.Connection) -> None:
         with self._changed:
             notes, self._notes = self._notes, deque()
         if notes:
             self._recent.clear()
-            _Changes(db, self._clock(), self._capacity).apply(notes)
+            _Changes(db, self._clock(), self._capacity, _Spared(self._kept())).apply(notes)
 
     def _read(self, path: str) -> _Row | None:
         def read(db: sqlite3.Connection) -> _Row | None:
@@ -340,11 +353,25 @@ class StoredListings:
         return db
 
 
+class _Spared:
+    """Folders whose listings stay: the kept ones, and those that lead to them."""
+
+    def __init__(self, kept: Sequence[str]) -> None:
+        self._kept = kept
+
+    def has(self, path: str) -> bool:
+        return any(is_within(path, kept) or is_within(kept, path) for kept in self._kept)
+
+
 class _Changes:
     """Notes on their way into the database: each listing is read and written once for all."""
 
-    def __init__(self, db: sqlite3.Connection, now: float, capacity: int) -> None:
-        """`now`: seconds since the epoch. `capacity`: bytes that the rows may take."""
+    def __init__(self, db: sqlite3.Connection, now: float, capacity: int, spared: _Spared) -> None:
+        """`now`: seconds since the epoch. `capacity`: bytes that the rows may take.
+
+        `spared`: the folders whose rows stay and do not count.
+        """
+        self._spared = spared
         self._db = db
         self._now = now
         self._capacity = capacity
@@ -433,7 +460,8 @@ class _Changes:
     def _write(self, path: str, row: _Row | None) -> None:
         raw = os.fsencode(path)
         data = _packed(row.entries.values()) if row is not None else b""
-        if row is None or len(data) > self._capacity // LARGEST_PART:
+        is_large = len(data) > self._capacity // LARGEST_PART and not self._spared.has(path)
+        if row is None or is_large:
             self._db.execute("DELETE FROM listings WHERE path = ?", (raw,))
             return
         taken = pages(len(data) + len(raw) + ROW_BYTES)
@@ -445,15 +473,17 @@ class _Changes:
     def _evict(self) -> None:
         """Delete the rows that were told longest ago, until the others fit."""
         ((total,),) = self._db.execute("SELECT sum(bytes) FROM listings").fetchall()
-        excess = (total or 0) - self._capacity
-        if excess <= 0:
+        if (total or 0) <= self._capacity:
             return
+        rows = self._db.execute("SELECT path, bytes FROM listings ORDER BY told").fetchall()
+        rows = [(raw, taken) for raw, taken in rows if not self._spared.has(os.fsdecode(raw))]
+        excess = sum(taken for _, taken in rows) - self._capacity
         gone = []
-        for path, taken in self._db.execute("SELECT path, bytes FROM listings ORDER BY told"):
-            gone.append((path,))
-            excess -= taken
+        for raw, taken in rows:
             if excess <= 0:
                 break
+            gone.append((raw,))
+            excess -= taken
         self._db.executemany("DELETE FROM listings WHERE path = ?", gone)
 
 
@@ -496,14 +526,17 @@ def _keeping_exact(
             before is not None
             and before.exact
             and not entry.exact
-            and _is_same(before, entry, clock)
+            and is_same(before, entry, clock)
         ):
             kept[name] = replace(entry, mtime=before.mtime, exact=True)
     return kept
 
 
-def _is_same(before: Entry, now: Entry, clock: float) -> bool:
-    """Whether an entry whose time is not exact may be the one `before`, which has an exact time."""
+def is_same(before: Entry, now: Entry, clock: float) -> bool:
+    """Whether an entry whose time is not exact may be the one `before`, which has an exact time.
+
+    `clock`: seconds since the epoch, now.
+    """
     if (before.kind, before.size) != (now.kind, now.size):
         return False
     if before.mtime is None or now.mtime is None:

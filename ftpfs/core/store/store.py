@@ -9,6 +9,7 @@ lacks a block, the caller fetches it; if the store cannot take a block, the bloc
     writer.py     the thread that changes both
     listings.py   what the server told of its names    listings.db
     remembering.py  notes there what the server tells
+    kept.py       which paths are kept              kept
 
 **Which contents can be confused.** A content is known by path, size and time, and FTP's times have
 whole seconds. A content on the disk may be served a year later, so no other content may ever have
@@ -39,21 +40,24 @@ it.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import logging
 import os
 import secrets
+import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ftpfs import errors
 from ftpfs.core.reading.blocks import Generations, Version
-from ftpfs.core.store.contents import Content, ContentFolder, Damaged, Facts, Flag, name_of
-from ftpfs.core.store.index import FILES
-from ftpfs.core.store.writer import Adopt, Drop, Forget, Put, Writer
+from ftpfs.core.store.contents import Content, ContentFolder, Damaged, Facts, name_of
+from ftpfs.core.store.index import FILES, Index
+from ftpfs.core.store.kept import KeptPaths
+from ftpfs.core.store.writer import Adopt, Drop, Forget, Keep, Put, Writer
 from ftpfs.local import private
 from ftpfs.model.locks import Rank, ranked_lock
 from ftpfs.model.status import StoreStatus
@@ -104,7 +108,8 @@ class Store:
 
         `clock()` returns seconds since the epoch. A folder that cannot be used is logged.
         """
-        self._folder = folder
+        self.folder = folder
+        self.kept = KeptPaths(folder)
         self._files = ContentFolder(folder / "data")
         self._clock = clock
         self._owner = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -189,7 +194,7 @@ class Store:
             for owner in owners:
                 content = self._content(name_of(facts, owner))
                 if content is not None and content.is_complete():
-                    return Holding.KEPT if content.flags & Flag.KEPT else Holding.CACHED
+                    return Holding.KEPT if content.is_kept() else Holding.CACHED
         except OSError as error:
             self._writer.switch_off(error)
         return Holding.REMOTE
@@ -205,10 +210,64 @@ class Store:
             self._writer.switch_off(error)
             return False
 
+    # Kept contents.
+
+    def keep(self, version: Version) -> None:
+        """Exempt a content from eviction. Blocks that are put afterwards may exceed the bound."""
+        self._writer.add(Keep(version))
+
+    def absent(self, version: Version) -> tuple[list[int], bool]:
+        """The blocks of a content that are not stored, and whether it is kept. Waits for the disk.
+
+        Raises FtpfsError if the store is switched off.
+        """
+        facts = Facts.of(version)
+        if self._is_current(version):
+            try:
+                content = self._files.open(name_of(facts))
+                return content.absent(), content.is_kept()
+            except FileNotFoundError:
+                pass
+            except Damaged as damage:
+                self._drop(name_of(facts), version.path, damage)
+            except OSError as error:
+                self._writer.switch_off(error)
+        self.check_on()
+        return list(range(facts.blocks)), False
+
+    def settle(self, seconds: float) -> bool:
+        """Write all that waits for the disk. False: it takes longer, or the store is off."""
+        return self._writer.settle(seconds)
+
+    @contextlib.contextmanager
+    def index(self) -> Iterator[Index]:
+        """The rows of the contents, for the calling thread. Raises FtpfsError."""
+        try:
+            self.check_on()
+            index = Index(self.folder / FILES[0], self._files)
+            try:
+                yield index
+            finally:
+                index.close()
+        except (OSError, sqlite3.Error) as error:
+            raise errors.FtpfsError(f"the store in {self.folder}: {error}") from error
+
+    def release(self) -> int:
+        """Keep no content any more that is not at or below a kept path. Raises FtpfsError.
+
+        Returns how many contents that concerns.
+        """
+        with self.index() as index:
+            return index.release(self.kept.paths(), self._writer.room)
+
+    def check_on(self) -> None:
+        """Raises FtpfsError if the store is switched off."""
+        if self._writer.is_off:
+            raise errors.FtpfsError(f"the store in {self.folder} is switched off; see the log")
+
     def check_storable(self, version: Version) -> None:
         """Raises FtpfsError if the content cannot be stored for later mounts, with the reason."""
-        if self._writer.is_off:
-            raise errors.FtpfsError(f"the store in {self._folder} is switched off")
+        self.check_on()
         if not version.exact:
             raise errors.FtpfsError("its exact time is not known, so it cannot be stored")
         if not self._is_settled(version):
@@ -313,10 +372,10 @@ class Store:
 
     def _make_folder(self) -> None:
         try:
-            private.make_folder(self._folder)
+            private.make_folder(self.folder)
             private.make_folder(self._files.path)
             for name in ("lock", *FILES):  # SQLite follows symbolic links
-                private.check_file(self._folder / name)
+                private.check_file(self.folder / name)
         except errors.PermissionDenied as error:
             raise PermissionError(str(error)) from error
         if not os.access(self._files.path, os.W_OK | os.X_OK):

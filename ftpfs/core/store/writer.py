@@ -91,7 +91,13 @@ class Drop(NamedTuple):
     name: str
 
 
-Item = Put | Adopt | SumUp | Forget | Drop
+class Keep(NamedTuple):
+    """Exempt this content from eviction. It need not be here yet: its blocks follow."""
+
+    version: Version
+
+
+Item = Put | Adopt | SumUp | Forget | Drop | Keep
 
 
 class Counts(NamedTuple):
@@ -127,7 +133,7 @@ class Writer:
         self._folder = folder
         self._files = files
         self._capacity = capacity
-        self._room = capacity - reserved - INDEX_BYTES  # for contents
+        self.room = capacity - reserved - INDEX_BYTES  # for contents
         self._owner = owner
         self._clock = clock
         self._report = changed
@@ -140,6 +146,7 @@ class Writer:
         self._queue: deque[Item] = deque()
         self._queued = 0  # bytes, including those that are being written
         self._calm_at = self._begins_by = 0.0  # time.monotonic(): when to begin with the queue
+        self._is_busy = False  # works on items that are not in the queue any more
         self._forgetting: list[str] = []
         self._used: dict[str, float] = {}
         self._counts = self._noted = Counts()
@@ -203,6 +210,16 @@ class Writer:
                 self._changed.notify_all()
             return True
 
+    def settle(self, seconds: float) -> bool:
+        """Do what is queued now, at once. False: it takes longer than that, or nothing is done."""
+        with self._changed:
+            self._calm_at = self._begins_by = 0.0
+            self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: self._is_off or not (self._queue or self._is_busy), seconds
+            )
+            return not (self._is_off or self._queue or self._is_busy)
+
     def is_forgetting(self, path: str) -> bool:
         """Whether the contents at `path` are about to be deleted."""
         with self._changed:
@@ -253,6 +270,8 @@ class Writer:
         """Nothing is done from now on. Returns what is left."""
         left = list(self._queue)
         self._is_off = True
+        self._is_busy = False
+        self._changed.notify_all()
         self._queue.clear()
         self._forgetting.clear()
         self._count_locked(dropped=sum(isinstance(item, Put) for item in left))
@@ -285,7 +304,9 @@ class Writer:
         """The items to work on now; none after a pause, and for as long as it lasts; None: the
         end."""
         with self._changed:
+            self._is_busy = False
             if not self._queue and not self._is_closing:
+                self._changed.notify_all()
                 goes_on = self._is_resting and self._unsealed
                 self._changed.wait(0 if goes_on else PAUSE_SECONDS)
             self._is_resting = not self._queue
@@ -296,6 +317,7 @@ class Writer:
             items: list[Item] = []
             while self._queue and len(items) < MOST_AT_ONCE:
                 items.append(self._queue.popleft())
+            self._is_busy = bool(items)
             return items
 
     def _seconds_to_calm_locked(self) -> float:
@@ -324,6 +346,8 @@ class Writer:
             elif isinstance(item, Drop):
                 index.remove([item.name])
                 self._report([item.name])
+            elif isinstance(item, Keep):
+                self._keep(index, item.version)
 
     def _store(self, index: Index, version: Version, puts: list[Put]) -> None:
         if self.generations.of(version.path) != version.generation:
@@ -350,6 +374,12 @@ class Writer:
         with self._changed:
             self._count_locked(stored=len(puts))
         self._note_unsealed(content)
+
+    def _keep(self, index: Index, version: Version) -> None:
+        if self.generations.of(version.path) == version.generation:
+            facts = Facts.of(version)
+            index.keep(name_of(facts), facts, self._clock())
+            self._report([name_of(facts)])
 
     def _open(self, name: str) -> Content | None:
         try:
@@ -399,7 +429,7 @@ class Writer:
         content, first = item
         first += content.sum_up(first, SUMS_AT_ONCE)
         if first >= content.facts.blocks:
-            content.mark(content.flags & ~Flag.UNSUMMED)
+            content.mark(without=Flag.UNSUMMED)
             self._note_unsealed(content)
         elif not (content.is_unlinked or self._is_ending):
             with self._changed:
@@ -408,7 +438,7 @@ class Writer:
     def _room_for(
         self, index: Index, name: str, facts: Facts, cost: int, owner: str = ""
     ) -> contextlib.AbstractContextManager[bool]:
-        return index.room_for(name, facts, cost, self._clock(), self._room, owner=owner)
+        return index.room_for(name, facts, cost, self._clock(), self.room, owner=owner)
 
     # In pauses.
 
@@ -453,7 +483,7 @@ class Writer:
                     (self._folder / name).unlink(missing_ok=True)
                 index = Index(path, self._files)
         index.reconcile(self._clock())
-        index.shrink(self._room)
+        index.shrink(self.room)
         return index
 
     @contextmanager

@@ -165,7 +165,7 @@ def test_kept_content_is_not_evicted_and_does_not_count(
     slowly(first, LARGE)
     first.close()
     rows = Index(tmp_path / "store/index.db", ContentFolder(tmp_path / "store/data"))
-    rows.keep(name_of(Facts.of(LARGE)), True)
+    rows.keep(name_of(Facts.of(LARGE)), Facts.of(LARGE), 0.0)
     assert rows.status(0).used == 0
     assert rows.status(0).kept > LARGE.size
     rows.close()

@@ -1,0 +1,1 @@
+"""Keeping: files and folders of the server that are on this machine at all times."""
