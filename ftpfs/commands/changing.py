@@ -1,7 +1,8 @@
-"""Changes of a server's files without a mount: `ftpfs mkdir`, `rm`, `mv`, `touch`, `chmod`."""
+"""Changes on a server without a mount: `ftpfs mkdir`, `rm`, `mv`, `cp`, `touch`, `chmod`."""
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,6 +65,33 @@ def mv(urls: Sequence[Source], **flags: Any) -> int:
     paths = paths_on_one_server(list(urls))
     with connected(urls[0], flags) as (remote, _):
         return changes.mv(remote, paths[:-1], paths[-1])
+
+
+@command("cp")
+@_urls
+@click.option("-r", "--recursive", is_flag=True, help="Copy folders with all that is in them.")
+@jobs_option
+def cp(urls: Sequence[Source], recursive: bool, jobs: int | None, **flags: Any) -> int:
+    """Copy files on a server, by the rule of cp.
+
+    The last URL is the new name, or a folder. Where the server can copy (SITE
+    CPFR), it does; else the files come here and go back. Times and modes are
+    kept. A URL may have wildcards (quote them).
+    """
+    from ftpfs.commands import trees
+    from ftpfs.daemon import leftovers
+
+    if len(urls) < 2:
+        raise arguments.Misuse("expected two URLs or more")
+    paths = paths_on_one_server(list(urls))
+    into = urls[-1].path.endswith("/") or not urls[-1].path
+    owner = secrets.token_hex(4)
+    with (
+        connected(urls[0], flags, owner=owner) as (remote, _),
+        leftovers.Note(remote, owner) as note,
+    ):
+        how = {"into": into, "recursive": recursive}
+        return trees.cp(remote, paths[:-1], paths[-1], note, jobs=jobs, **how)
 
 
 @command("touch")

@@ -85,14 +85,18 @@ _TYPES = {Kind.DIRECTORY: stat.S_IFDIR, Kind.LINK: stat.S_IFLNK, Kind.FILE: stat
 
 
 def _long_line(entry: Entry, *, human: bool) -> str:
-    mode = stat.filemode(_TYPES.get(entry.kind, 0) | (entry.mode or 0))
-    if entry.mode is None:
-        mode = mode[0] + "?" * 9
+    mode = mode_in_letters(entry)
     size = "-"
     if entry.size is not None and entry.kind is not Kind.DIRECTORY:
         size = human_size(entry.size) if human else str(entry.size)
     name = f"{entry.name} -> {entry.target}" if entry.target else entry.name
-    return f"{mode} {size:>13} {_utc(entry.mtime):20} {name}"
+    return f"{mode} {size:>13} {utc(entry.mtime):20} {name}"
+
+
+def mode_in_letters(entry: Entry) -> str:
+    """Kind and mode like `ls -l`: drwxr-xr-x, and -????????? if the server tells no mode."""
+    mode = stat.filemode(_TYPES.get(entry.kind, 0) | (entry.mode or 0))
+    return mode[0] + "?" * 9 if entry.mode is None else mode
 
 
 def human_size(size: int) -> str:
@@ -106,7 +110,8 @@ def human_size(size: int) -> str:
     return f"{tenths / 10:.1f}{unit}" if tenths < 100 else f"{-(-tenths // 10)}{unit}"
 
 
-def _utc(seconds: float | None) -> str:
+def utc(seconds: float | None) -> str:
+    """A time for people, such as 2024-01-31T12:00:00Z."""
     if seconds is None:
         return "-"
     try:

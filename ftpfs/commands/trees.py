@@ -1,4 +1,4 @@
-"""Trees without a mount: the work of `ftpfs get -r`, `put -r` and `mirror`.
+"""Trees without a mount: the work of `ftpfs get -r`, `put -r`, `cp` and `mirror`.
 
 Owns: which source goes to which destination, and what is asked before files are deleted.
 `ftpfs.trees` does the work, `runs` shows it.
@@ -22,8 +22,10 @@ from ftpfs.daemon.leftovers import Note
 from ftpfs.errors import printable
 from ftpfs.ftp.remote import Remote
 from ftpfs.model.entry import Entry, Kind
+from ftpfs.model.names import is_within
 from ftpfs.trees import wildcards
 from ftpfs.trees.copying import Copying, Root, make_parents
+from ftpfs.trees.duplicating import Duplicate
 from ftpfs.trees.local import folds_case
 from ftpfs.trees.plan import Action, Rules
 from ftpfs.trees.removing import Removing
@@ -81,6 +83,27 @@ def put(
     sources: list[Found] = [(each, way.source.stat(each)) for each in places]
     roots = _roots(way, sources, path, into=into)
     return _copy(way, Rules(changed_only=resume), roots, remote, recursive=recursive, jobs=jobs)
+
+
+def cp(
+    remote: Remote,
+    paths: Sequence[str],
+    target: str,
+    note: Note,
+    *,
+    into: bool,
+    recursive: bool,
+    jobs: int | None,
+) -> int:
+    """Copy paths on the server to another one there, by the rule of `cp`. The exit code."""
+    way = Duplicate(remote, note.uploading)
+    roots = _roots(way, expand(remote, paths), target, into=into)
+    for root in roots:
+        if root.source == root.target:
+            raise errors.Exists(f"{root.source}: the old name and the new one are the same")
+        if is_within(root.target, root.source):
+            raise errors.InvalidArgument(f"{root.source}: a folder is not copied into itself")
+    return _copy(way, Rules(), roots, remote, recursive=recursive, jobs=jobs)
 
 
 def _roots(way: Way, sources: Sequence[Found], target: str, *, into: bool) -> list[Root]:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 
 from ftpfs import errors
-from ftpfs.ftp import lister, replacing
+from ftpfs.ftp import digest, lister, replacing
 from ftpfs.ftp.attempts import Attempts, Why
 from ftpfs.ftp.connections.session import Session
 from ftpfs.ftp.reasons import Reasons
@@ -107,6 +107,17 @@ class Changing:
                     raise  # else: the first attempt had been carried out
 
         self._attempts.run(rename, lambda: self._reasons.not_renamed(old, new), again)
+
+    def copy(self, old: str, new: str, size: int) -> bool:
+        source, target = self._root.on_server(old), self._root.on_server(new)
+        extra = size / digest.SLOWEST_BYTES_A_SECOND  # seconds
+
+        def copy(session: Session) -> bool:
+            if not (session.command(f"SITE CPFR {source}")).ok:
+                return False
+            return session.exchange([f"SITE CPTO {target}"], extra)[0].ok
+
+        return self._attempts.run(copy, lambda: None)
 
     def check_removable(self, path: str, aside: str) -> None:
         where, hidden = self._root.on_server(path), self._root.on_server(aside)

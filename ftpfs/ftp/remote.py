@@ -459,6 +459,18 @@ class Remote:
                 old, new, replace=replace, aside=aside or self.aside(new), keep=keep
             )
 
+    def temporary(self, path: str) -> str:
+        """A new hidden name beside `path`, for a file that will be renamed to it."""
+        return self._uploads.temporaries.new(path)
+
+    def copy(self, old: str, new: str, size: int) -> bool:
+        """Have the server copy a file of `size` bytes, over any file at `new`.
+
+        False: it has no command for that (SITE CPFR, CPTO), or refuses it. Then there may be a part
+        at `new`.
+        """
+        return self._changing.copy(old, new, size)
+
     def check_removable(self, path: str, aside: str) -> None:
         """Raises what deleting the file at `path` would raise.
 

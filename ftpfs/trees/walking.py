@@ -33,12 +33,18 @@ class Folder:
 
 
 def walk(
-    side: Side, root: str, jobs: int, *, enters: Callable[[Entry], bool] = lambda _entry: True
+    side: Side,
+    root: str,
+    jobs: int,
+    *,
+    enters: Callable[[Entry], bool] = lambda _entry: True,
+    levels: int | None = None,
 ) -> Iterator[Folder]:
     """The folders below `root`, itself included, each before those in it.
 
     A folder that cannot be listed is yielded with the reason. `enters`: which of the folders in it
-    are looked into.
+    are looked into. `levels`: how many levels of folders are listed;
+    None: all.
     """
     executor = ThreadPoolExecutor(jobs, thread_name_prefix="ftpfs-walk")
     try:
@@ -54,7 +60,8 @@ def walk(
                 yield Folder(path, level, [], error)
                 continue
             for entry in reversed(entries):
-                if entry.kind is Kind.DIRECTORY and enters(entry):
+                is_near = levels is None or level + 1 < levels
+                if entry.kind is Kind.DIRECTORY and is_near and enters(entry):
                     below = side.join(path, entry.name)
                     ahead.append((below, level + 1, executor.submit(side.list, below)))
             yield Folder(path, level, entries)

@@ -148,3 +148,71 @@ def test_chmod_sets_the_mode(run: Ftpfs, url: str, remote_dir: RemoteDir) -> Non
     assert ftpfs_process("chmod", "u+x", f"{url}a").returncode == 2
     assert "none: " in run("chmod", "600", f"{url}none", f"{url}a", code=1).stderr
     assert stat.S_IMODE((remote_dir.disk / "a").stat().st_mode) == 0o600
+
+
+def test_tree_draws_folders_and_counts(run: Ftpfs, url: str, tree: str) -> None:
+    assert run("tree", f"{url}t").stdout.splitlines() == [
+        *(tree, "├── a", "└── s", "    ├── b", "    └── d", "        └── c"),
+        *("", "2 directories, 3 files"),
+    ]
+    assert "├── .h" in run("tree", "-a", f"{url}t").stdout
+    assert run("tree", "-L", "1", f"{url}t").stdout.splitlines()[1:3] == ["├── a", "└── s"]
+    assert run("tree", "-L", "1", f"{url}t").stdout.endswith("1 directory, 1 file\n")
+    assert run("tree", "-d", f"{url}t").stdout.splitlines()[1:] == [
+        *("└── s", "    └── d", "", "2 directories"),
+    ]
+
+
+def test_tree_names_folders_that_cannot_be_listed(
+    run: Ftpfs, url: str, tree: str, remote_dir: RemoteDir
+) -> None:
+    (remote_dir.disk / "t/s/d").chmod(0)
+    done = run("tree", f"{url}t", code=1)
+    assert "    └── d  [not listed]" in done.stdout
+    assert f"{tree}/s/d: " in done.stderr
+    run("tree", f"{url}none", code=1)
+
+
+def test_stat_shows_size_kind_mode_and_exact_time(
+    run: Ftpfs, url: str, tree: str, remote_dir: RemoteDir
+) -> None:
+    os.utime(remote_dir.disk / "t/a", (1_600_000_001, 1_600_000_001))
+    (remote_dir.disk / "t/a").chmod(0o640)
+    lines = run("stat", f"{url}t/a", f"{url}t/s").stdout.splitlines()
+    assert lines[:2] == [f"  File: {tree}/a", "  Size: 10\tregular file"]
+    assert lines[3] == "Modify: 2020-09-13T12:26:41Z"
+    assert "directory" in lines[5]
+    (told,) = run("stat", "-c", "%n|%s|%F|%Y|%%", f"{url}t/a").stdout.splitlines()
+    assert told == f"{tree}/a|10|regular file|1600000001|%"
+    assert run("stat", "-c", "%a %A", f"{url}t/a").stdout in ("640 -rw-r-----\n", "? -?????????\n")
+    done = run("stat", "-c", "%s", f"{url}t/s/?", f"{url}t/none", f"{url}t/a", code=1)
+    assert done.stdout.splitlines()[0] == "2000"
+    assert done.stdout.splitlines()[-1] == "10"
+    assert "t/none: " in done.stderr
+    assert run("stat", "-c", "%q", f"{url}t/a", code=2).stdout == ""
+
+
+def test_cp_follows_the_rule_of_cp(run: Ftpfs, url: str, tree: str, remote_dir: RemoteDir) -> None:
+    (remote_dir.disk / "t/a").chmod(0o640)
+    os.utime(remote_dir.disk / "t/a", (1_600_000_001, 1_600_000_001))
+    run("cp", f"{url}t/a", f"{url}t/new")
+    run("cp", f"{url}t/a", f"{url}t/new", f"{url}t/s/")
+    run("cp", f"{url}t/s/b", f"{url}t/new")
+    run("cp", "-r", f"{url}t/s", f"{url}copy")
+    disk = remote_dir.disk
+    assert (disk / "t/new").read_bytes() == b"x" * 2000
+    assert (disk / "t/s/new").read_bytes() == b"x" * 10
+    assert int((disk / "t/s/a").stat().st_mtime) == 1_600_000_001
+    assert sorted(str(each.relative_to(disk / "copy")) for each in (disk / "copy").rglob("*")) == [
+        *("a", "b", "d", "d/c", "new"),
+    ]
+    assert not list(disk.rglob(".ftpfs-*"))
+    for words in (
+        [f"{url}t/s", f"{url}t/other"],  # a folder, without -r
+        ["-r", f"{url}t", f"{url}t/s/inside"],
+        [f"{url}t/a", f"{url}t/a"],
+        [f"{url}t/none", f"{url}t/other"],
+        [f"{url}t/a", f"{url}t/new", f"{url}t/none"],
+    ):
+        run("cp", *words, code=1)
+    assert not (disk / "t/other").exists()
