@@ -52,7 +52,7 @@ class Mount:
 
 
 def failed(uploads: UploadStatus) -> list[PendingFile]:
-    """The files that ftpfs does not retry by itself."""
+    """The files, and the changes of names, that ftpfs does not retry by itself."""
     return [each for each in uploads.pending if each.state == "failed"]
 
 
@@ -64,6 +64,25 @@ def to_go(uploads: UploadStatus) -> tuple[int, int]:
 
 def count(files: int) -> str:
     return f"{files:,} file{'' if files == 1 else 's'}"
+
+
+def left(uploads: UploadStatus) -> str:
+    """What is still to be done on the server, in words; "" for nothing."""
+    files, size = to_go(uploads)
+    changes = uploads.changes - sum(bool(each.change) for each in failed(uploads))
+    words = []
+    if files > changes:
+        words.append(f"{count(files - changes)}, {decimal(size)}")
+    if changes:
+        words.append(f"{changes:,} change{'' if changes == 1 else 's'} of names")
+    return ", ".join(words)
+
+
+def why_not(each: PendingFile) -> str:
+    """What was not done about a file or a name, and why, in words."""
+    if each.change:
+        return f"{each.change}: not done: {each.error or 'not tried'}"
+    return f"not uploaded: {each.error or 'not tried'}"
 
 
 # Finding.
@@ -292,30 +311,33 @@ def recover(config: Config, progress: Progress) -> list[str]:
             uploads = filesystem.upload_status()
             progress(uploads)
         return [
-            f"{each.path}: not uploaded: {each.error or 'not tried'}; it stays in the spool"
+            f"{each.path}: {why_not(each)}"
+            + ("" if each.change and each.state == "failed" else "; it stays in the spool")
             for each in uploads.pending
         ]
 
 
 def _in_background(last: Report) -> str:
-    files, size = to_go(last.status.uploads)
+    words = left(last.status.uploads) or "nothing"
     return (
-        f"{last.mountpoint}: unmounted; {count(files)}, {decimal(size)}, left to the background"
+        f"{last.mountpoint}: unmounted; {words}, left to the background"
         f" (ftpfs status {last.mountpoint})"
     )
 
 
 def _failures(last: Report) -> Iterator[str]:
     for each in failed(last.status.uploads):
-        yield f"{last.mountpoint}{each.path}: not uploaded ({each.error}); kept in {last.spool}"
+        if each.change:
+            yield f"{last.mountpoint}{each.path}: {why_not(each)}"
+        else:
+            yield f"{last.mountpoint}{each.path}: not uploaded ({each.error}); kept in {last.spool}"
 
 
 def _waiting(last: Report) -> Iterator[str]:
     """A line about files that are not on the server yet, if there are any."""
-    files, size = to_go(last.status.uploads)
-    if not files:
+    if not (words := left(last.status.uploads)):
         return
-    what = f"{last.mountpoint}: not on the server yet: {count(files)}, {decimal(size)}"
+    what = f"{last.mountpoint}: not on the server yet: {words}"
     where = f"waiting in {last.spool}"
     if last.state == "left":
         yield f"{what}, {where} for the next mount, or ftpfs recover {last.status.source}"

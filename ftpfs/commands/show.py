@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ftpfs.commands import bars
-from ftpfs.commands.mounts import Mount, Progress, count, failed, to_go
+from ftpfs.commands.mounts import Mount, Progress, count, failed, left, to_go
 from ftpfs.daemon.control_socket import Report
 from ftpfs.daemon.stores import Freed, Stored
 from ftpfs.errors import printable
@@ -114,7 +114,7 @@ def _facts(mount: Mount) -> Table:
     connections, cache = report.status.connections, report.status.cache
     table.add_row("state", Text(_state(report)))
     if (since := report.status.offline_since) is not None:
-        away = f"offline since {_moment(since)}: what is stored is shown, and uploads wait"
+        away = f"offline since {_moment(since)}: what is stored is shown, and changes wait"
         table.add_row("", Text(away, style="bold"))
     table.add_row(
         "connections",
@@ -129,7 +129,7 @@ def _facts(mount: Mount) -> Table:
         table.add_row("", Text(printable(f"besides, {other}")))
     table.add_row("uploads", Text(_uploads(report)))
     if lost := failed(report.status.uploads):
-        table.add_row("failed", Text(f"{count(len(lost))}, see below", style="bold red"))
+        table.add_row("failed", Text(f"{_failed(lost)}, see below", style="bold red"))
     table.add_row("spool", Text(_spool(report)))
     for title, lines in (("lost", report.lost), ("held", report.held)):
         for line in lines[:_FILES_SHOWN]:
@@ -166,6 +166,14 @@ def _passthrough(status: PassthroughStatus) -> str:
         return f"off: {status.why}" if status.why else "off"
     lent = f"on: the kernel used {count(status.files)} on this disk itself"
     return lent if status.files else "on"
+
+
+def _failed(lost: list[PendingFile]) -> str:
+    changes = sum(bool(each.change) for each in lost)
+    words = [count(len(lost) - changes)] if len(lost) > changes else []
+    if changes:
+        words.append(f"{changes:,} change{'' if changes == 1 else 's'} of names")
+    return ", ".join(words)
 
 
 def _store(store: StoreStatus) -> str:
@@ -256,8 +264,8 @@ def _uploads(report: Report) -> str:
     done = f"{count(uploads.uploaded_files)}, {decimal(uploads.uploaded_bytes)} done"
     if not files:
         return f"{done}{_rate(report.upload_rate)}"
-    left = f"; {_duration(size / report.upload_rate)} left" if report.upload_rate else ""
-    return f"{count(files)}, {decimal(size)} to go{_rate(report.upload_rate)}{left}; {done}"
+    time_left = f"; {_duration(size / report.upload_rate)} left" if report.upload_rate else ""
+    return f"{left(uploads)} to go{_rate(report.upload_rate)}{time_left}; {done}"
 
 
 def _spool(report: Report) -> str:
@@ -284,7 +292,7 @@ def _file(each: PendingFile) -> tuple[str, ...]:
     share = f"{each.sent / each.size:.0%}" if each.size else "0%"
     return (
         printable(each.state),
-        f"{share} of {decimal(each.size)}",
+        each.change or f"{share} of {decimal(each.size)}",
         str(each.attempts or ""),
         printable(each.path),
         printable(each.error or ""),

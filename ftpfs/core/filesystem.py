@@ -41,6 +41,7 @@ from ftpfs.core.files.lending import Lender, Mapped, Use
 from ftpfs.core.files.openfile import OpenFile
 from ftpfs.core.files.server_file import version_of
 from ftpfs.core.names.behind import Changes
+from ftpfs.core.offline.waiting import Waiting
 from ftpfs.core.reading.ahead import FEW_SESSIONS
 from ftpfs.core.reading.blocks import BLOCK_SIZE
 from ftpfs.core.reading.generated import GeneratedFiles
@@ -75,6 +76,9 @@ class Filesystem:
 
     One idea: it has a short method for each call of FUSE and the daemon.
     """
+
+    # Changes of names that wait for a server that is away; set before the first call.
+    waiting: Waiting | None = None
 
     def __init__(
         self,
@@ -399,8 +403,9 @@ class Filesystem:
         above = folder_of(path)
         with self._known.changing(path), self._folders.filling(above) as before:
             self._remote.mkdir(path, before=before)
-        self._known.note_takes(path)
-        self._known.note_takes(above)
+        if not self._remote.is_offline():
+            self._known.note_takes(path)
+            self._known.note_takes(above)
         mode &= 0o7777
         wanted = None if mode in ORDINARY_FOLDER_MODES else mode
         entry = Entry(
@@ -489,7 +494,11 @@ class Filesystem:
         status = self._queue.status(self._spool.used, self._spool.limit)
         if deletions := self._hiding.failed():
             pending = (*status.pending, *deletions)
-            return replace(status, pending=pending, files=status.files + len(deletions))
+            status = replace(status, pending=pending, files=status.files + len(deletions))
+        if self.waiting is not None and (steps := self.waiting.status()):
+            pending = (*status.pending, *steps)
+            files = status.files + len(steps)
+            status = replace(status, pending=pending, files=files, changes=len(steps))
         return status
 
     def forget(self, path: str) -> None:
@@ -499,10 +508,14 @@ class Filesystem:
         server yet, stays.
         """
         self._known.forget(path)
+        if self.waiting is not None:
+            self.waiting.forget(path)
 
     def server_returned(self) -> None:
         """The server is back: ask it before anything is trusted, and send what waits."""
         self._known.tree.forget_below("/")
+        if self._store is not None:
+            self._store.server_returned()
         self._demands.retry("/")
         if self.keeper is not None:
             self.keeper.wake()
@@ -510,6 +523,8 @@ class Filesystem:
     def state(self, path: str) -> str:
         """ "clean", "dirty", "uploading" or "failed"; for a folder, the worst of all below it."""
         path = self._files.known_as(path)
+        if self.waiting is not None and self.waiting.waits(path):
+            return "dirty"
         if self._files.at(path) is None and self.attributes(path).kind is Kind.FILE:
             return "clean"
         state = self._demands.state(path)
@@ -569,6 +584,8 @@ class Filesystem:
 
         Raises the first permanent failure, or DeadlineExceeded after `timeout` seconds.
         """
+        if self.waiting is not None and not self.waiting.drain(path, timeout):
+            raise errors.DeadlineExceeded(f"not everything was renamed within {timeout:g} s")
         self._demands.sync(path, timeout)
         if not self._hiding.drain(lambda name: is_within(name, path), timeout):
             raise errors.DeadlineExceeded(f"not everything was deleted within {timeout:g} s")
@@ -585,12 +602,16 @@ class Filesystem:
 
         Returns False if that takes longer than `timeout` seconds.
         """
+        if self.waiting is not None and not self.waiting.drain(path, timeout):
+            return False
         if not self._demands.drain(path, timeout):
             return False
         return self._hiding.drain(lambda name: is_within(name, path), timeout)
 
     def retry(self, path: str = "/") -> None:
         """Retry now what failed at and below `path`, or waits for an unreachable server."""
+        if self.waiting is not None:
+            self.waiting.hurry()
         self._demands.retry(path)
 
     def lost_files(self) -> tuple[str, ...]:
@@ -634,11 +655,15 @@ class Filesystem:
         # first, because a deletion may wait for a server until this process is killed
         self._demands.commit_all()
         self._hiding.close()
+        begun = time.monotonic()
+        left = self._finish_waiting(grace)
+        if grace is not None:
+            grace = max(0.0, grace - (time.monotonic() - begun))
         stuck = self._demands.finish(grace)
         files = self._files.clear()
         # If the upload of a file is stuck in the network, the file ends with the process, as after
         # a kill. Its spool file must not be closed under the thread that sends it.
-        left = sum(self._endings.discard(file) for file in files if file not in stuck)
+        left += sum(self._endings.discard(file) for file in files if file not in stuck)
         left += sum(isinstance(job, OpenFile) for job in stuck) + self._folders.count()
         if left:
             log.error("%d files are not on the server; the next mount goes on with them", left)
@@ -647,8 +672,18 @@ class Filesystem:
         self._spool.remove()
         return left
 
+    def _finish_waiting(self, grace: float | None) -> int:
+        """Wait for changes of names that wait for the server. Returns how many are left."""
+        if self.waiting is None:
+            return 0
+        self.waiting.hurry()
+        self.waiting.drain("/", grace)
+        return self.waiting.count
+
     def stop_waiting(self) -> None:
         """Make a `close` or `sync` that waits for uploads return soon. No upload begins then."""
+        if self.waiting is not None:
+            self.waiting.give_up_waiting()
         self._queue.give_up_waiting()
 
     # Inside: handles.

@@ -38,7 +38,6 @@ from ftpfs.fuse.kernel import KernelView
 from ftpfs.fuse.operations import Look, Operations
 from ftpfs.fuse.passthrough import Passthrough
 from ftpfs.local import private
-from ftpfs.model import remote as remotes
 from ftpfs.settings import secrecy
 from ftpfs.settings.config import Config, Server
 
@@ -95,8 +94,10 @@ def spooled(config: Config) -> Iterator[Filesystem]:
         verify_content=content,
     )
     try:
-        _connect(Offline(remote, config, None), spool)
+        offline = Offline(remote, config, None, spool.journal)
+        _connect(offline, spool)
         filesystem = Filesystem(remote, spool, config.cache, write=config.write)
+        filesystem.waiting = offline.waiting
         try:
             filesystem.recover()
             yield filesystem
@@ -266,12 +267,12 @@ def _serve(
         verify_content=config.write.verify == "content",
     )
     place = stores.place_for(config)
-    offline = Offline(remote, config, stores.open_listings(place))
+    offline = Offline(remote, config, stores.open_listings(place), spool.journal)
     try:
         note = _connect(offline, spool)
         if not (note or config.mount.ro):
             leftovers.clean_up(remote)
-        filesystem = _filesystem(config, offline.server, spool, place)
+        filesystem = _filesystem(config, offline, spool, place)
         offline.presence.returned = filesystem.server_returned
         notes = [line for line in (note, stores.trouble(place)) if line]
         _mount(config, mountpoint, chosen, offline, filesystem, spool, lambda: started(notes))
@@ -373,18 +374,23 @@ def _mount(
 
 
 def _filesystem(
-    config: Config, server: remotes.Remote, spool: Spool, place: stores.Place | None
+    config: Config, offline: Offline, spool: Spool, place: stores.Place | None
 ) -> Filesystem:
-    return Filesystem(
-        server,
+    store = stores.open_store(config, place) if place is not None else None
+    if store is not None:
+        store.follow_names(offline.waiting.origin, offline.server.is_offline)
+    filesystem = Filesystem(
+        offline.server,
         spool,
         config.cache,
         write=config.write,
         read_only=config.mount.ro,
         # One connection is left for metadata, and one for reads that were not foreseen.
         prefetchers=max(0, config.network.max_connections - 2),
-        store=stores.open_store(config, place) if place is not None else None,
+        store=store,
     )
+    filesystem.waiting = offline.waiting
+    return filesystem
 
 
 def _mount_options(config: Config) -> binding.MountOptions:

@@ -103,7 +103,8 @@ class Progress:
         """
         uploads = status.uploads
         sent = uploads.uploaded_bytes + sum(each.sent for each in uploads.pending)
-        come = uploads.uploaded_files, sent, status.cache.downloaded
+        # Changes of names that are done wait no more.
+        come = uploads.uploaded_files, sent, status.cache.downloaded, -uploads.changes
         if not self._best or any(more > most for more, most in zip(come, self._best, strict=True)):
             self._best = tuple(map(max, come, self._best or come))
             self._since = now
@@ -368,7 +369,7 @@ class Running:
         while not self._filesystem.drain(path, SYNC_SECONDS):
             yield {"report": self.report().to_reply()}
         failures = [
-            [each.path, each.error or "left to the next mount"]
+            [each.path, _told(each)]
             for each in self._pending(path)
             if each.state == "failed" or self._hurried.is_set()
         ]
@@ -440,6 +441,12 @@ class Running:
         # The count falls when an upload begins anew.
         up = max(0, now.uploaded - then.uploaded)
         return up / seconds, (now.downloaded - then.downloaded) / seconds
+
+
+def _told(each: PendingFile) -> str:
+    """Why something is not on the server."""
+    why = each.error or "left to the next mount"
+    return f"{each.change}: not done: {why}" if each.change else why
 
 
 def _shortened(status: MountStatus) -> MountStatus:

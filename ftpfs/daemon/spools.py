@@ -31,7 +31,7 @@ class Waiting:
     """Closed files in a spool that no daemon sends."""
 
     source: str  # the server
-    files: int
+    files: int  # and changes of names
     folder: str
     cure: str  # the command that sends them
 

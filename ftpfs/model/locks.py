@@ -73,6 +73,7 @@ class Rank(enum.IntEnum):
     GENERATIONS = enum.auto()  # reading/blocks
     STORE = enum.auto()  # store/store: contents that are open
     STORE_WRITER = enum.auto()  # store/writer: what waits for the disk
+    WAITING = enum.auto()  # offline/waiting; held over disk I/O
     STORED_LISTINGS = enum.auto()  # store/listings: the connection; held over disk I/O
     PRESENCE = enum.auto()  # store/presence
     LISTING_NOTES = enum.auto()  # store/listings: what waits for the disk

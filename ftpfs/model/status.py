@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PendingFile:
-    """A file whose content is not on the server yet."""
+    """A file whose content is not on the server yet, or a change of a name that waits."""
 
     path: str
     state: str  # "dirty": waits to be sent; "uploading"; "failed": not retried until changed
@@ -19,6 +19,7 @@ class PendingFile:
     attempts: int  # failed attempts
     error: str | None  # error of the last failed attempt, one line, printable
     since: float  # when it was closed; seconds since the epoch
+    change: str = ""  # of a change of a name: what is to be done; "" for a file's content
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class UploadStatus:
     uploaded_bytes: int
     spool_used: int  # bytes on the local disk
     spool_limit: int | None
+    changes: int = 0  # of `files`, how many are changes of names
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from ftpfs.daemon import control_socket
-from tests.conftest import RemoteDir
+from tests.conftest import RemoteDir, skip_unless_available
+from tests.mount.town import Town
 from tests.support.relay import Relay
 from tests.support.scripted_server import ScriptedServer
 from tests.support.servers import FtpServer
@@ -172,6 +174,18 @@ def mount_server(tmp_path: Path, far: bool) -> Iterator[MountServer]:
     _wait_for_daemons(tmp_path)
     for log in tmp_path.glob("mount*.log"):
         assert "lock order: " not in log.read_text(errors="replace")
+
+
+@pytest.fixture
+def town(mount_server: MountServer, tmp_path: Path) -> Iterator[Town]:
+    """A server that goes away and comes back. Its mounts have their store in tmp_path/store."""
+    skip_unless_available("vsftpd")
+    # Not in pytest's folder, which no other user may enter.
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        root, work = Path(place) / "root", Path(place) / "work"
+        with Town(root, work, tmp_path / "store", mount_server) as town:
+            yield town
 
 
 def _wait_for_daemons(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from tests.conftest import RemoteDir
 from tests.mount.conftest import MountDir, Mounted, ftpfs
-from tests.mount.test_offline import leave, stored
 from tests.mount.test_store import OLD, digest, make
+from tests.mount.town import leave, stored_as
 from tests.support.relay import Relay
 from tests.support.servers import Kind
 
@@ -54,7 +54,7 @@ def test_fetched_tree_is_read_offline(
     mounted = mount(mount_dir, relay, tmp_path)
     done = fetch(mounted)
     assert (done.returncode, done.stderr) == (0, "")
-    assert {name: stored(mounted.path / name) for name in tree} == dict.fromkeys(tree, "cached")
+    assert {name: stored_as(mounted.path / name) for name in tree} == dict.fromkeys(tree, "cached")
     leave(mounted)
     relay.reset()
     mounted = mount(mount_dir, relay, tmp_path, "offline=always")
@@ -68,11 +68,11 @@ def test_fetch_brings_only_what_is_missing(
 ) -> None:
     mounted = mount(mount_dir, relay, tmp_path)
     assert fetch(mounted, "sub").returncode == 0
-    assert stored(mounted.path / "big") == "remote"
+    assert stored_as(mounted.path / "big") == "remote"
     relay.reset()
     assert fetch(mounted, "sub", "big").returncode == 0
     assert all("big" in command.arg for command in relay.commands if command.verb == "RETR")
-    assert {stored(mounted.path / name) for name in tree} == {"cached"}
+    assert {stored_as(mounted.path / name) for name in tree} == {"cached"}
 
 
 def test_fetch_names_what_could_not_be_fetched(
@@ -85,7 +85,7 @@ def test_fetch_names_what_could_not_be_fetched(
     lines = sorted(done.stderr.splitlines())
     assert [line.rpartition("/")[2].partition(":")[0] for line in lines] == ["missing", "fresh"]
     assert "changed within the last minute" in lines[1]
-    assert stored(mounted.path / "sub/middle") == "cached"
+    assert stored_as(mounted.path / "sub/middle") == "cached"
 
 
 def test_fetch_without_a_store_says_so(

@@ -16,8 +16,9 @@ import pytest
 from tests.conftest import RemoteDir
 from tests.mount.conftest import MountDir, Mounted, ftpfs
 from tests.mount.test_fetch import git, make_repository, run
-from tests.mount.test_offline import leave, stored
 from tests.mount.test_store import OLD, digest, make
+from tests.mount.town import leave
+from tests.mount.town import stored_as as stored
 from tests.support.relay import Relay
 from tests.support.servers import Kind
 from tests.support.waiting import until

@@ -183,7 +183,12 @@ class Intents:
             self.withdraw(path, hidden)
 
     def is_there(self, path: str) -> bool:
-        """Whether the server has `path` now. Raises what asking raises."""
+        """Whether the server has `path` now. Raises what asking raises.
+
+        What is stored does not tell: the question is whether the server did something since.
+        """
+        if self._remote.is_offline():
+            raise errors.Offline(f"{path}: the server is away, and its last answer was lost")
         try:
             self._remote.stat(path)
         except errors.NotFound:
@@ -243,9 +248,13 @@ class Intents:
     def _is_done(self, old: str, new: str, intents: list[tuple[str, str]]) -> bool | None:
         """Whether the server has done the change; None: the server cannot be asked now.
 
+        A change that became a step counts as done: what is shown has it, and it will be done.
+
         If neither name exists, the replaced file may still be at its hidden name: then the rename
         was not done.
         """
+        if self._spool.journal.is_noted_as_done(old):
+            return True
         with contextlib.suppress(errors.FtpfsError):
             if self.is_there(old):
                 return False

@@ -206,6 +206,10 @@ class StoredListings:
         row = self._read(path)
         return row.told if row is not None and row.whole else None
 
+    def flush(self) -> None:
+        """Write what is noted, now."""
+        self._flush()
+
     def clear(self) -> None:
         """Delete all listings, but for those of kept folders."""
         self._with_database(self._delete_all)

@@ -3,6 +3,9 @@
     HERE --- no login succeeds, and no session is left ---> AWAY
     AWAY --- a login succeeds, or is refused by the server ---> HERE
 
+Changes of names may wait (`core.offline`). Then a login that succeeds is not enough: the server is
+AWAY until `catch_up` has carried them out.
+
 While the server is away, nothing else asks the network: a call that needs the server fails at once,
 and does not wait for a deadline of its own. One thread of this class tries to log in, with growing
 pauses. A mount that shall ask the network for nothing has no such thread, and stays AWAY.
@@ -47,10 +50,15 @@ class Presence:
         self._seeks = seeks
         self._clock = clock
         self._lock = ranked_lock(Rank.PRESENCE)
-        self._ended = threading.Event()
+        self._is_ended = False
+        self._woken = threading.Event()  # a try is due, or this has ended
         self.since: float | None = None  # since when it is away (seconds since the epoch)
         # Called when the server is back, in a thread of its own, with no lock held.
         self.returned: Callable[[], None] = lambda: None
+        # Does what has to be done before the server counts as here, and then calls `arrive`. The
+        # argument: whether a login has succeeded; else the server has refused it. False: try again
+        # later.
+        self.catch_up: Callable[[bool], bool] = lambda _lets_in: self.arrive()
 
     @property
     def is_away(self) -> bool:
@@ -61,36 +69,68 @@ class Presence:
         if self._has_gone():
             self.leave(str(error))
 
-    def leave(self, why: str) -> None:
+    def leave(self, why: str, *, level: int = logging.WARNING) -> None:
         """The server is away."""
         with self._lock:
-            if self.since is not None or self._ended.is_set():
+            if self.since is not None or self._is_ended:
                 return
             self.since = self._clock()
-        log.warning("the server is away, what is stored is shown: %s", why)
-        if self._seeks:
-            threading.Thread(target=self._seek, name="ftpfs-seeker", daemon=True).start()
+        log.log(level, "the server is away, what is stored is shown: %s", why)
+        self._start(FIRST_PAUSE_SECONDS)
+
+    def begin_behind(self) -> None:
+        """The server is here, but has to wait for `catch_up`, which begins at once."""
+        with self._lock:
+            self.since = self._clock()
+        self._start(0.0)
+
+    def arrive(self) -> bool:
+        """The server is here. From now on it may be found away again. Returns True."""
+        with self._lock:
+            self.since = None
+        return True
+
+    def hurry(self) -> None:
+        """Look for the server now."""
+        self._woken.set()
 
     def close(self) -> None:
         """Look for the server no more."""
-        self._ended.set()
+        with self._lock:
+            self._is_ended = True
+        self._woken.set()
 
-    def _seek(self) -> None:
-        pause = FIRST_PAUSE_SECONDS
-        while not self._ended.wait(pause):
-            try:
-                self._reach()
-            except errors.ServerBusy as error:
-                log.warning("the server is back: %s", error)
-            except errors.NetworkError as error:
-                log.debug("the server is still away: %s", error)
-                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-                continue
-            except errors.FtpfsError as error:
-                log.warning("the server is back: %s", error)
-            else:
-                log.info("the server is back")
-            with self._lock:
-                self.since = None
-            self.returned()
-            return
+    def _start(self, pause: float) -> None:
+        if self._seeks:
+            args = (pause,)
+            threading.Thread(target=self._seek, args=args, name="ftpfs-seeker", daemon=True).start()
+
+    def _seek(self, pause: float) -> None:
+        while True:
+            self._woken.wait(pause)
+            self._woken.clear()
+            if self._is_ended:
+                return
+            lets_in = self._lets_in()
+            if lets_in is not None and self.catch_up(lets_in):
+                self.returned()
+                return
+            pause = min(max(pause * 2, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+            if lets_in:
+                pause = FIRST_PAUSE_SECONDS
+
+    def _lets_in(self) -> bool | None:
+        """Try to log in. False: the server is there, and refuses; None: it is away."""
+        try:
+            self._reach()
+        except errors.ServerBusy as error:
+            log.warning("the server is back: %s", error)
+            return False
+        except errors.NetworkError as error:
+            log.debug("the server is still away: %s", error)
+            return None
+        except errors.FtpfsError as error:
+            log.warning("the server is back: %s", error)
+            return False
+        log.info("the server is back")
+        return True

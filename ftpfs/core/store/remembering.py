@@ -5,8 +5,9 @@ answered from them. `presence` knows whether the server is away. Noting costs no
 
 **While the server is away**, looks are answered as the server told last: a folder by its stored
 listing, a file by its stored entry. A name that a stored listing lacks does not exist, because
-programs need that answer all the time (a lock file, a journal). A folder that was never listed, a
-content that is not stored, and every change raise Offline. Uploads do, too: the queue keeps them.
+programs need that answer all the time (a lock file, a journal). A folder that was never listed and
+a content that is not stored raise Offline. Uploads do, too: the queue keeps them. Changes of names
+become steps that wait (`offline.waiting`), and show at once.
 
 When a call finds out that the server has gone, it is answered from the store at once.
 
@@ -20,10 +21,10 @@ import posixpath
 from collections.abc import Callable, Iterator, Sequence
 
 from ftpfs import errors
+from ftpfs.core.offline.waiting import IsHere, Waiting
 from ftpfs.core.store.listings import StoredListings
 from ftpfs.core.store.presence import Presence
 from ftpfs.model.entry import Entry, FolderAttributes, Kind
-from ftpfs.model.names import is_hidden, split
 from ftpfs.model.remote import Content, Download, ListPath, Remote, Space
 
 Entries = list[Entry]
@@ -53,10 +54,13 @@ class RememberingRemote:
     One idea: the protocol of a server, method by method.
     """
 
-    def __init__(self, remote: Remote, listings: StoredListings, presence: Presence) -> None:
+    def __init__(
+        self, remote: Remote, listings: StoredListings, presence: Presence, waiting: Waiting
+    ) -> None:
         self._remote = remote
         self._listings = listings
         self._presence = presence
+        self._waiting = waiting
         self._was_here = False  # the server has answered since the mount; set by any thread
 
     def is_offline(self) -> bool:
@@ -110,11 +114,7 @@ class RememberingRemote:
         return entries
 
     def _stored(self, path: str) -> Entries:
-        entries = self._listings.entries(path)
-        if entries is None:
-            raise errors.Offline(f"{path}: the server is away, and this folder is not stored here")
-        # This mount, or one that was killed, has renamed files to hidden names.
-        return [entry for entry in entries if not is_hidden(entry.name)]
+        return self._waiting.entries(path)
 
     def peek(self, path: str) -> Entry | None:
         try:
@@ -122,7 +122,7 @@ class RememberingRemote:
                 entry = self._remote.peek(path)
         except errors.NetworkError:
             if self._presence.is_away:
-                return self._listings.entry(path)
+                return self._waiting.known(path)
             raise
         if entry is not None:
             self._listings.told(path, entry)
@@ -143,18 +143,10 @@ class RememberingRemote:
             raise
         except errors.NetworkError:
             if self._presence.is_away:
-                return self._remembered(path)
+                return self._waiting.entry(path)
             raise
         self._listings.told(path, entry)
         return entry
-
-    def _remembered(self, path: str) -> Entry:
-        entry = self._listings.entry(path)
-        if entry is not None:
-            return entry
-        if self._listings.entries(split(path)[0]) is not None:
-            raise errors.NotFound(f"{path}: no such file or directory")
-        raise errors.Offline(f"{path}: the server is away, and this name is not stored here")
 
     def read_link(self, path: str, target: str | None) -> str:
         if self._presence.is_away and target is not None and not target.startswith("/"):
@@ -189,7 +181,7 @@ class RememberingRemote:
         ahead: bool = False,
     ) -> Download:
         if self._presence.is_away:
-            stored = self._listings.entry(path)
+            stored = self._waiting.known(path)
             if stored is not None and stored.size == 0:
                 return _Empty()
             raise errors.Offline(f"{path}: the server is away, and this content is not stored here")
@@ -227,47 +219,90 @@ class RememberingRemote:
         if self._was_here or not self._presence.is_away:
             self._remote.check_name(path)
 
+    def _is_noted(self, note: Callable[[], None], now: Callable[[], object]) -> bool:
+        """Change something on the server (`now`), or if it is away, later (`note`).
+
+        Returns whether it was noted. If the network fails after the server was asked, nobody knows
+        whether it did it: then nothing is noted.
+        """
+        with contextlib.suppress(IsHere):
+            note()
+            return True
+        try:
+            with self._asking():
+                now()
+        except errors.NetworkError as error:
+            if error.asked or not self._presence.is_away:
+                raise
+            with contextlib.suppress(IsHere):
+                note()
+                return True
+            raise
+        return False
+
     def mkdir(self, path: str, *, before: FolderAttributes | None = None) -> None:
-        with self._asking():
-            self._remote.mkdir(path, before=before)
-        self._listings.told(path, Entry(posixpath.basename(path), Kind.DIRECTORY))
-        self._listings.listed(path, [])
+        if not self._is_noted(
+            lambda: self._waiting.mkdir(path, before),
+            lambda: self._remote.mkdir(path, before=before),
+        ):
+            self._listings.told(path, Entry(posixpath.basename(path), Kind.DIRECTORY))
+            self._listings.listed(path, [])
 
     def rmdir(self, path: str) -> None:
-        with self._asking():
-            self._remote.rmdir(path)
-        self._listings.told(path, None)
+        if not self._is_noted(lambda: self._waiting.rmdir(path), lambda: self._remote.rmdir(path)):
+            self._listings.told(path, None)
 
     def remove(self, path: str) -> None:
-        with self._asking():
-            self._remote.remove(path)
-        self._listings.told(path, None)
+        if not self._is_noted(
+            lambda: self._waiting.remove(path), lambda: self._remote.remove(path)
+        ):
+            self._listings.told(path, None)
 
     def aside(self, path: str) -> str:
         return self._remote.aside(path)
 
     def replaces(self) -> bool | None:
-        return self._remote.replaces()
+        # A step moves nothing aside: the replay deletes what is replaced.
+        return True if self._presence.is_away else self._remote.replaces()
 
     def rename(
         self, old: str, new: str, *, replace: bool, aside: str = "", keep: bool = False
     ) -> None:
-        with self._asking():
-            self._remote.rename(old, new, replace=replace, aside=aside, keep=keep)
-        self._listings.moved(old, new)
+        if not self._is_noted(
+            lambda: self._waiting.rename(old, new, aside=aside if keep else ""),
+            lambda: self._remote.rename(old, new, replace=replace, aside=aside, keep=keep),
+        ):
+            self._listings.moved(old, new)
 
     def check_removable(self, path: str, aside: str) -> None:
+        if self._presence.is_away:
+            return  # a refusal shows when the server is back
         with self._asking():
             self._remote.check_removable(path, aside)
 
     def chmod(self, path: str, mode: int) -> None:
-        with self._asking():
-            self._remote.chmod(path, mode)
-        self._listings.was_set(path, mode=mode)
+        if not self._is_noted(
+            lambda: self._waiting.set(FolderAttributes(path, mode, None)),
+            lambda: self._remote.chmod(path, mode),
+        ):
+            self._listings.was_set(path, mode=mode)
 
     def set_mtime(self, path: str, seconds: int, *, directory: bool = False) -> int:
-        with self._asking():
-            shown = self._remote.set_mtime(path, seconds, directory=directory)
+        if directory:
+            shown = seconds
+
+            def set_it() -> None:
+                nonlocal shown
+                shown = self._remote.set_mtime(path, seconds, directory=True)
+
+            if self._is_noted(
+                lambda: self._waiting.set(FolderAttributes(path, None, seconds)), set_it
+            ):
+                return seconds
+        else:
+            # Offline, no: a file is known by its time, and the server may round the new one.
+            with self._asking():
+                shown = self._remote.set_mtime(path, seconds)
         self._listings.was_set(path, mtime=shown)
         return shown
 
@@ -281,5 +316,11 @@ class RememberingRemote:
         return self._remote.sets_on_folders()
 
     def set_on_folders(self, wanted: Sequence[FolderAttributes]) -> Sequence[tuple[str, str]]:
-        with self._asking():
-            return self._remote.set_on_folders(wanted)
+        refused: Sequence[tuple[str, str]] = ()
+
+        def set_them() -> None:
+            nonlocal refused
+            refused = self._remote.set_on_folders(wanted)
+
+        self._is_noted(lambda: self._waiting.set(*wanted), set_them)
+        return refused

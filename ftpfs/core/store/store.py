@@ -128,6 +128,10 @@ class Store:
         self._open: OrderedDict[str, Content] = OrderedDict()
         self._absent: OrderedDict[str, float] = OrderedDict()  # until then (time.monotonic())
         self._has_own = False  # contents for this mount alone
+        self._held: list[str] = []  # changed while the server was away
+        # Set once, before any use: see `follow_names`.
+        self._origin: Callable[[str], str] | None = None
+        self._is_away: Callable[[], bool] = lambda: False
         try:
             self._make_folder()
         except OSError as error:
@@ -138,11 +142,27 @@ class Store:
         self._writer.generations = generations
         generations.changed = self.forget
 
+    def follow_names(self, origin: Callable[[str], str], is_away: Callable[[], bool]) -> None:
+        """Go on with contents whose names change while the server is away. Before any use.
+
+        `origin(path)`: the name under which the content at `path` was stored. While `is_away()`,
+        nothing is forgotten, because it could not be fetched again.
+        """
+        self._origin = origin
+        self._is_away = is_away
+
+    def server_returned(self) -> None:
+        """Forget what was changed while the server was away."""
+        with self._lock:
+            held, self._held = self._held, []
+        for path in held:
+            self._writer.add(Forget(path))
+
     def get(self, version: Version, index: int) -> bytes | None:
         """Block `index` of that content, verified, or None."""
         if not self._is_current(version):
             return None
-        facts = Facts.of(version)
+        facts = self._facts(version)
         with self._lock:
             owners = ["", self._owner] if self._has_own else [""]
         try:
@@ -179,6 +199,10 @@ class Store:
 
     def forget(self, path: str) -> None:
         """This mount changed `path` or something below it: delete the contents stored there."""
+        if self._is_away():
+            with self._lock:
+                self._held.append(path)
+            return
         self._writer.add(Forget(path))
 
     def holding(self, version: Version) -> Holding:
@@ -187,7 +211,7 @@ class Store:
             return Holding.CACHED
         if not self._is_current(version):
             return Holding.REMOTE
-        facts = Facts.of(version)
+        facts = self._facts(version)
         with self._lock:
             owners = ["", self._owner] if self._has_own else [""]
         try:
@@ -204,7 +228,7 @@ class Store:
         if not self._is_current(version):
             return False
         try:
-            content = self._content(name_of(Facts.of(version)))
+            content = self._content(name_of(self._facts(version)))
             return content is not None and content.has(index)
         except OSError as error:
             self._writer.switch_off(error)
@@ -299,6 +323,11 @@ class Store:
             )
 
     # Inside.
+
+    def _facts(self, version: Version) -> Facts:
+        """What identifies the stored content of a version."""
+        facts = Facts.of(version)
+        return facts._replace(path=self._origin(facts.path)) if self._origin is not None else facts
 
     def _is_current(self, version: Version) -> bool:
         """Whether no other content can be meant, and this mount has not changed this one."""

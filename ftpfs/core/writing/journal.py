@@ -65,12 +65,28 @@ create table if not exists unsent (
     proof text
 ) without rowid;
 create index if not exists unsent_by_path on unsent (path);
-create table if not exists intent (old blob primary key, new blob not null) without rowid;
+create table if not exists intent (old blob primary key, new blob not null, done integer)
+    without rowid;
 create table if not exists folder (path blob primary key, mode integer, mtime integer)
     without rowid;
+create table if not exists step (
+    number integer primary key autoincrement,
+    act text not null,
+    path blob not null,
+    new blob not null,
+    since real not null,
+    known text,
+    replaced text,
+    attributes text,
+    state text not null,
+    error text
+);
 """
-# Columns of `unsent` that journals of earlier versions lack.
-_LATER_COLUMNS = {"writes": "integer", "boot": "text", "proof": "text"}
+# Columns that journals of earlier versions lack.
+_LATER_COLUMNS = {
+    "unsent": {"writes": "integer", "boot": "text", "proof": "text"},
+    "intent": {"done": "integer"},
+}
 
 # SQLite's log is copied to the database when it is longer than this (bytes).
 LOG_BYTES = 8 << 20
@@ -170,10 +186,11 @@ class Journal:
             connection.execute("pragma journal_mode = wal")
             connection.execute(f"pragma synchronous = {'full' if sync else 'off'}")
             connection.executescript(_SCHEMA)
-            known = {row[1] for row in connection.execute("pragma table_info(unsent)").fetchall()}
-            for name, kind in _LATER_COLUMNS.items():  # in the order of `_PUT`
-                if name not in known:
-                    connection.execute(f"alter table unsent add column {name} {kind}")
+            for table, later in _LATER_COLUMNS.items():
+                rows = connection.execute(f"pragma table_info({table})").fetchall()
+                for name, kind in later.items():  # in the order of `_PUT`
+                    if name not in {row[1] for row in rows}:
+                        connection.execute(f"alter table {table} add column {name} {kind}")
             if not sync:
                 # A log that begins anew is synced, once in LOG_BYTES. No commit is synced.
                 connection.execute("pragma synchronous = normal")
@@ -323,7 +340,7 @@ class Journal:
             query = f"select 1 from unsent where {_BELOW} or {_BELOW}"  # noqa: S608 (constants)
             if always or connection.execute(query, (*_below(old), *_below(new))).fetchone():
                 connection.execute(
-                    "insert or replace into intent values (?, ?)",
+                    "insert or replace into intent values (?, ?, null)",
                     (os.fsencode(old), os.fsencode(new)),
                 )
 
@@ -392,6 +409,22 @@ class Journal:
             rows = connection.execute("select old, new from intent").fetchall()
         return [(os.fsdecode(old), os.fsdecode(new)) for old, new in rows]
 
+    def is_noted_as_done(self, old: str) -> bool:
+        """Whether the change that the intent for `old` announced became a step (`core.offline`)."""
+        with self._working() as connection:
+            query = "select 1 from intent where old = ? and done"
+            return connection.execute(query, (os.fsencode(old),)).fetchone() is not None
+
+    @contextlib.contextmanager
+    def noting(self, *, changes: bool = True) -> Iterator[sqlite3.Connection]:
+        """A transaction whose `changes` are on the disk within a second, or at once with `sync`."""
+        with self._working() as connection, _transaction(connection):
+            yield connection
+            stale = changes and not self._unsynced
+            self._unsynced |= changes
+        if stale:
+            self._tell_unsynced()
+
     def records(self) -> list[Record]:
         """All rows, the oldest first. A row that cannot be read is logged and left out."""
         with self._working() as connection:
@@ -415,7 +448,7 @@ class Journal:
                 self._take_out_locked()
                 (left,) = self._connection.execute(
                     "select (select count(*) from unsent) + (select count(*) from intent)"
-                    " + (select count(*) from folder)"
+                    " + (select count(*) from folder) + (select count(*) from step)"
                 ).fetchone()
                 if not left:  # nothing in it is worth a sync
                     self._connection.execute("pragma synchronous = off")
@@ -451,13 +484,19 @@ class Journal:
 
 
 def unsent(folder: Path) -> int:
-    """How many rows the journal in `folder` has; 0 without one. Repairs nothing."""
+    """How many files and steps wait in the journal in `folder`; 0 without one. Repairs nothing."""
     if not (folder / NAME).exists():
         return 0
     private.check_file(folder / NAME)
     connection = sqlite3.connect(folder / NAME, isolation_level=None)
     try:
-        (count,) = connection.execute("select count(*) from unsent").fetchone()
+        tables = connection.execute("select name from sqlite_master").fetchall()
+        waiting = "select count(*) from step where state = 'waiting'"
+        count = sum(
+            connection.execute(query).fetchone()[0]
+            for query, table in (("select count(*) from unsent", "unsent"), (waiting, "step"))
+            if (table,) in tables
+        )
     except sqlite3.Error as error:
         raise _as_ours(error) from error
     finally:

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from ftpfs import errors
+from ftpfs.core.offline.steps import StepRows
+from ftpfs.core.offline.waiting import Waiting
 from ftpfs.core.store.listings import StoredListings
 from ftpfs.core.store.presence import Presence
 from ftpfs.core.store.remembering import RememberingRemote
-from ftpfs.model.entry import Entry, Kind
+from ftpfs.core.writing.journal import Journal
+from ftpfs.model.entry import Entry, FolderAttributes, Kind
 
 OLD = 1_000_000_000
 
@@ -35,13 +38,21 @@ def listings(tmp_path: Path) -> Iterator[StoredListings]:
 
 
 @pytest.fixture
-def remote(listings: StoredListings) -> RememberingRemote:
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    made = Journal(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def remote(listings: StoredListings, journal: Journal) -> RememberingRemote:
     """The server is away, and its root was listed, and one name of /unlisted."""
     listings.listed("/", [file("a"), file("empty", 0), Entry("unlisted", Kind.DIRECTORY)])
     listings.told("/unlisted/x", file("x"))
     presence = Presence(lambda: None, lambda: True, seeks=False)
     presence.leave("a test")
-    return RememberingRemote(Strict(), listings, presence)  # type: ignore[arg-type]
+    waiting = Waiting(StepRows(journal), listings, presence)
+    return RememberingRemote(Strict(), listings, presence, waiting)  # type: ignore[arg-type]
 
 
 def file(name: str, size: int = 7) -> Entry:
@@ -80,14 +91,14 @@ def test_name_that_a_stored_listing_lacks_does_not_exist(remote: RememberingRemo
         lambda remote: remote.patch("/a", None, [(1, 2)], base=file("a")),
         lambda remote: remote.append("/a", None, 7, 8, base=file("a")),
         lambda remote: remote.takes_files("/a"),
-        lambda remote: remote.mkdir("/d"),
+        lambda remote: remote.mkdir("/unlisted/d"),
         lambda remote: remote.rmdir("/unlisted"),
-        lambda remote: remote.remove("/a"),
-        lambda remote: remote.rename("/a", "/b", replace=False),
-        lambda remote: remote.check_removable("/a", "/b"),
-        lambda remote: remote.chmod("/a", 0o600),
+        lambda remote: remote.remove("/unlisted/y"),
+        lambda remote: remote.rename("/unlisted/y", "/b", replace=False),
+        lambda remote: remote.rename("/a", "/unlisted/b", replace=False),
+        lambda remote: remote.chmod("/unlisted/y", 0o600),
         lambda remote: remote.set_mtime("/a", 5),
-        lambda remote: remote.set_on_folders([]),
+        lambda remote: remote.set_on_folders([FolderAttributes("/unlisted/y", 0o700, None)]),
         lambda remote: remote.read_link("/link", "/absolute"),
         lambda remote: remote.read_link("/link", None),
     ],
