@@ -37,7 +37,7 @@ from dataclasses import replace
 
 from ftpfs import errors
 from ftpfs.core import fetching, processes
-from ftpfs.core.files.lending import Lender, Mapped, Use
+from ftpfs.core.files.lending import Lender, Use, Watch
 from ftpfs.core.files.openfile import OpenFile
 from ftpfs.core.files.server_file import version_of
 from ftpfs.core.names.behind import Changes
@@ -65,6 +65,9 @@ ORDINARY_FOLDER_MODES = {0o755, 0o775, 0o777}
 MOST_CHANGES = 4
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
+# Flags of an open that is not lent to first: the local disk would ask for aligned buffers, and a
+# write would wait for that disk, and not for the server.
+_UNLENT = os.O_DIRECT | os.O_DSYNC | os.O_SYNC
 
 
 class _Outdated(Exception):
@@ -111,9 +114,9 @@ class Filesystem:
         # Called with the paths of entries that others changed, in a thread of its own, with no lock
         # and no lease held.
         self.tell_changed: Callable[[list[str]], None] = lambda _paths: None
-        # The kernel, if it reads and writes local files itself; set before the first open.
-        self.lender: Lender | None = None
-        self._mapped = Mapped(self.release)
+        self.lender: Lender | None = None  # the kernel; set before the first open
+        # Files that it writes, and handles whose files may be written through memory maps.
+        self._written, self._mapped = Watch(self._watch_written), Watch(self._try_to_release)
         # Dependencies and constants:
         self._remote = remote
         self._spool = spool
@@ -290,7 +293,23 @@ class Filesystem:
         use = Use(handle, reads=access != os.O_WRONLY, writes=access != os.O_RDONLY)
         # A refusal of the folder is to be told by a write, and such a write is not seen here.
         may_begin = not use.writes or self._known.takes_files(folder_of(file.path))
-        return file.lending.begin(use, self.lender, may_begin=may_begin)
+        may_begin = may_begin and not flags & _UNLENT
+        number = file.lending.begin(use, self.lender, may_begin=may_begin)
+        if number and use.writes:
+            self._written.add(file)
+        return number
+
+    def _watch_written(self, file: OpenFile) -> bool:
+        with contextlib.suppress(errors.FtpfsError):
+            if file.lending.begins_stream():
+                self._queue.stream(file)
+        return file.lending.is_written()
+
+    def _try_to_release(self, handle: int) -> bool:
+        """Release a handle whose file was mapped. Returns whether it still is."""
+        with contextlib.suppress(errors.FtpfsError):
+            self.release(handle)  # adds it again, if it has to wait on
+        return False
 
     def release(self, handle: int) -> None:
         """Close a handle for good.
@@ -649,6 +668,7 @@ class Filesystem:
         """
         self._ahead.close()
         self._behind.close()
+        self._written.close()
         self._mapped.close()
         if self.keeper is not None:
             self.keeper.close()

@@ -122,7 +122,6 @@ def test_kernel_writes_a_new_file_without_the_daemon(mounted: Mounted) -> None:
     os.write(fd, data[:1])  # before the first one, the kernel asks about setuid
     with daemon_stopped(mounted):
         in_time(lambda: [os.write(fd, data[at : at + 9999]) for at in range(1, len(data), 9999)])
-    assert report(mounted).uploads.spool_used == 0  # each write that it sees counts there at once
     assert os.stat(mounted.path / "new").st_size == len(data)
     os.close(fd)
     assert (mounted.disk / "new").read_bytes() == data
@@ -196,8 +195,25 @@ def test_file_that_is_written_anew_replaces_the_old_one(mounted: Mounted) -> Non
     assert (mounted.disk / "file").read_bytes() == b"short"
 
 
+def test_long_file_is_sent_while_the_kernel_writes_it(mounted: Mounted) -> None:
+    data = data_of(8 * MIB)
+
+    def on_the_server() -> int:
+        parts = [path for path in mounted.disk_now.iterdir() if path.name.startswith(".ftpfs-")]
+        return sum(path.stat().st_size for path in parts)
+
+    with open(mounted.path / "file", "wb", buffering=0) as file:
+        for at in range(0, len(data), MIB):
+            file.write(data[at : at + MIB])
+            time.sleep(0.1)
+        until(lambda: on_the_server() >= 4 * MIB)
+        assert told(mounted).files >= 1
+    assert (mounted.disk / "file").read_bytes() == data
+    assert "written over while it was sent" not in mounted.log_text()
+
+
 def test_head_that_is_written_last_reaches_the_server(mounted: Mounted) -> None:
-    """Nothing is sent while it is written: what was sent of it would be old."""
+    """What was sent by then is old, although the file only seems to have grown."""
     data = data_of(8 * MIB)
     with open(mounted.path / "file", "wb", buffering=0) as file:
         file.write(b"\0" * 100 + data[100:])

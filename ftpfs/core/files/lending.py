@@ -12,9 +12,12 @@ long the file is, and its size and time tell that. Whoever asks for the file's s
 sends it, *absorbs* before: look at the spool file, and if it changed, count one write of all of it.
 What follows from that is what follows from any write. Three things are different:
 
-- What was written where is not known, so an upload sends the whole file, and begins when its last
-  writer has closed it. An upload of a file that a program has open all the same (`fsync`) looks
-  after each MiB and before its end whether something was written, and is superseded then.
+- What was written where is not known, so an upload sends the whole file. An upload of a file that a
+  program has open all the same (`fsync`) looks after each MiB and before its end whether something
+  was written, and is superseded then.
+- A long file is sent while it is written (`Watch`), as far as it has grown. Whether a program goes
+  back and writes over what was sent does not show. So the upload computes a checksum of each part
+  before it sends that, and once more of all of them at its end (`writing.sums`).
 - A time has the precision of the kernel's clock tick (until Linux 6.13). Two changes within one
   tick may look like one. So a look is *certain* only if the file's time was older than a tick.
   After any other, the file counts as changed at its next close.
@@ -50,20 +53,23 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ftpfs import errors
+from ftpfs.core.files.changes import STREAM_FROM
 from ftpfs.core.files.content import SpooledContent
 from ftpfs.core.files.state import FileState
 from ftpfs.core.writing.spool import Spool
 from ftpfs.model.locks import Rank, ranked_condition
 
+T = TypeVar("T")
+
 # The longest tick of a kernel's clock (s): its coarse time is so old at most.
 TICK_SECONDS = 0.01
 # A look at a file that is written all the time is taken so often, to find it at rest.
 MOST_LOOKS = 3
-# How often a file is looked at that may be mapped (s).
-MAPPED_SECONDS = 0.2
+# How often a file is looked at that the kernel writes, or that may be mapped (s).
+WATCH_SECONDS = 0.1
 
 
 class Lender(Protocol):
@@ -112,6 +118,7 @@ class Lending:
         self._number = 0
         self._fd = -1  # the spool file, as long as it is lent
         self._seen = _Look(0, 0, is_certain=False)
+        self._may_stream = False
 
     @property
     def mode(self) -> Mode:
@@ -167,6 +174,7 @@ class Lending:
                     self.is_lent = True
                     spooled.begin_lent()
                     self._seen = self._look()
+                    self._may_stream = True
 
     def end(self, handle: int, lender: Lender) -> bool:
         """The kernel has released a handle. False: a memory map may still write; try again later.
@@ -230,6 +238,30 @@ class Lending:
         """As `absorb`, with `spool_lock` held."""
         return self.is_lent and self._absorb(at_close=at_close)
 
+    def is_written(self) -> bool:
+        """Whether a program has it open that may write it."""
+        with self._state.spool_lock:
+            return self.is_lent and any(use.writes for use in self._uses.values())
+
+    def begins_stream(self) -> bool:
+        """Absorb. Returns, once, whether sending should begin now, while the file is written."""
+        self.absorb()
+        state = self._state
+        with state.spool_lock:
+            if not (self.is_lent and self._may_stream and self._seen.size >= STREAM_FROM):
+                return False
+            self._may_stream = False
+            try:
+                has_hole = os.lseek(self._fd, 0, os.SEEK_HOLE) < self._seen.size
+            except OSError:
+                has_hole = True
+            with state.changed:
+                is_new = state.capture is None and state.progress.sent == 0
+                if has_hole or not is_new or state.progress.is_deleted:
+                    return False
+                state.is_stream_wanted = True
+            return True
+
     def settle(self) -> None:
         """Absorb, and leave no doubt that would make the file count as changed at its close."""
         for _ in range(MOST_LOOKS):
@@ -259,8 +291,8 @@ class Lending:
         state = self._state
         self._mark(now.size)
         with state.changed:
-            changes = state.changes
-            if now.size or changes.size:
+            changes, before = state.changes, state.changes.size
+            if now.size or before:
                 changes.write(0, now.size)
             changes.goes_whole, changes.is_only_appended = True, False
             changes.is_streamable = False
@@ -270,7 +302,9 @@ class Lending:
                 state.write_locked(None)
                 state.mtime = now.time // 10**9
             if state.capture is not None:
-                state.capture.written_locked(0, now.size)
+                # What is sent while it is written is compared at its end.
+                start = 0 if state.capture.captured else before
+                state.capture.written_locked(start, now.size)
         return True
 
     def _mark(self, size: int) -> None:
@@ -286,27 +320,27 @@ class Lending:
         return _Look(found.st_size, found.st_mtime_ns, age > TICK_SECONDS * 10**9)
 
 
-class Mapped:
-    """Handles that the kernel has released, and whose files may be written through memory maps."""
+class Watch(Generic[T]):
+    """Looks again and again at what changes without us, in a thread that ends with it."""
 
-    def __init__(self, release: Callable[[int], None]) -> None:
-        """`release(handle)` is called again and again; it adds a handle that has to wait on."""
-        self._release = release
+    def __init__(self, look: Callable[[T], bool]) -> None:
+        """`look(one)` returns whether to look again."""
+        self._look = look
         self._changed = ranked_condition(Rank.MAPPED)
         # Guarded by _changed:
-        self._handles: list[int] = []
+        self._files: list[T] = []
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
-    def add(self, handle: int) -> None:
+    def add(self, file: T) -> None:
         with self._changed:
-            self._handles.append(handle)
+            if file not in self._files:
+                self._files.append(file)
             if self._thread is None and not self._is_closed:
-                self._thread = threading.Thread(target=self._run, name="ftpfs-mapped", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="ftpfs-watch", daemon=True)
                 self._thread.start()
 
     def close(self) -> None:
-        """The mount ends: what is written from now on is lost."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -314,11 +348,11 @@ class Mapped:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._is_closed, MAPPED_SECONDS)
-                if self._is_closed or not self._handles:
+                self._changed.wait_for(lambda: self._is_closed, WATCH_SECONDS)
+                if self._is_closed or not self._files:
                     self._thread = None
                     return
-                handles, self._handles = self._handles, []
-            for handle in handles:
-                with contextlib.suppress(errors.FtpfsError):
-                    self._release(handle)
+                files, self._files = self._files, []
+            again = [file for file in files if self._look(file)]
+            with self._changed:
+                self._files += [file for file in again if file not in self._files]

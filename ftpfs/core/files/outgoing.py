@@ -34,6 +34,7 @@ from ftpfs.core.writing.backoff import NO_ROOM
 from ftpfs.core.writing.capture import Attributes, Capture, Way
 from ftpfs.core.writing.samples import samples_of
 from ftpfs.core.writing.spool import Spool, SpoolFile
+from ftpfs.core.writing.sums import SentSums
 from ftpfs.model.entry import Entry
 from ftpfs.model.remote import Remote
 
@@ -82,6 +83,8 @@ class Outgoing:
         self.uploaded_bytes = 0  # of the last upload that succeeded
         self._broken: Capture | None = None  # by the network. The server may have the head of it
         self._overtaken = 0  # uploads, one after the other, that were written over
+        # Of the uploading thread:
+        self._sums = SentSums()  # of what is sent while the kernel writes it
 
     def upload(self, *, streamed: bool = False) -> None:
         """Send what was written, with exclusive use of the file. `streamed`: perhaps while it is
@@ -219,6 +222,8 @@ class Outgoing:
                     spooled, state.progress.writes
                 ):
                     broken = None
+                if broken is None:
+                    self._sums = SentSums(spooled)
                 is_fixed = not (streamed and state.is_stream_wanted)
                 capture = self._begin_locked(spooled, again=broken, is_fixed=is_fixed)
             state.is_stream_wanted = False
@@ -268,6 +273,8 @@ class Outgoing:
         state = self._state
         if self._lending.absorb():
             capture.check()  # what was sent may be a mixture
+        if not self._sums.still_hold():
+            raise errors.Superseded(f"{state.path}: written over while it was sent")
         with state.spool_lock:
             with state.changed:
                 given = capture.attributes_given = state.attributes_locked(capture)
@@ -289,6 +296,10 @@ class Outgoing:
     def note_progress(self) -> None:
         self._lending.absorb()
         self._spool.note_progress()
+
+    def note_promised(self, start: int, end: int) -> None:
+        if self._lending.is_lent:
+            self._sums.add(start, end)
 
     # When it arrived.
 

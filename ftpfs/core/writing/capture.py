@@ -56,6 +56,9 @@ class Sender(Protocol):
     def note_progress(self) -> None:
         """Some bytes were sent."""
 
+    def note_promised(self, start: int, end: int) -> None:
+        """This range is sent now, although a program may still write the file."""
+
 
 class Capture:
     """One upload's content (`model.remote.Content`).
@@ -176,12 +179,19 @@ class Capture:
         return (self._copy or self._file).fileno()
 
     def ready(self, offset: int) -> int:
+        end, is_captured = self._ready(offset)
+        if not is_captured:
+            self._sender.note_promised(offset, end)
+        return end
+
+    def _ready(self, offset: int) -> tuple[int, bool]:
+        """What `ready` returns, and whether that was captured."""
         self._sender.note_progress()
         with self._changed:
             self.sent = offset
             if self.is_in_place:
                 self._check_locked()
-                return max(offset, self.end)
+                return max(offset, self.end), True
             came, since = -1, time.monotonic()
             while True:
                 self._check_locked()
@@ -191,7 +201,7 @@ class Capture:
                 if self.captured or enough:
                     end = max(offset, min(end, offset + CHUNK_BYTES))
                     self._promised = max(self._promised, end)
-                    return end
+                    return end, self.captured
                 if end > came:
                     came, since = end, time.monotonic()
                 elif waited >= STREAM_PATIENCE:
