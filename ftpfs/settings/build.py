@@ -32,6 +32,7 @@ def build_config(source: Source, values: Mapping[str, object], around: Surroundi
         around.warn("cache_dir has no effect: cache_size sets how much is stored")
     if values.get("offline") == "always" and not values.get("cache_size"):
         raise InvalidArgument("offline=always shows what is stored: cache_size=SIZE is missing")
+    _check_addresses(values, around.warn)
     if values.get("proxy") and values.get("active"):
         raise InvalidArgument("active and proxy exclude each other: no server connects to a proxy")
     kernel_flags = values.get(KERNEL_FLAGS)
@@ -45,6 +46,20 @@ def build_config(source: Source, values: Mapping[str, object], around: Surroundi
             kernel_flags=kernel_flags if isinstance(kernel_flags, tuple) else (),
         ),
     )
+
+
+def _check_addresses(values: Mapping[str, object], warn: Callable[[str], None]) -> None:
+    """Raises InvalidArgument if the options about addresses of this machine contradict others."""
+    bound = str(values.get("bind_address") or "")
+    family = values.get("address_family")
+    if bound and family and (":" in bound) != (family == "6"):
+        raise InvalidArgument(f"bind_address {bound} is no address of IPv{family}")
+    if values.get("active_ports") and not values.get("active"):
+        warn("active_ports has no effect: active lets the server open the data connections")
+    if values.get("proxy"):
+        for name in ("bind_address", "address_family"):
+            if values.get(name):
+                warn(f"{name} has no effect: the proxy makes the connections")
 
 
 def _server(source: Source, values: Mapping[str, object], around: Surroundings) -> Server:

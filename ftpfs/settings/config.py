@@ -189,6 +189,20 @@ class Network:
         default=NO_LIMIT,
         metadata=_option("Maximum upload rate; also by time: 08:00-18:00=1M.", values.RATE),
     )
+    # For servers or networks on which one of the two is broken.
+    address_family: str = field(
+        default="", metadata=_option("Use IPv4 only, or IPv6 only.", values.choice("4", "6"))
+    )
+    # On a machine with several networks. Firewalls may let in a certain address only.
+    bind_address: str = field(
+        default="",
+        metadata=_option("Connect from this IP address of this machine.", values.ADDRESS),
+    )
+    # With `active`: ports that a firewall on this side lets in.
+    active_ports: tuple[int, int] | None = field(
+        default=None,
+        metadata=_option("With active: listen on ports of this range only.", values.PORTS),
+    )
     # The proxy, SOCKS or HTTP CONNECT, carries all connections and looks up the server's name.
     proxy: str = field(
         default="",

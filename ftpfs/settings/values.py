@@ -211,6 +211,23 @@ def _kept_paths(text: str) -> tuple[str, ...]:
     return tuple(paths)
 
 
+def _address(text: str) -> str:
+    import ipaddress
+
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError("expected an IP address such as 192.0.2.7") from None
+
+
+def _ports(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("-")
+    ports = parse_port(low), parse_port(high or low)
+    if ports[0] > ports[1]:
+        raise ValueError("expected a port, or a range such as 40000-40100")
+    return ports
+
+
 def choice(*words: str) -> Kind:
     """One of these words."""
 
@@ -230,6 +247,8 @@ KEPT_PATHS = Kind("PATHS", _kept_paths, ":".join)
 STORE_SIZE = SIZE._replace(parse=_store_size)
 PORT = Kind("PORT", parse_port)
 COUNT = Kind("NUMBER", _number(1, 1000))
+PORTS = Kind("LOW-HIGH", _ports, lambda _ports: "")
+ADDRESS = Kind("ADDRESS", _address)
 PATH = Kind("PATH", _path)
 USER_HERE = Kind("USER", _uid)
 GROUP_HERE = Kind("GROUP", _gid)

@@ -37,6 +37,7 @@ ONLY = {
     "mfusepy": {"fuse.binding"},
     "ftplib": {"ftp.connections.control", "ftp.connections.login"},
     "socket": {
+        "ftp.connections.addresses",
         "ftp.connections.channels",
         "ftp.connections.passive",
         "ftp.connections.control",

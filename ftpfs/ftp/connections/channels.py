@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 
 from ftpfs import errors
+from ftpfs.ftp.connections import addresses
 from ftpfs.ftp.connections.control import (
     DATA_HANDSHAKE,
     Mapped,
@@ -168,7 +169,7 @@ class Channels:
         """Active mode: listen on the address the server knows, and tell it the port."""
         family = self._control.family
         host = self._control.own_address
-        listener = socket.create_server((host, 0), family=family, backlog=1)
+        listener = addresses.listen(self._network, host, family)
         listener.settimeout(self._network.connect_timeout)
         port = listener.getsockname()[1]
         number = 2 if family == socket.AF_INET6 else 1  # RFC 2428, 2

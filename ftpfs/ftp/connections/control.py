@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ftpfs import errors
-from ftpfs.ftp.connections import proxy
+from ftpfs.ftp.connections import addresses, proxy
 from ftpfs.settings.config import Network, Server, Tls
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ class Control(ftplib.FTP_TLS):
     def dial(self, host: str, port: int, timeout: float) -> socket.socket:
         """A connection to `port` of `host`, through the proxy if there is one. Raises OSError."""
         if not self._network.proxy:
-            return socket.create_connection((host, port), timeout=timeout)
+            return addresses.connect(self._network, host, port, timeout)
         user, password = self._network.proxy_login or ("", None)
         login = (user, password.reveal()) if password else None
         return proxy.dial(self._network.proxy, login, host, port, timeout)
@@ -193,6 +193,7 @@ class Control(ftplib.FTP_TLS):
         channel = socket.socket(self.family, socket.SOCK_STREAM)
         try:
             channel.settimeout(timeout)
+            addresses.bind(self._network, channel)
             channel.connect(self._at(port))
         except BaseException:
             channel.close()
@@ -213,6 +214,7 @@ class Control(ftplib.FTP_TLS):
         channel = socket.socket(self.family, socket.SOCK_STREAM)
         channel.setblocking(False)
         try:
+            addresses.bind(self._network, channel)
             channel.connect(self._at(port))
         except BlockingIOError:
             pass
