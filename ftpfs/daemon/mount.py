@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from ftpfs import errors
 from ftpfs.core.filesystem import Filesystem
+from ftpfs.core.names.excluded import ExcludingRemote
 from ftpfs.core.writing.spool import Spool
 from ftpfs.daemon import leftovers, logs, mountpoints, places, spools, stores, systemd
 from ftpfs.daemon.offline import Offline
@@ -40,6 +41,7 @@ from ftpfs.fuse.passthrough import Passthrough
 from ftpfs.local import private
 from ftpfs.settings import secrecy
 from ftpfs.settings.config import Config, Server
+from ftpfs.settings.excludes import matcher
 
 log = logging.getLogger(__name__)
 
@@ -379,8 +381,11 @@ def _filesystem(
     store = stores.open_store(config, place) if place is not None else None
     if store is not None:
         store.follow_names(offline.waiting.origin, offline.server.is_offline)
+    server = offline.server
+    if config.mount.exclude:
+        server = ExcludingRemote(server, matcher(config.mount.exclude), spool.folder)
     filesystem = Filesystem(
-        offline.server,
+        server,
         spool,
         config.cache,
         write=config.write,

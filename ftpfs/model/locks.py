@@ -75,6 +75,7 @@ class Rank(enum.IntEnum):
     STORE_WRITER = enum.auto()  # store/writer: what waits for the disk
     WAITING = enum.auto()  # offline/waiting; held over disk I/O
     STORED_LISTINGS = enum.auto()  # store/listings: the connection; held over disk I/O
+    EXCLUDED = enum.auto()  # names/excluded: what is under excluded names
     PRESENCE = enum.auto()  # store/presence
     LISTING_NOTES = enum.auto()  # store/listings: what waits for the disk
 

@@ -323,6 +323,14 @@ class Mount:
     attr_timeout: float = field(
         default=1.0, metadata=_option("How long the kernel keeps attributes.", values.TIME)
     )
+    # Programs that write such a name keep it here until the mount ends.
+    exclude: tuple[str, ...] = field(
+        default=(),
+        metadata=_option(
+            "Neither show nor send names that match (.gitignore); os-litter: a set of them.",
+            values.PATTERNS,
+        ),
+    )
     # "ignore": chmod, chown and utimens succeed without effect if the server cannot do them, as
     # `cp -p` and `rsync -a` need. "report": they fail with EOPNOTSUPP.
     attr_errors: str = field(

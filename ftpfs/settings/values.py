@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ftpfs.settings import timetable
+from ftpfs.settings import excludes, timetable
 from ftpfs.settings.credentials import PROXY_PASSWORD_VARIABLE, has_line_break
 
 MIB_BYTES = 1 << 20
@@ -249,6 +249,7 @@ PORT = Kind("PORT", parse_port)
 COUNT = Kind("NUMBER", _number(1, 1000))
 PORTS = Kind("LOW-HIGH", _ports, lambda _ports: "")
 ADDRESS = Kind("ADDRESS", _address)
+PATTERNS = Kind("PATTERN[;...]", excludes.read, lambda _patterns: "")
 PATH = Kind("PATH", _path)
 USER_HERE = Kind("USER", _uid)
 GROUP_HERE = Kind("GROUP", _gid)
