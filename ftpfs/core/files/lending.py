@@ -48,6 +48,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import fcntl
+import logging
 import os
 import signal
 import threading
@@ -62,6 +63,8 @@ from ftpfs.core.files.state import FileState
 from ftpfs.core.writing.spool import Spool
 from ftpfs.model.locks import Rank, ranked_condition
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 # The longest tick of a kernel's clock (s): its coarse time is so old at most.
@@ -69,7 +72,10 @@ TICK_SECONDS = 0.01
 # A look at a file that is written all the time is taken so often, to find it at rest.
 MOST_LOOKS = 3
 # How often a file is looked at that the kernel writes, or that may be mapped (s).
-WATCH_SECONDS = 0.1
+# A file that stays open for long is looked at less often, down to once in the second figure.
+WATCH_SECONDS, LAZY_WATCH_SECONDS = 0.1, 1.0
+# After so many looks.
+LAZY_AFTER = 50
 
 
 class Lender(Protocol):
@@ -329,6 +335,7 @@ class Watch(Generic[T]):
         self._changed = ranked_condition(Rank.MAPPED)
         # Guarded by _changed:
         self._files: list[T] = []
+        self._looks = 0  # since a file was added
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
@@ -336,6 +343,7 @@ class Watch(Generic[T]):
         with self._changed:
             if file not in self._files:
                 self._files.append(file)
+            self._looks = 0
             if self._thread is None and not self._is_closed:
                 self._thread = threading.Thread(target=self._run, name="ftpfs-watch", daemon=True)
                 self._thread.start()
@@ -348,11 +356,20 @@ class Watch(Generic[T]):
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._is_closed, WATCH_SECONDS)
+                pause = LAZY_WATCH_SECONDS if self._looks > LAZY_AFTER else WATCH_SECONDS
+                self._changed.wait_for(lambda: self._is_closed, pause)
+                self._looks += 1
                 if self._is_closed or not self._files:
                     self._thread = None
                     return
                 files, self._files = self._files, []
-            again = [file for file in files if self._look(file)]
+            again = [file for file in files if self._looks_again(file)]
             with self._changed:
                 self._files += [file for file in again if file not in self._files]
+
+    def _looks_again(self, file: T) -> bool:
+        try:
+            return self._look(file)
+        except Exception:  # one file's error does not end the looks at the others
+            log.exception("looking at a file failed: unexpected error")
+            return False
