@@ -22,10 +22,8 @@ from ftpfs.core.store.store import Store
 from ftpfs.model.entry import Entry
 from ftpfs.model.remote import Download, Remote
 
-# Reading pauses while so many bytes wait for the disk, and looks again after a pause (s).
-MOST_QUEUED_BYTES, PAUSE_SECONDS = 16 << 20, 0.01
-# How long (s) the disk may take for the blocks that wait.
-DISK_SECONDS = 60.0
+# Reading pauses while so many bytes wait for the disk, for this time at most (s).
+MOST_QUEUED_BYTES, DISK_SECONDS = 16 << 20, 60.0
 # Broken transfers in a row without a block of progress, before the file counts as failed.
 ATTEMPTS = 3
 # Blocks that are here, between others that are not, are fetched again up to this many: a new
@@ -126,7 +124,7 @@ class Fetching:
     def _next(self, download: Download, index: int) -> bytes:
         if self._stops():
             raise Stopped
-        self._wait_for_disk()
+        self._store.wait_for_room(MOST_QUEUED_BYTES, DISK_SECONDS)
         size = min(BLOCK_SIZE, self._version.size - index * BLOCK_SIZE)
         block = download.read(size)
         if len(block) < size:
@@ -146,13 +144,6 @@ class Fetching:
             raise errors.Changed(f"{path}: is longer now; it was changed on the server")
         with contextlib.suppress(errors.FtpfsError):
             download.finish()
-
-    def _wait_for_disk(self) -> None:
-        give_up = time.monotonic() + DISK_SECONDS
-        while self._store.queued > MOST_QUEUED_BYTES and time.monotonic() < give_up:
-            if self._stops():
-                raise Stopped
-            time.sleep(PAUSE_SECONDS)
 
 
 def _runs(absent: Sequence[int]) -> Iterator[tuple[int, int]]:

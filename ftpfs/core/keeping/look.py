@@ -55,6 +55,8 @@ NEAR_WORKERS = 4
 FILES_WAITING = 4
 # Attempts at a file that changes while it is fetched, and rounds of fetching what is missing.
 MOST_CHANGES, ROUNDS = 3, 3
+# How often a look asks whether its path is still kept (s). Each block asks.
+WANTED_SECONDS = 0.5
 # How long the disk may take for what waits in the end (s).
 SETTLE_SECONDS = 60.0
 # Limit of failures that are told one by one.
@@ -106,6 +108,7 @@ class Look:
         is_far = link.is_long(remote.round_trip())
         self._workers = max(1, workers if is_far else min(NEAR_WORKERS, workers))
         self._is_wanted = is_wanted
+        self._asks_at = 0.0  # when to call that again (time.monotonic()); set by any thread
         self._changed = ranked_condition(Rank.LOOK)
         # Guarded by _changed:
         self._folders: deque[Callable[[], None]] = deque()
@@ -249,10 +252,11 @@ class Look:
                 self._changed.wait()
 
     def _stops(self) -> bool:
-        if self._is_stopped:
-            return True
-        if not self._is_wanted():
-            self.stop()
+        now = time.monotonic()
+        if now >= self._asks_at:
+            self._asks_at = now + WANTED_SECONDS
+            if not self._is_wanted():
+                self.stop()
         return self._is_stopped
 
     def _fail(self, path: str, error: Exception) -> None:

@@ -266,6 +266,7 @@ class ContentFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._prefix = f"{path}/"  # a path object for each file takes as long as opening it
 
     def open(self, name: str, *, writable: bool = False) -> Content:
         """The content of that name.
@@ -273,9 +274,9 @@ class ContentFolder:
         Raises FileNotFoundError if one of the two files is missing, Damaged, and OSError.
         """
         flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW
-        side = os.open(self.path / f"{name}{SIDE}", flags)  # first: see `create`
+        side = os.open(f"{self._prefix}{name}{SIDE}", flags)  # first: see `create`
         try:
-            fd = os.open(self.path / name, flags)
+            fd = os.open(f"{self._prefix}{name}", flags)
         except BaseException:
             os.close(side)
             raise
@@ -300,22 +301,22 @@ class ContentFolder:
         self.remove([name])
         flag = Flag.UNSUMMED if source else Flag.KEPT if kept else Flag.NONE
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        aside = self.path / f"{os.urandom(8).hex()}{INCOMING}"
+        aside = f"{self._prefix}{os.urandom(8).hex()}{INCOMING}"
         side = os.open(aside, flags | os.O_EXCL, 0o600)
         try:
             _write_all(side, [_header(facts, flag, name)], 0)
             if source is not None:
                 source.rename(self.path / name)
-            fd = os.open(self.path / name, flags, 0o600)
+            fd = os.open(f"{self._prefix}{name}", flags, 0o600)
         except BaseException:
             os.close(side)
-            aside.unlink(missing_ok=True)
+            _unlink(aside)
             raise
         content = Content(name, fd, side, facts, flag)
         os.ftruncate(fd, facts.size)
         if source is not None:
             os.fchmod(fd, 0o600)
-        aside.rename(self.path / f"{name}{SIDE}")
+        os.rename(aside, f"{self._prefix}{name}{SIDE}")
         return content
 
     def take_in(self, source: Path) -> Path:
@@ -327,8 +328,8 @@ class ContentFolder:
     def remove(self, names: Iterable[str]) -> None:
         """Delete contents, as far as they are there."""
         for name in names:
-            (self.path / f"{name}{SIDE}").unlink(missing_ok=True)
-            (self.path / name).unlink(missing_ok=True)
+            _unlink(f"{self._prefix}{name}{SIDE}")
+            _unlink(f"{self._prefix}{name}")
 
     def cut(self, name: str, least: int) -> int:
         """Free `least` bytes at the end of a content. Returns how many are free now; 0: it has to
@@ -344,7 +345,8 @@ class ContentFolder:
 
     def has(self, name: str) -> bool:
         """Whether both files of a content are there."""
-        return (self.path / name).exists() and (self.path / f"{name}{SIDE}").exists()
+        prefix = self._prefix
+        return os.path.exists(f"{prefix}{name}") and os.path.exists(f"{prefix}{name}{SIDE}")
 
     def names(self) -> set[str]:
         """The names of all contents, also of halves of them and of incoming files."""
@@ -360,6 +362,11 @@ class ContentFolder:
         if name_of(content.facts) != name:
             return None
         return content, taken + side_bytes(content.facts)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _read_header(side: int, name: str) -> tuple[Facts, Flag]:

@@ -259,6 +259,10 @@ class Store:
         self.check_on()
         return list(range(facts.blocks)), False
 
+    def wait_for_room(self, most: int, seconds: float) -> None:
+        """Wait until at most `most` bytes wait for the disk, for that time at most."""
+        self._writer.wait_for_room(most, seconds)
+
     def settle(self, seconds: float) -> bool:
         """Write all that waits for the disk. False: it takes longer, or the store is off."""
         return self._writer.settle(seconds)

@@ -20,7 +20,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -210,6 +209,11 @@ class Writer:
                 self._changed.notify_all()
             return True
 
+    def wait_for_room(self, most: int, seconds: float) -> None:
+        """Wait until at most `most` bytes wait for the disk, for that time at most."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_off or self._queued <= most, seconds)
+
     def settle(self, seconds: float) -> bool:
         """Do what is queued now, at once. False: it takes longer than that, or nothing is done."""
         with self._changed:
@@ -284,8 +288,8 @@ class Writer:
         try:
             index = self._open_index()
             while (items := self._next()) is not None:
-                for _, run in groupby(items, _run_of):
-                    self._do(index, list(run))
+                for run in _runs_of(items):
+                    self._do(index, run)
                 if not items:
                     self._rest()
                     self._seal_one()
@@ -333,6 +337,8 @@ class Writer:
             self._store(index, first.version, puts)
             with self._changed:
                 self._queued -= sum(len(put.block) for put in puts)
+                if self._queued <= LAZY_BYTES:
+                    self._changed.notify_all()  # those who wait for room, several at once
             return
         for item in run:
             if isinstance(item, Forget):
@@ -498,9 +504,23 @@ class Writer:
             os.close(fd)
 
 
-def _run_of(item: Item) -> object:
-    """The key by which items are grouped: equal keys are done together."""
-    return item.version if isinstance(item, Put) else type(item)
+def _runs_of(items: list[Item]) -> Iterator[list[Item]]:
+    """Split items into those that are done together, in order: blocks of one content.
+
+    Blocks of several contents that come at the same time alternate. They are sorted by content, but
+    overtake no other item that is about the same content.
+    """
+    puts: dict[Version, list[Item]] = {}
+    for item in items:
+        if isinstance(item, Put):
+            puts.setdefault(item.version, []).append(item)
+        elif isinstance(item, Keep) and item.version not in puts:
+            yield [item]
+        else:
+            yield from puts.values()
+            puts.clear()
+            yield [item]
+    yield from puts.values()
 
 
 def _covers(path: str, other: str) -> bool:
