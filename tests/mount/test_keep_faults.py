@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,8 +27,9 @@ from tests.mount.test_keep import (
     server_kind,
     states,
 )
-from tests.mount.test_offline import leave, stored
 from tests.mount.test_store import OLD, digest, log_lines, make, small_disk
+from tests.mount.town import leave
+from tests.mount.town import stored_as as stored
 from tests.support.relay import Relay
 from tests.support.waiting import until
 
@@ -171,7 +172,7 @@ def test_killed_mount_is_followed_by_one_that_goes_on(
     assert is_read_offline(mount, remote_dir.disk, "k/large")
 
 
-def stored_or_none(mounted: Mounted):  # type: ignore[no-untyped-def]
+def stored_or_none(mounted: Mounted) -> Callable[[str], str | None]:
     def state(name: str) -> str | None:
         try:
             return stored(mounted.path / name)
