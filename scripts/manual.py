@@ -30,7 +30,7 @@ _TITLES = {
 _FILES = [
     ("~/.config/ftpfs/config.toml", "Named servers, and defaults for all."),
     ("~/.netrc", "User names and passwords by host; mode 600."),
-    ("~/.cache/ftpfs/store", "Contents of files, if cache_size is given."),
+    ("~/.cache/ftpfs/store", "Contents of files: see cache_size."),
     ("~/.local/state/ftpfs/log/ftpfs.log", "The log of mounts in the background."),
 ]
 _ENVIRONMENT = [

@@ -572,7 +572,7 @@ class Filesystem:
     def fetch(self, path: str) -> Iterator[int]:
         """Bring all of a file's content into the store. Yields the bytes that are here so far."""
         if self._store is None:
-            raise errors.NotSupported("this mount has no store: mount it with cache_size=SIZE")
+            raise errors.NotSupported("this mount has no store: mount it with cache_size=on")
         if self._exact(path)[1] is None:
             return
         handle = self.open(path, os.O_RDONLY)

@@ -268,7 +268,7 @@ def _serve(
         neighbours=Neighbours(places.neighbours_folder(config.server), mountpoint),
         verify_content=config.write.verify == "content",
     )
-    place = stores.place_for(config)
+    place = _place(config, remote, spool)
     offline = Offline(remote, config, stores.open_listings(place), spool.journal)
     try:
         note = _connect(offline, spool)
@@ -282,6 +282,26 @@ def _serve(
         offline.presence.close()
         remote.close()
         offline.close()
+
+
+def _place(config: Config, remote: Remote, spool: Spool) -> stores.Place | None:
+    """Where this mount stores; None: nowhere. If the user did not say, the link decides.
+
+    While the server is away, a mount stores where an earlier one has. If the login fails for
+    another reason, this releases the spool and raises what the server said.
+    """
+    place = stores.place_for(config)
+    if place is None or place.wanted:
+        return place
+    try:
+        remote.connect()
+    except errors.NetworkError:  # `Offline` tells about it, or goes on
+        return place if stores.was_used(place) else None
+    except BaseException:
+        spool.remove()
+        remote.close()
+        raise
+    return place if place.pays(remote.round_trip()) else None
 
 
 def _allow_many_files() -> None:

@@ -26,14 +26,15 @@ from ftpfs.core.store.listings import LEAST_BYTES, StoredListings
 from ftpfs.core.store.store import Store, folder_of
 from ftpfs.daemon import places
 from ftpfs.local import private
+from ftpfs.model import link
 from ftpfs.model.status import StoreStatus
 from ftpfs.settings.config import Config
-from ftpfs.settings.values import AUTO
+from ftpfs.settings.values import AUTO, ON
 
 log = logging.getLogger(__name__)
 
-# `cache_size=auto`: this part of the disk's free space, this much at most (bytes), and nothing on a
-# disk that has less than that free.
+# If the user names no size: this part of the disk's free space, this much at most (bytes), and
+# nothing on a disk that has less than that free.
 AUTO_PART, AUTO_MOST_BYTES, AUTO_LEAST_FREE_BYTES = 10, 8 << 30, 2 << 30
 # Where the option keep asks for a store, and cache_size for none, it is this small (bytes), beside
 # what is kept.
@@ -45,20 +46,30 @@ SERVER = "server"
 
 
 class Place(NamedTuple):
-    """Where the store of one server is, and what it may take (bytes)."""
+    """Where the store of one server is, and what it may take (bytes).
+
+    `wanted`: the user asked for it. If not, a mount stores only over a long link.
+    """
 
     folder: Path
     size: int
     listings: int  # of these
+    wanted: bool
+
+    def pays(self, round_trip: float) -> bool:
+        """Whether a mount should store, over a link with this round trip (seconds).
+
+        Over a short link, a file comes from the server as fast as from the disk.
+        """
+        return self.wanted or link.is_known_long(round_trip)
 
 
 def place_for(config: Config) -> Place | None:
     """The place of a mount's store, or None if there shall be none."""
-    where = config.cache.cache_dir or default_folder()
-    size = config.cache.cache_size
-    if size == AUTO:
-        size = auto_size(where)
-    if not size and not config.cache.keep:
+    cache = config.cache
+    where = cache.cache_dir or default_folder()
+    size = auto_size(where) if cache.cache_size in (AUTO, ON) else cache.cache_size
+    if not size and not cache.keep:
         return None
     size = max(size, LEAST_BYTES_OF_STORE)
     server = config.server
@@ -67,7 +78,9 @@ def place_for(config: Config) -> Place | None:
     listings = min(size // LISTINGS_PART, LISTINGS_MOST_BYTES)
     if listings < LEAST_BYTES:
         listings = 0
-    return Place(folder, size, listings)
+    asked = cache.cache_size != AUTO or cache.cache_dir is not None or cache.offline == "always"
+    wanted = asked or bool(cache.keep) or bool(KeptPaths(folder).paths())
+    return Place(folder, size, listings, wanted)
 
 
 def trouble(place: Place | None) -> str:
@@ -91,9 +104,14 @@ def open_store(config: Config, place: Place) -> Store:
 
 def open_listings(place: Place | None) -> StoredListings | None:
     """The listings in the store at `place`; None if the store is too small for any."""
-    if not (place and place.listings):
+    if place is None or not place.listings:
         return None
     return StoredListings(place.folder, place.listings, kept=KeptPaths(place.folder).paths)
+
+
+def was_used(place: Place) -> bool:
+    """Whether an earlier mount has stored listings at `place`."""
+    return (place.folder / LISTINGS[0]).exists()
 
 
 def default_folder() -> Path:

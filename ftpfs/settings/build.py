@@ -28,10 +28,11 @@ def build_config(source: Source, values: Mapping[str, object], around: Surroundi
     for former in sorted(set(FORMER) & set(values)):
         around.warn(f"{former} is called {FORMER[former]} now")
         values.setdefault(FORMER[former], values[former])
-    if values.get("cache_dir") and not values.get("cache_size"):
-        around.warn("cache_dir has no effect: cache_size sets how much is stored")
-    if values.get("offline") == "always" and not values.get("cache_size"):
-        raise InvalidArgument("offline=always shows what is stored: cache_size=SIZE is missing")
+    if values.get("cache_size") == 0:
+        if values.get("cache_dir"):
+            around.warn("cache_dir has no effect: with cache_size=0 nothing is stored")
+        if values.get("offline") == "always":
+            raise InvalidArgument("offline=always shows what is stored: nothing, with cache_size=0")
     _check_addresses(values, around.warn)
     if values.get("proxy") and values.get("active"):
         raise InvalidArgument("active and proxy exclude each other: no server connects to a proxy")

@@ -231,11 +231,11 @@ class Cache:
         default=16 * MIB_BYTES,
         metadata=_option("Maximum read-ahead for sequential reads.", values.SIZE),
     )
-    # Off by default: after a single mount nothing stays on the disk. `auto`: `daemon.stores`.
+    # `auto` stores on long links, where a read of the disk saves a round trip: see `daemon.stores`.
     cache_size: int = field(
-        default=0,
+        default=values.AUTO,
         metadata=_option(
-            "Disk space to store contents of files: a size, or auto; 0: none.",
+            "Disk space to store contents of files: a size, on, or auto (on long links); 0: none.",
             values.STORE_SIZE,
         ),
     )

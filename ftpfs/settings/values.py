@@ -36,8 +36,9 @@ _BYTES_PER_UNIT = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40
 _STORE_MIN_BYTES = 16 * MIB_BYTES
 # Below this rate, servers and devices between take a transfer for a dead one.
 _RATE_MIN_BYTES = 1 << 10
-# The value of a size that the mount chooses.
-AUTO = -1
+# The values of a size that the mount chooses: where it pays, and everywhere.
+AUTO, ON = -1, -2
+_STORE_WORDS = {"auto": AUTO, "on": ON}
 
 
 def _number(low: int, high: int) -> Callable[[str], int]:
@@ -77,8 +78,8 @@ def _size(text: str) -> int:
 
 
 def _store_size(text: str) -> int:
-    if text == "auto":
-        return AUTO
+    if text in _STORE_WORDS:
+        return _STORE_WORDS[text]
     if 0 < (size := _size(text)) < _STORE_MIN_BYTES:
         raise ValueError("the store needs at least 16M (0: no store)")
     return size
@@ -99,8 +100,9 @@ def _timetable(text: str) -> timetable.Timetable:
 
 
 def _show_size(size: int) -> str:
-    if size == AUTO:
-        return "auto"
+    for word, value in _STORE_WORDS.items():
+        if size == value:
+            return word
     if not size:
         return "0"
     fitting = (unit for unit, factor in _BYTES_PER_UNIT.items() if size % factor == 0)

@@ -158,7 +158,11 @@ def mount_server(tmp_path: Path, far: bool) -> Iterator[MountServer]:
             str(here),
             "-o",
             f"{words},{options}" if options else words,
-            env={"FTPFS_PASSWORD": server.password, "XDG_STATE_HOME": str(state)},
+            env={
+                "FTPFS_PASSWORD": server.password,
+                "XDG_STATE_HOME": str(state),
+                "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            },
             under=under,
         )
         assert done.returncode == 0, done.stderr + (log.read_text() if log.exists() else "")

@@ -118,15 +118,11 @@ def test_unreadable_lines_fill_no_log(mount: Mount) -> None:
 
 
 @pytest.mark.long
-def test_small_files_take_no_more_memory_than_the_cache_may_hold(
-    mount: Mount, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_small_files_take_no_more_memory_than_the_cache_may_hold(mount: Mount) -> None:
     """A block of ten bytes takes sixty times as much with its key and its places in tables.
 
-    A cache that counts only contents takes 7 MiB for the files after the first ones. The C library
-    gives each thread an arena of its own, which grows by as much with the order of the threads.
+    A cache that counts only contents takes 7 MiB for the files after the first ones.
     """
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     trapped = mount("small-files", SMALL_FILES, options="log_level=info,block_cache=1M")
     folder = trapped.path / "trap"
     names = os.listdir(folder)

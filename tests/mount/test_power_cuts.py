@@ -27,7 +27,7 @@ from tests.conftest import RemoteDir
 from tests.mount.conftest import BINDINGS, _daemons, ftpfs
 from tests.support.relay import Relay
 from tests.support.servers import FtpServer
-from tests.support.waiting import until_gone
+from tests.support.waiting import until, until_gone
 
 pytestmark = pytest.mark.mount
 
@@ -63,8 +63,9 @@ class Disk:
         run("mount", "-o", "loop", self.image, self.here)
 
     def unmount(self) -> None:
+        """Unmount as soon as the killed daemon's descriptors are closed."""
         if os.path.ismount(self.here):
-            run("umount", self.here)
+            until(lambda: subprocess.run(["umount", self.here], check=False).returncode == 0)
 
     def cut(self, image: Path) -> None:
         """Copy what the device has now, without the page cache."""
@@ -135,9 +136,9 @@ class Machine:
         self.state = tmp_path / "state"
         self.remote_dir, self.binding = remote_dir, binding
 
-    def mount(self, spool: Path, boot: str) -> None:
+    def mount(self, spool: Path, boot: str, more: str = "cache_size=auto") -> None:
         server: FtpServer = self.remote_dir.server
-        options = f"spool_dir={spool},binding={self.binding},log_file={self.log}"
+        options = f"spool_dir={spool},binding={self.binding},log_file={self.log},{more}"
         done = ftpfs(
             "mount",
             f"ftp://{server.user}@{server.host}:{self.port}/{self.remote_dir.path}",

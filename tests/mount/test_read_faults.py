@@ -149,7 +149,7 @@ class Readers:
 
 @dataclass(frozen=True)
 class Held:
-    """Threads, descriptors and sessions that a daemon holds."""
+    """Threads, descriptors and sessions that a daemon holds; without the contents in its store."""
 
     threads: int
     sockets: int
@@ -162,7 +162,8 @@ class Held:
             with contextlib.suppress(FileNotFoundError):
                 links.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
         sockets = sum(link.startswith("socket:") for link in links)
-        return Held(len(os.listdir(f"/proc/{pid}/task")), sockets, len(links) - sockets)
+        stored = sum("/ftpfs/store/" in link for link in links)
+        return Held(len(os.listdir(f"/proc/{pid}/task")), sockets, len(links) - sockets - stored)
 
 
 @contextlib.contextmanager

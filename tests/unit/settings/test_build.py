@@ -84,8 +84,8 @@ class TestBuild:
                 {"tls_fingerprint": "ab" * 32, "tls_ca": Path("/etc/passwd")},
                 ["tls_ca"],
             ),
-            ("h", {"cache_dir": Path("/var/cache/x")}, ["cache_dir"]),
-            ("h", {"cache_dir": Path("/var/cache/x"), "cache_size": 1 << 30}, []),
+            ("h", {"cache_dir": Path("/var/cache/x"), "cache_size": 0}, ["cache_dir"]),
+            ("h", {"cache_dir": Path("/var/cache/x")}, []),
             ("h", {"disk_cache": 1 << 30}, ["disk_cache"]),
         ],
     )
