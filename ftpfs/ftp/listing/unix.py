@@ -37,6 +37,9 @@ _UNIX_SIZED = re.compile(
     + rb"(?![ \t])"
     + _UNIX_DATE
 )
+# Before a month with a suffix: another such number, so the month is the day of a date that begins
+# earlier (2024年 11月 6日 7 7556: the name is `7 7556`).
+_DATE_BEFORE = re.compile(rb"[ \t]\d{1,4}[\x80-\xff]{1,6}[ \t]{1,40}\Z")
 _GLUED = re.compile(rb"[^ \t]{0,64}?[^\d](\d{1,15})")
 _UNIX_UNSIZED = re.compile(rb"(?<=[ \t])()" + _UNIX_DATE)
 # A line of a plain listing, including its end: one pattern for the lines that `unix` reads alike.
@@ -73,7 +76,7 @@ def unix(line: bytes, context: Context) -> Parsed:
         or _UNIX_SIZED.search(line, mode.end(2))
         or _unsized(line, mode.end(2), context)
     )
-    if found is None:
+    if found is None or _is_within_date(line, found):
         return None
     letter, permissions = mode.groups()
     digits, date_text = found.groups()
@@ -99,6 +102,11 @@ def unix(line: bytes, context: Context) -> Parsed:
         context.name(name), kind, size, when[0], when[1], permissions_of(permissions), link
     )
     return Rounded(entry) if rounded else entry
+
+
+def _is_within_date(line: bytes, found: re.Match[bytes]) -> bool:
+    """Whether the date that was `found` begins within another one. `unix_like` reads that."""
+    return found[2][:1].isdigit() and bool(_DATE_BEFORE.search(line[: found.start()]))
 
 
 def size_before(line: bytes, end: int) -> Size | None:

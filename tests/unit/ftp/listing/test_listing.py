@@ -231,6 +231,13 @@ def test_date_in_name_belongs_to_name() -> None:
     assert one("-rw-r--r-- 1 a b 5 Jan 31 12:00 7 Feb 1 2001 x").name == "7 Feb 1 2001 x"
 
 
+@pytest.mark.parametrize("name", ["7 7556 (3", "7 2024 x", "5 6日 7 2024 x"])
+def test_name_of_numbers_after_a_date_with_suffixes_belongs_to_the_name(name: str) -> None:
+    line = f"-rw-r--r-- 1 jan users 63818 2024年 11月 6日 {name}"
+    entry = one(line)
+    assert (entry.name, entry.size, entry.mtime) == (name, 63818, 1730851200)
+
+
 def test_zone_in_name_belongs_to_name() -> None:
     assert one("-rw-r--r-- 1 a b 4 1993-03-20 04:35 +1007 notes").name == "+1007 notes"
 
