@@ -73,6 +73,25 @@ def _as_over_a_long_link(far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(channels, "ARMING_PAYS_SECONDS", 0.0)
 
 
+# Reports.
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, object, object]:
+    """Let a report with a file name that is no UTF-8 pass between the processes of xdist."""
+    return _sendable((yield))
+
+
+def _sendable(data: object) -> object:
+    if isinstance(data, str):
+        return data.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(data, dict):
+        return {key: _sendable(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return type(data)(map(_sendable, data))
+    return data
+
+
 # The order of locks.
 
 
