@@ -51,13 +51,15 @@ def note(source: str, folder: Path, spool_dir: Path | None) -> None:
     cure = f"ftpfs recover {shlex.quote(source)}"
     if spool_dir is not None:
         cure += f" -o {shlex.quote(f'spool_dir={spool_dir}')}"
-    text = json.dumps({"source": source, "folder": os.fspath(folder.absolute()), "cure": cure})
+    content = json.dumps(
+        {"source": source, "folder": os.fspath(folder.absolute()), "cure": cure}
+    ).encode()
     place = _notes() / f"{hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]}.json"
     try:
         private.make_folder(place.parent)
-        if not place.exists() or place.read_text() != text:
+        if not place.exists() or place.read_bytes() != content:
             aside = place.with_suffix(f".{os.getpid()}")
-            aside.write_text(text)
+            aside.write_bytes(content)
             aside.replace(place)
     except (OSError, errors.FtpfsError) as error:
         log.warning(

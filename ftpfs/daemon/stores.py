@@ -190,8 +190,9 @@ def _note(folder: Path, server: str) -> None:
     """Note in a store's folder whose it is."""
     place = folder / SERVER
     private.check_file(place)
-    if not place.exists() or place.read_text() != server:
-        place.write_text(server)
+    text = server.encode("utf-8", "surrogateescape")
+    if not place.exists() or place.read_bytes() != text:  # it may be damaged
+        place.write_bytes(text)
         place.chmod(0o600)
 
 

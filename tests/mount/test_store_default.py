@@ -5,6 +5,7 @@ A relay counts each RETR.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,19 @@ def test_mount_with_offline_always_needs_no_further_option(
     mounted = mount_dir(through=relay, options="offline=always")
     assert (mounted.path / "file").read_bytes() == data
     assert not relay.commands
+
+
+@pytest.mark.parametrize("name", ["server", "kept", "index.db", "listings.db"])
+def test_mount_bears_a_damaged_file_of_its_store(
+    remote_dir: RemoteDir, relay: Relay, mount_dir: MountDir, folder: Path, name: str
+) -> None:
+    data = make(remote_dir, "file", 300_000)
+    options = "cache_size=on,keep=/file"
+    mounted = mount_dir(through=relay, options=options)
+    until(lambda: os.getxattr(mounted.path / "file", "user.ftpfs.stored") == b"kept")
+    unmount(mounted.path)
+    [damaged] = folder.glob(f"*/{name}")
+    with damaged.open("r+b") as file:
+        file.write(b"\xb5")
+    mounted = mount_dir(through=relay, options=options)
+    assert (mounted.path / "file").read_bytes() == data
