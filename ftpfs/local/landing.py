@@ -9,6 +9,7 @@ Threading: any thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -49,6 +50,7 @@ def arriving(target: str, mtime: int | None, mode: int | None) -> Iterator[int]:
     Its time becomes `mtime` (s since the epoch), its mode `mode`; None: as for any new file. After
     an error nothing is left. A link at `target` is replaced itself. Raises OSError.
     """
+    check_replaceable(target)
     # In the same folder, because rename cannot cross file systems. open() applies the umask.
     folder = os.path.dirname(target)
     temporary = ""
@@ -82,6 +84,7 @@ def arriving(target: str, mtime: int | None, mode: int | None) -> Iterator[int]:
 
 def replace_by_link(target: str, points_to: str) -> None:
     """Make a link at `target`, in place of the file or link there."""
+    check_replaceable(target)
     temporary = temporary_in(os.path.dirname(target))
     os.symlink(points_to, temporary)
     try:
@@ -89,6 +92,17 @@ def replace_by_link(target: str, points_to: str) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def check_replaceable(target: str) -> None:
+    """Raises FileExistsError if a device, a pipe or a socket has this name, or a link to one.
+
+    A rename would put a file in its place, for all programs of this machine.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.stat(target).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise FileExistsError(errno.EEXIST, "a device, a pipe or a socket is there", target)
 
 
 def is_temporary(name: str) -> bool:

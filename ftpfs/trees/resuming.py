@@ -66,6 +66,7 @@ def part_here(target: str, entry: Entry, mode: int) -> Iterator[tuple[int, int]]
     If the block ends without an error, it gets the time, the `mode` and the name of the target.
     After an error it stays, if something is in it. Raises InUseError, OSError.
     """
+    landing.check_replaceable(target)
     folder, name = os.path.split(target)
     path = os.path.join(folder, landing.part_name(name, f"{entry.size} {entry.mtime}"))
     _delete_old_parts(folder, name, keep=path)

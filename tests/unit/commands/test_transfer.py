@@ -120,6 +120,19 @@ class TestTransfer:
         assert ftpfs_process("get", f"{served[0]}big", str(tmp_path / "null")).returncode == 0
         assert Path("/dev/null").is_char_device()
 
+    @pytest.mark.parametrize("words", [["--resume"], ["-r"]])
+    @pytest.mark.parametrize("name", ["README", "big"])
+    def test_get_puts_no_file_in_the_place_of_a_pipe_or_a_device(
+        self, served: tuple[str, Path], tmp_path: Path, words: list[str], name: str
+    ) -> None:
+        """As root, a file would take the place of /dev/null for all programs."""
+        os.mkfifo(tmp_path / "pipe")
+        done = ftpfs_process("get", *words, f"{served[0]}{name}", str(tmp_path / "pipe"))
+        assert done.returncode == 1
+        assert "a device, a pipe or a socket is there" in done.stderr
+        assert (tmp_path / "pipe").is_fifo()
+        assert os.listdir(tmp_path) == ["pipe"]
+
     def test_put_uploads_to_a_folder_or_a_name(
         self, served: tuple[str, Path], tmp_path: Path
     ) -> None:
