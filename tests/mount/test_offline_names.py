@@ -77,10 +77,10 @@ AFTERWARDS = {
 }
 
 
-def test_names_changed_offline_show_at_once_and_arrive(town: Town) -> None:
+def test_names_changed_offline_show_at_once_and_arrive(town: Town, fuse_binding: str) -> None:
     town.look(FILES_THERE)
     town.stop()
-    mounted = town.mount()
+    mounted = town.mount(binding=fuse_binding)
     changed(mounted)
     town.back()
     arrives(town, mounted, AFTERWARDS)
@@ -164,6 +164,30 @@ def test_name_that_is_not_known_is_not_changed_offline(town: Town) -> None:
     fails_at_once(lambda: os.listdir(here / "moved"))
     town.back()
     until(lambda: tree(town.root) == {"seen": None, "seen/y": b"y", "moved": None, "moved/x": b"x"})
+
+
+def test_open_files_are_deleted_and_replaced_offline(town: Town, fuse_binding: str) -> None:
+    files = {name: name.encode() * 100_000 for name in ("gone", "old", "new", "sub/moved")}
+    town.look(files)
+    town.stop()
+    mounted = town.mount(binding=fuse_binding)
+    here = mounted.path
+    readers = {name: (here / name).open("rb") for name in ("gone", "old", "sub/moved")}
+    (here / "gone").unlink()
+    (here / "new").rename(here / "old")
+    (here / "sub").rename(here / "folder")
+    for name, reader in readers.items():
+        assert reader.read(1000) == files[name][:1000]
+    assert sorted(os.listdir(here)) == ["folder", "old"]
+    for name, reader in readers.items():
+        assert reader.read() == files[name][1000:]
+        reader.close()
+    town.back()
+    arrives(
+        town,
+        mounted,
+        {"old": files["new"], "folder": None, "folder/moved": files["sub/moved"]},
+    )
 
 
 def test_day_of_work_offline_arrives(town: Town) -> None:

@@ -54,11 +54,10 @@ class Town(Stoppable):
         for path in self.root.rglob("*"):
             os.lchown(path, self._server.uid, self._server.gid)
 
-    def mount(self, options: str = "") -> Mounted:
+    def mount(self, options: str = "", binding: str = "auto") -> Mounted:
         words = f"cache_size=1G,cache_dir={self._folder}"
-        return self._mount(
-            self._server, self.root, options=f"{words},{options}" if options else words
-        )
+        words = f"{words},{options}" if options else words
+        return self._mount(self._server, self.root, options=words, binding=binding)
 
     def try_to_mount(
         self, where: Path, options: str = "", password: str = ""

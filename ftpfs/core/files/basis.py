@@ -184,6 +184,17 @@ class Basis:
             if not state.progress.is_deleted:  # else the base has a name of its own
                 state.server.path = path
 
+    def read_as_renamed(self, generation: int) -> None:
+        """From now on, look for stored content of the server's file under its present name."""
+        state, server = self._state, self._state.server
+        with state.changed:
+            if server.entry is None or state.progress.is_deleted:
+                return
+            server.version = version_of(state.path, server.entry, generation)
+            reader = server.take_reader_locked()
+        if reader:
+            reader.close()
+
     def directory_moved(self, old: str, new: str) -> None:
         """A directory moved on the server, and the hidden base of a deleted file with it."""
         state = self._state

@@ -139,6 +139,8 @@ class Renames:
         """
         if not self._files.is_used(file) or not file.on_server or not file.needs_base:
             return None
+        if self._remote.is_offline() and self._reads_on(file):
+            return None
         hidden = self._intents.hidden_name(path)
         # These two intents tell the next mount, after a crash, to give the file its name back if
         # the deletion was not done, and else to delete the hidden file.
@@ -306,11 +308,25 @@ class Renames:
     def _reads_on(self, victim: OpenFile) -> bool:
         """Whether a file's handles can do without the server's content once it is replaced.
 
-        Fetches what is missing here, unless it is more than MOST_BROUGHT_BYTES.
+        Fetches what is missing here, unless it is more than MOST_BROUGHT_BYTES. While the server is
+        away, copies all of it from the store, which finds a content by its name.
         """
         if not self._files.is_used(victim) or not victim.needs_base:
             return True
-        return victim.content.bring_here(MOST_BROUGHT_BYTES)
+        if not self._remote.is_offline():
+            return victim.content.bring_here(MOST_BROUGHT_BYTES)
+        try:
+            return victim.content.bring_here(victim.attributes().size or 0)
+        except errors.Offline as error:  # it can be read when the server is back
+            log.info("%s, which is open, is not stored: %s", victim.path, error)
+            return False
+
+    def _go_on_reading(self, new: str) -> None:
+        """Have the files at and below `new`, which were renamed while the server is away, read what
+        is stored under their new names."""
+        for file in (self._files.at(new), *self._files.below(new)):
+            if file is not None:
+                file.basis.read_as_renamed(self._known.generations.of(file.path))
 
     def _rename_exclusively(
         self,
@@ -349,6 +365,8 @@ class Renames:
         if replaced:
             self._known.note_lost(folder_of(new))
         self._aftermath.renamed(old, new, victim)
+        if self._remote.is_offline():
+            self._go_on_reading(new)
         if aside and not keep:
             self._intents.withdraw(aside)
         if victim:

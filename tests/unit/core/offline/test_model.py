@@ -110,12 +110,12 @@ def test_random_changes_show_at_once_and_arrive_through_faults(
             away.kill()
             assert away.names() == model.shown()
         # The server is back for a moment.
-        method = chance.choice(["stat", "mkdir", "rmdir", "remove", "rename"])
+        method = chance.choice(["stat", "mkdir", "rmdir", "remove", "rename", "rename", "rename"])
         server.fail(
             method,
             errors.ConnectionLost("cut"),
-            after=chance.randint(0, 3),
-            too_late=chance.random() < 0.5,
+            after=chance.randint(0, 2),
+            too_late=chance.random() < 0.7,
         )
         assert away.waiting.count == 0 or away.presence.is_away
         if away.replay.run():

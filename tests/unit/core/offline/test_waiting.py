@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from ftpfs import errors
-from ftpfs.core.offline.steps import Act
+from ftpfs.core.offline.steps import Act, Step, StepRows
 from ftpfs.core.store.remembering import RememberingRemote
+from ftpfs.core.writing.spool import Spool
 from ftpfs.model.entry import Entry, FolderAttributes, Kind
 from tests.support.memory_remote import MemoryRemote
+from tests.support.waiting import until
 from tests.unit.core.offline.conftest import Away
 
 
@@ -172,3 +175,12 @@ def test_change_whose_answer_was_lost_becomes_no_step(away: Away, server: Memory
     with pytest.raises(errors.ConnectionLost):
         away.remote.mkdir("/new")
     assert away.rows.all() == []
+
+
+def test_step_is_synced_within_a_second_or_so(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    StepRows(spool.journal).add([Step(Act.MKDIR, "/d", 5.0)])
+    assert spool.journal.is_unsynced
+    until(lambda: not spool.journal.is_unsynced)
+    StepRows(spool.journal).clear()
+    spool.remove()
