@@ -34,6 +34,7 @@ FAMILIES = {
     **dict.fromkeys(("status", "set", "sync", "forget", "umount", "recover"), "manage"),
     **dict.fromkeys(("ls", "cat", "get", "put", "cmd"), "transfer"),
     "mirror": "mirror",
+    "sh": "interactive",
     **dict.fromkeys(("mkdir", "rm", "mv", "cp", "touch", "chmod"), "changing"),
     **dict.fromkeys(("find", "du", "tree", "stat"), "listing"),
     "cache": "cache",
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        return _usage(error)
+        return usage(error)
     except (KeyboardInterrupt, click.Abort) as interrupted:
         if str(interrupted):
             click.echo(f"ftpfs: {printable(str(interrupted))}", err=True)
@@ -164,7 +165,8 @@ def _debugging() -> bool:
     return bool(logging and logging.getLogger().isEnabledFor(logging.DEBUG))
 
 
-def _usage(error: click.ClickException) -> int:
+def usage(error: click.ClickException) -> int:
+    """Report wrong usage in one line. Returns the exit code."""
     context = getattr(error, "ctx", None)
     help_command = f"{context.command_path if context else 'ftpfs'} --help"
     message = error.format_message()

@@ -51,8 +51,11 @@ class _SourceType(click.ParamType):  # type: ignore[type-arg]  # generic since c
         param: click.Parameter | None,  # noqa: ARG002 (click's signature)
         ctx: click.Context | None,
     ) -> Source:
+        from ftpfs.commands.held import held
         from ftpfs.settings import named
 
+        if (shell := held(ctx)) is not None:
+            return shell.source(value)
         try:
             return named.resolve(value, config_file(ctx) if ctx else None)
         except InvalidArgument as error:

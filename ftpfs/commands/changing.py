@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ftpfs.commands import arguments
-from ftpfs.commands.connected import command, connected, paths_on_one_server
+from ftpfs.commands.connected import command, connected, new_owner, paths_on_one_server
 from ftpfs.commands.transfer import jobs_option
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def cp(urls: Sequence[Source], recursive: bool, jobs: int | None, **flags: Any) 
         raise arguments.Misuse("expected two URLs or more")
     paths = paths_on_one_server(list(urls))
     into = urls[-1].path.endswith("/") or not urls[-1].path
-    owner = secrets.token_hex(4)
+    owner = new_owner()
     with (
         connected(urls[0], flags, owner=owner) as (remote, _),
         leftovers.Note(remote, owner) as note,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import secrets
 import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ftpfs.commands import arguments
+from ftpfs.commands.held import held
 from ftpfs.settings.source import Source
 
 if TYPE_CHECKING:
@@ -37,6 +39,12 @@ def connected(
 ) -> Iterator[tuple[Remote, str]]:
     """The server of `url`, and the path on it. `owner` marks temporary files there."""
     from ftpfs.commands import files
+
+    if (shell := held()) is not None:
+        if arguments.values_of(flags):
+            raise arguments.Misuse("options of the connection are given to ftpfs sh itself")
+        yield shell.remote, files.locate(url.path)[1]
+        return
     from ftpfs.daemon import leftovers, places
     from ftpfs.ftp.connections.neighbours import Neighbours
     from ftpfs.ftp.remote import Remote
@@ -57,6 +65,12 @@ def connected(
         yield remote, path
     finally:
         remote.close()
+
+
+def new_owner() -> str:
+    """Eight hex digits in the names of the temporary files of this command."""
+    shell = held()
+    return shell.owner if shell is not None else secrets.token_hex(4)
 
 
 def paths_on_one_server(urls: list[Source]) -> list[str]:

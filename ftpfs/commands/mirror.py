@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ftpfs.commands import arguments
-from ftpfs.commands.connected import command, connected
+from ftpfs.commands.connected import command, connected, new_owner
 from ftpfs.commands.transfer import jobs_option, resume_option
 from ftpfs.settings import values
 
@@ -88,7 +87,7 @@ def mirror(
     wishes = trees.Wishes(rules=rules, yes=yes, dry=dry, as_json=as_json, resume=resume, jobs=jobs)
     if _is_local(source, dest, context):
         url = arguments.SOURCE.convert(dest, None, context)
-        owner = secrets.token_hex(4)
+        owner = new_owner()
         with (
             connected(url, flags, owner=owner) as (remote, path),
             leftovers.Note(remote, owner) as note,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
-import secrets
 import sys
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from ftpfs.commands import arguments
-from ftpfs.commands.connected import command, connected, paths_on_one_server
+from ftpfs.commands.connected import command, connected, new_owner, paths_on_one_server
 from ftpfs.settings.source import Source
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def put(
         raise arguments.Misuse("what comes from stdin needs a file name in the URL")
     if not simple and ("-" in locals_ or text):
         raise arguments.Misuse("stdin and --text are for one file, from its start")
-    owner = secrets.token_hex(4)
+    owner = new_owner()
     with contextlib.ExitStack() as stack:
         stream = None
         if simple:
