@@ -439,8 +439,8 @@ class Look:
             )
 
     def _exact(self, path: str, entry: Entry) -> Entry:
-        """The entry with size and exact time."""
-        if entry.exact and entry.size is not None:
+        """The entry with size and exact time. An empty file needs no time."""
+        if entry.size == 0 or (entry.exact and entry.size is not None):
             return entry
         look = functools.partial(self._remote.look_again, path, entry)
         return self._known.tree.look_again(path, look)
