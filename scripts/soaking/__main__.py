@@ -5,11 +5,12 @@
 
 Programs (cp, mv, rm, dd, truncate, rsync, tar, shells...) change files through a mount with default
 options, except for shorter deadlines and, in every second group of six rounds, a store on the disk
-whose files rot while the daemon is dead. Between it and a real server, a relay cuts, delays and
-swallows traffic. The daemon gets SIGKILL at random moments and is mounted again. Another client
-changes files on the server's disk, including files that are being read here. The server refuses one
-folder and has no room in another. A model says what each file may be: if a call has returned, its
-result counts; if a call was in progress, the file is as before or as intended.
+whose files rot while the daemon is dead. In every second round with a store, the server is away for
+seconds, again and again, and programs go on without it. Between it and a real server, a relay cuts,
+delays and swallows traffic. The daemon gets SIGKILL at random moments and is mounted again. Another
+client changes files on the server's disk, including files that are being read here. The server
+refuses one folder and has no room in another. A model says what each file may be: if a call has
+returned, its result counts; if a call was in progress, the file is as before or as intended.
 
 The soak compares with the model
 - after each call that failed, through the mount;
@@ -86,7 +87,13 @@ def main() -> int:
             kill_every = 0.7 if options.kills else (2.0, 12.0)[seed // len(KINDS) % 2]
             stores = bool(seed // (2 * len(KINDS)) % 2)
             counts = run_round(
-                kind, seed, left, options.binding, stores=stores, kill_every=kill_every
+                kind,
+                seed,
+                left,
+                options.binding,
+                stores=stores,
+                absences=stores and bool(seed % 2),
+                kill_every=kill_every,
             )
         except Finding as finding:
             print(f"FOUND by --seed {seed} --server {kind}: {finding}")

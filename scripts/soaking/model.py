@@ -29,6 +29,7 @@ class Counts:
     failed: int = 0
     killed: int = 0
     faults: int = 0
+    absences: int = 0
     kills: int = 0
     settled: int = 0
     files: int = 0
@@ -43,6 +44,7 @@ class Counts:
         return (
             f"{self.operations} operations ({self.failed} failed by the network, {self.killed} cut "
             f"off by a kill), {self.foreign} foreign changes, {self.faults} faults, "
+            f"{self.absences} absences of the server, "
             f"{self.damages} damaged files of the store, "
             f"{self.kills} kills that left {self.waiting} files in journals, "
             f"{self.conflicts} conflict copies, {self.settled} times settled, {self.files} files "

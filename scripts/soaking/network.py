@@ -15,7 +15,10 @@ from tests.support.relay import Relay
 class Chaos:
     """Makes faults of the network, in a thread of its own."""
 
-    def __init__(self, relay: Relay, seed: str, counts: Counts) -> None:
+    def __init__(self, relay: Relay, seed: str, counts: Counts, *, absences: bool) -> None:
+        """`absences`: the server is away for seconds, again and again."""
+        self.absences = absences
+        self.last_absent = float("-inf")  # time.monotonic()
         self.relay = relay
         self.random = random.Random(seed)
         self.counts = counts
@@ -33,7 +36,9 @@ class Chaos:
         dice, relay = self.random, self.relay
         after = dice.choice([0, dice.randrange(2000), dice.randrange(1_000_000)])
         skip = dice.randrange(10)
+        absences = [self.leave] * 3 if self.absences else []
         return [
+            *absences,
             lambda: relay.cut_control(skip=skip, when="before"),
             lambda: relay.cut_control(skip=skip, when="after"),
             lambda: relay.cut_control(skip=skip, when="final"),
@@ -53,6 +58,24 @@ class Chaos:
     def flicker(self) -> None:
         with self.away():
             time.sleep(self.random.uniform(0.05, 1))
+
+    def leave(self) -> None:
+        """The server goes: nothing listens at its address, and no session is left."""
+        with self.lock:
+            self.counts.absences += 1
+            self.relay.vanish()
+            time.sleep(self.random.uniform(0.5, 4))
+            self.relay.come_back()
+            self.last_absent = time.monotonic()
+
+    def was_absent(self, seconds: float) -> bool:
+        """Whether the server is away now, or was within that time."""
+        if not self.absences:
+            return False
+        is_free = self.lock.acquire(blocking=False)
+        if is_free:
+            self.lock.release()
+        return not is_free or time.monotonic() - self.last_absent < seconds
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:

@@ -136,6 +136,9 @@ class Watcher(Worker):
     OPEN_TTL = 2.0  # seconds; the default of the option
     NEW_NAME = 10.0  # seconds; docs/SEMANTICS.md
     SLACK = 0.5  # seconds between a request of the mount and its note of the time
+    # Seconds after an absence of the server until the mount has noticed its return: the pause
+    # between two attempts to reach it is as long as the absence, and longer if logins fail.
+    RETURN = 30.0
 
     def __init__(self, soak: Soak, name: str, seed: str) -> None:
         super().__init__(soak, name, seed)
@@ -166,7 +169,8 @@ class Watcher(Worker):
 
         While the server cannot be asked, an older listing counts.
         """
-        if time.monotonic() - self.there_since[path] < self.NEW_NAME:
+        since = time.monotonic() - self.there_since[path]
+        if since < self.NEW_NAME or self.soak.chaos.was_absent(self.RETURN + self.NEW_NAME):
             return
         missing_since = time.monotonic()
         while time.monotonic() - missing_since < 2 * self.NEW_NAME:
@@ -183,7 +187,9 @@ class Watcher(Worker):
 
     def deeds(self) -> list[Callable[[str], None]]:
         changes: list[Callable[[str], None]] = [self.replace, self.lengthen, self.shorten]
-        return [*changes, self.look, self.look, *[self.read] * 5, self.take]
+        # If the server is away, what `mv` deletes is deleted later, or refused.
+        takes = [] if self.soak.chaos.absences else [self.take]
+        return [*changes, self.look, self.look, *[self.read] * 5, *takes]
 
     # What others do.
 
@@ -237,6 +243,8 @@ class Watcher(Worker):
         since = opened - self.OPEN_TTL - self.SLACK
         known = self.history[path]
         ended = [*(begun for begun, _ in known[1:]), time.monotonic()]
+        if self.soak.chaos.was_absent(self.RETURN):
+            since = float("-inf")  # what is stored is shown
         if content not in [
             each for (_, each), end in zip(known, ended, strict=True) if end >= since
         ]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -20,7 +21,7 @@ from scripts.soaking.calls import ftpfs
 from scripts.soaking.model import Counts, Finding, Row, digest
 from scripts.soaking.network import Chaos
 from scripts.soaking.others import Foreigner, Full, Refused, Watcher
-from scripts.soaking.worker import Worker
+from scripts.soaking.worker import PATIENCE, Worker
 from tests.support import servers
 from tests.support.relay import Relay
 from tests.support.servers import FtpServer, Kind
@@ -45,8 +46,12 @@ class Soak:
         binding: str,
         *,
         stores: bool,
+        absences: bool,
     ) -> None:
-        """`stores`: the mount has a store on the disk, whose files rot."""
+        """`stores`: the mount has a store on the disk, whose files rot.
+
+        `absences`: the server goes away for seconds.
+        """
         self.server = server
         self.binding = binding
         self.folder = folder
@@ -59,13 +64,16 @@ class Soak:
         self.port = relay.port
         self.counts = Counts()
         self.random = random.Random(f"{seed} kills")
-        self.chaos = Chaos(relay, f"{seed} chaos", self.counts)
+        self.chaos = Chaos(relay, f"{seed} chaos", self.counts, absences=absences)
+        self.waiting_names: set[str] = set()  # workers whose changes of names wait in a journal
         self.dead = False  # the daemon is dead, and not mounted again yet
         self._known = {digest(b"")}
         self.workers: list[Worker] = [
             Worker(self, f"w{number}", f"{seed} {number}") for number in range(WORKERS)
         ]
-        for kind in (Foreigner, Watcher, Refused, Full):
+        # What the server refuses, it refuses after the call, if it was away then.
+        others = (Foreigner, Watcher, Full) if absences else (Foreigner, Watcher, Refused, Full)
+        for kind in others:
             name = kind.__name__.lower()
             self.workers.append(kind(self, name, f"{seed} {name}"))
         self._stop = threading.Event()
@@ -152,6 +160,7 @@ class Soak:
             for worker in self.workers:
                 if worker.doubt is not None and not worker.settle_doubt():
                     raise Finding("the daemon died by itself")
+            self.wait_for_return()
             for worker in self.workers:
                 worker.before_settled()
             done = ftpfs(self.state, "sync", str(self.mountpoint))
@@ -160,6 +169,17 @@ class Soak:
             for worker in self.workers:
                 worker.check_settled()
             self.counts.settled += 1
+
+    def wait_for_return(self) -> None:
+        """Wait until the mount knows that its server is there."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            told = ftpfs(self.state, "status", "--json", str(self.mountpoint)).stdout
+            if not any(each.get("offline_since") for each in json.loads(told)):
+                return
+            if time.monotonic() > deadline:
+                raise Finding("the mount does not notice that its server is there")
+            time.sleep(0.2)
 
     @contextlib.contextmanager
     def _all_at_rest(self) -> Iterator[None]:
@@ -214,11 +234,14 @@ class Soak:
     def rows(self) -> dict[str, Row]:
         """The rows of this mount's journals, read from copies: nothing is changed."""
         rows: dict[str, Row] = {}
+        self.waiting_names.clear()
         for journal in self.state.rglob("journal.sqlite"):
             with tempfile.TemporaryDirectory() as folder:
                 for path in journal.parent.glob("journal.sqlite*"):
                     shutil.copy(path, folder)
                 connection = sqlite3.connect(Path(folder, "journal.sqlite"))
+                for (path,) in connection.execute("select path from step").fetchall():
+                    self.waiting_names.add(os.fsdecode(path).strip("/").split("/")[0])
                 moved = connection.execute("select old, new from intent").fetchall()
                 for path, spool, patching in connection.execute(
                     "select path, spool, patching from unsent"
@@ -284,6 +307,7 @@ def run_round(
     enough: Callable[[Counts], bool] = lambda _: True,
     *,
     stores: bool = False,
+    absences: bool = False,
     **pace: float,
 ) -> Counts:
     """A server, a relay, a mount, and work for as long as `Soak.run` says.
@@ -296,7 +320,7 @@ def run_round(
         servers.start(kind, folder / "root", folder / "work") as server,
         Relay(server.host, server.port) as relay,
     ):
-        soak = Soak(server, relay, folder, seed, binding, stores=stores)
+        soak = Soak(server, relay, folder, seed, binding, stores=stores, absences=absences)
         try:
             counts = soak.run(seconds, enough, **pace)
         except BaseException:

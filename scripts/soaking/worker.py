@@ -26,7 +26,13 @@ MOST_FOUND = 60  # about how many files one worker keeps
 SHELLS = ("bash", "dash")
 # Messages of programs when the network broke during their work. Anything else is a finding. The
 # last is tar's message for a file that it could not delete, for any reason.
-EXCUSES = ("Input/output error", "Connection timed out", "vanished", "Cannot open: File exists")
+EXCUSES = (
+    "Input/output error",
+    "Connection timed out",
+    "Network is unreachable",
+    "vanished",
+    "Cannot open: File exists",
+)
 
 
 class Worker:
@@ -361,7 +367,8 @@ class Worker:
                 )
                 if not self.soak.knows(content) and not explained:
                     raise Finding(f"{self.name}/{path} is torn: {len(content)} bytes on the disk")
-        if self.doubt is None:
+        # What was changed while the server was away is compared when it is there.
+        if self.doubt is None and self.name not in self.soak.waiting_names:
             for path in self.tree:
                 if not same(self.tree, disk, path) and f"{self.name}/{path}" not in rows:
                     what = described([path], disk)
