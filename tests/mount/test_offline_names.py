@@ -86,6 +86,25 @@ def test_names_changed_offline_show_at_once_and_arrive(town: Town, fuse_binding:
     arrives(town, mounted, AFTERWARDS)
 
 
+def test_times_of_folders_that_the_server_does_not_set_are_no_failure(town: Town) -> None:
+    """vsftpd sets no times of folders."""
+    town.look(FILES_THERE)
+    town.stop()
+    mounted = town.mount()
+    (mounted.path / "new").mkdir()
+    os.utime(mounted.path / "new", (OLD, OLD))
+    os.utime(mounted.path / "sub", (OLD, OLD))
+    (mounted.path / "new/inner").mkdir()
+    os.utime(mounted.path / "new", (OLD + 9, OLD + 9))
+    (mounted.path / "sub").rename(mounted.path / "new/sub")
+    town.back()
+    until(lambda: (town.root / "new/sub/b").exists(), 60)
+    until(lambda: os.getxattr(mounted.path, "user.ftpfs.state") == b"clean", 60)
+    state = {"XDG_STATE_HOME": str(mounted.state)}
+    assert ftpfs("sync", str(mounted.path), env=state).returncode == 0
+    assert (town.root / "new/inner").is_dir()
+
+
 def test_names_changed_offline_wait_for_the_next_mount(town: Town) -> None:
     town.look(FILES_THERE)
     town.stop()

@@ -209,8 +209,9 @@ class Replay:
         if seen is None:
             return "somebody else has deleted or renamed it meanwhile"
         if seen.kind is Kind.DIRECTORY:
-            for _, why in self._remote.set_on_folders([step.attributes]):
-                return why
+            # Many servers set no times of folders. No program hears of that online either.
+            for path, why in self._remote.set_on_folders([step.attributes]):
+                log.warning("mode or time of %s was not set: %s", path, why)
         else:
             if mode is not None:
                 self._remote.chmod(step.path, mode)

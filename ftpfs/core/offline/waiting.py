@@ -98,8 +98,7 @@ class Waiting:
             self._end_locked()  # a mount was killed after its last step
         for step in self._steps.values():
             self._overlay.apply(step)
-            if step.state is State.REFUSED:
-                self.refused.extend(step.names)
+            self._note_refused(step)
 
     # What is shown.
 
@@ -256,13 +255,17 @@ class Waiting:
         state = State.REFUSED if error is not None else State.DONE
         with self._changed:
             self._steps[step.number] = replace(step, state=state, error=error)
-            if error is not None:
-                self.refused.extend(step.names)
+            self._note_refused(self._steps[step.number])
             self._changed.notify_all()
             try:
                 self._rows.settle(step.number, state, error)
             except errors.FtpfsError as failure:  # after a crash the step is looked at once more
                 log.error("the journal does not take what became of %s: %s", step.path, failure)
+
+    def _note_refused(self, step: Step) -> None:
+        """Note the names that are not what their user believes. A mode or time is no name."""
+        if step.state is State.REFUSED and step.act is not Act.SET:
+            self.refused.extend(step.names)
 
     def finish(self) -> bool:
         """If no step waits, ask the server for everything from now on. Returns whether it is so."""
