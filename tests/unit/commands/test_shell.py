@@ -105,7 +105,8 @@ def test_commands_may_stand_in_the_argument(there: tuple[str, Path]) -> None:
 
 
 def test_prompt_on_a_terminal_goes_on_after_failures(there: tuple[str, Path]) -> None:
-    """With history and completion, for the tests have prompt_toolkit."""
+    """With history and completion."""
+    pytest.importorskip("prompt_toolkit", reason="without the extra `shell`")
     url, _ = there
     (python, *rest), environ = embedded_server.this_program()
     here, inside = pty.openpty()
