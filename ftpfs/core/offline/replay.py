@@ -116,6 +116,9 @@ class Replay:
                     self.why = str(error)
                     return False
                 refused = str(error)
+            except Exception as error:  # a fault here must not hold up the other steps
+                log.exception("%s: %s: unexpected error", step.path, step.words)
+                refused = f"{type(error).__name__}: {error}"
         if refused is not None:
             log.error(
                 "while the server was away: %s: %s: not done: %s", step.path, step.words, refused

@@ -106,18 +106,27 @@ class Presence:
             threading.Thread(target=self._seek, args=args, name="ftpfs-seeker", daemon=True).start()
 
     def _seek(self, pause: float) -> None:
+        was_in = False
         while True:
             self._woken.wait(pause)
             self._woken.clear()
             if self._is_ended:
                 return
             lets_in = self._lets_in()
-            if lets_in is not None and self.catch_up(lets_in):
+            if lets_in is not None and self._catches_up(lets_in):
                 self.returned()
                 return
             pause = min(max(pause * 2, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
-            if lets_in:
+            if lets_in and not was_in:
                 pause = FIRST_PAUSE_SECONDS
+            was_in = bool(lets_in)
+
+    def _catches_up(self, lets_in: bool) -> bool:
+        try:
+            return self.catch_up(lets_in)
+        except Exception:  # the server is sought again
+            log.exception("what waits for the server is not done: unexpected error")
+            return False
 
     def _lets_in(self) -> bool | None:
         """Try to log in. False: the server is there, and refuses; None: it is away."""

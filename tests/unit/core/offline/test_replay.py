@@ -220,3 +220,12 @@ def test_kill_after_the_last_step_leaves_what_was_done(here: Away, server: Memor
     here.kill()
     assert here.rows.all() == []
     assert {path for path, _ in here.names()} == expected == tree_of(server).keys()
+
+
+def test_fault_in_one_step_holds_up_no_other(here: Away, server: MemoryRemote) -> None:
+    here.remote.remove("/a")
+    here.remote.remove("/b")
+    server.fail("remove", ValueError("a fault"))  # type: ignore[arg-type]
+    assert here.replay.run()
+    assert "/b" not in server.files()
+    assert refusals(here) == [("/a", "ValueError: a fault")]

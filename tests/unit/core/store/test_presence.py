@@ -101,3 +101,40 @@ def test_mount_that_shall_ask_nothing_seeks_nobody(
     assert threading.active_count() == threads
     assert presence.is_away
     assert not server.tries
+
+
+def test_server_counts_as_away_until_what_waits_is_done(
+    server: Server, make: Callable[..., Presence]
+) -> None:
+    presence, returned = make(), threading.Event()
+    presence.returned = returned.set
+    told: list[bool] = []
+
+    def catch_up(lets_in: bool) -> bool:
+        told.append(lets_in)
+        assert presence.is_away
+        if len(told) == 2:
+            raise ValueError("a fault")
+        return len(told) == 4 and presence.arrive()
+
+    presence.catch_up = catch_up
+    server.error = errors.LoginFailed("530")
+    presence.note_failure(errors.ConnectionLost("cut"))
+    until(lambda: told)
+    server.error = None
+    assert returned.wait(10)
+    assert not presence.is_away
+    assert told[0] is False
+    assert told[-1] is True
+    assert len(told) == 4
+
+
+def test_mount_that_begins_behind_tries_at_once(
+    server: Server, make: Callable[..., Presence], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 60.0)
+    presence, returned = make(), threading.Event()
+    presence.returned, server.error = returned.set, None
+    presence.begin_behind()
+    assert returned.wait(10)
+    assert not presence.is_away
