@@ -11,7 +11,7 @@ connection cut, after the server did the step and before that was noted.
 **Why that fails.** A note does not tell whether the server did it. A second DELE deletes what
 somebody else has put there meanwhile.
 
-**What we do.** Each step looks, and then acts. What it finds tells all:
+**What we do.** What a step finds tells all:
 
     step      finds                                          then
     --------  ---------------------------------------------  -----------------------------------
@@ -38,8 +38,10 @@ source that others changed is renamed with their content, as any rename would do
 A refused step leaves names that are not what its user believes. So later steps at these names, or
 below them, are refused, too; all others go on. A refusal that may be temporary is tried again.
 
-Between the look and the command, one round trip passes in which others may act. FTP has no
-conditional command.
+Folders are made and deleted without a look before: MKD never replaces anything, and RMD deletes no
+name of others. A file is looked at by SIZE and MDTM or MLST, one round trip. That a new name is
+free is told by a listing of at most five seconds before. FTP has no conditional command: others may
+act between the look and the command.
 
 Threading: one thread at a time calls `run` (`_running`, without waiting).
 """
@@ -56,13 +58,51 @@ from ftpfs.core.offline.steps import Act, Step
 from ftpfs.core.offline.waiting import Waiting
 from ftpfs.core.store.listings import MINUTE_SECONDS, is_same
 from ftpfs.model.entry import Entry, Kind
-from ftpfs.model.names import is_within, split
+from ftpfs.model.names import is_hidden, is_within, split
 from ftpfs.model.remote import Remote
 
 log = logging.getLogger(__name__)
 
 # How often a step is tried that the server refuses for now (4xx, a file in use).
 TRIES = 4
+# A listing tells that a name is free for so long (seconds): as long as a mount believes names.
+LISTED_SECONDS = 5.0
+
+
+class _Listed:
+    """Which names the server's folders have: a listing counts for LISTED_SECONDS, with our changes.
+
+    So twenty files that are renamed into one folder cost one listing of it. Only the absence of a
+    name is believed.
+    """
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+        self._folders: dict[str, tuple[float, set[str]]] = {}
+
+    def has(self, path: str) -> bool:
+        """Whether the server has such a name; also if it does not let us list the folder."""
+        above, name = split(path)
+        now = time.monotonic()
+        since, names = self._folders.get(above, (float("-inf"), set()))
+        if now - since >= LISTED_SECONDS:
+            try:
+                names = {entry.name for entry in self._remote.list(above)}
+            except errors.PermissionDenied:
+                return True
+            except (errors.NotFound, errors.NotADirectory):
+                return False
+            self._folders[above] = now, names
+        return name in names
+
+    def changed(self, *paths: str) -> None:
+        """We have made, deleted or renamed these names."""
+        for path in paths:
+            above, name = split(path)
+            if above in self._folders:
+                self._folders[above][1].add(name)
+            for folder in [each for each in self._folders if is_within(each, path)]:
+                del self._folders[folder]
 
 
 class Replay:
@@ -75,6 +115,7 @@ class Replay:
         self._running = threading.Lock()
         self._tries: dict[int, int] = {}  # by number of the step; guarded by _running
         self._ended = threading.Event()
+        self._listed = _Listed(remote)  # guarded by _running
         self.why = "it is being tried"  # why the last step could not be done for now
 
     def run(self) -> bool:
@@ -155,21 +196,31 @@ class Replay:
         return self._set(step)
 
     def _mkdir(self, step: Step) -> str | None:
-        seen = self._look(step.path, None)
-        if seen is None:
-            with contextlib.suppress(errors.Exists):
-                self._remote.mkdir(step.path, before=step.attributes)
-        elif seen.kind is not Kind.DIRECTORY:
-            return "somebody else has made a file of this name"
+        try:
+            self._remote.mkdir(step.path, before=step.attributes)
+        except errors.NetworkError:
+            raise
+        except errors.FtpfsError:
+            seen = self._look(step.path, None)
+            if seen is None:
+                raise
+            if seen.kind is not Kind.DIRECTORY:
+                return "somebody else has made a file of this name"
+        self._listed.changed(step.path)
         return None
 
     def _rmdir(self, step: Step) -> str | None:
-        seen = self._look(step.path, None)
-        if seen is not None and seen.kind is not Kind.DIRECTORY:
-            return "somebody else has put a file in its place"
-        if seen is not None:
-            with contextlib.suppress(errors.NotFound):
-                self._remote.rmdir(step.path)
+        try:
+            self._remote.rmdir(step.path)
+        except errors.NetworkError:
+            raise
+        except errors.FtpfsError:
+            seen = self._look(step.path, None)
+            if seen is not None and seen.kind is not Kind.DIRECTORY:
+                return "somebody else has put a file in its place"
+            if seen is not None:
+                raise
+        self._listed.changed(step.path)
         return None
 
     def _remove(self, step: Step) -> str | None:
@@ -179,13 +230,19 @@ class Replay:
         if seen is not None:
             with contextlib.suppress(errors.NotFound):
                 self._remote.remove(step.path)
+        self._listed.changed(step.path)
         return None
 
     def _rename(self, step: Step) -> str | None:
         known = step.known
-        source, target = self._look(step.path, known), self._look(step.new, step.replaced or known)
+        source = self._look(step.path, known)
         is_other = source is None or not self._is_same(known, source)
+        if is_other or is_hidden(step.new) or self._listed.has(step.new):
+            target = self._look(step.new, step.replaced or known)
+        else:
+            target = None
         if is_other and target is not None and self._is_same(known, target):
+            self._listed.changed(step.path, step.new)
             return None  # it is done already; perhaps somebody has made the old name again
         if source is None:
             return "somebody else has deleted or renamed it meanwhile"
@@ -196,12 +253,12 @@ class Replay:
                 return f"somebody else has made or changed {step.new} meanwhile"
             if target.kind is Kind.DIRECTORY:
                 self._remote.rmdir(step.new)
+                target = None
             elif self._remote.replaces() is False:
                 self._remote.remove(step.new)
-            else:
-                self._remote.rename(step.path, step.new, replace=True)
-                return None
-        self._remote.rename(step.path, step.new, replace=False)
+                target = None
+        self._remote.rename(step.path, step.new, replace=target is not None)
+        self._listed.changed(step.path, step.new)
         return None
 
     def _set(self, step: Step) -> str | None:
@@ -228,12 +285,11 @@ class Replay:
             if known is not None and known.kind is Kind.LINK:  # a look at it may show its target
                 above, name = split(path)
                 return next((e for e in self._remote.list(above) if e.name == name), None)
-            seen = self._remote.stat(path)
-            if known is not None and known.exact and seen.kind is Kind.FILE and not seen.exact:
-                seen = self._remote.look_again(path, seen)
+            if known is not None and known.kind is Kind.FILE:
+                return self._remote.look_again(path, known)  # no listing
+            return self._remote.stat(path)
         except (errors.NotFound, errors.NotADirectory):
             return None
-        return seen
 
     def _is_same(self, known: Entry | None, seen: Entry) -> bool:
         """Whether the server has what was known."""

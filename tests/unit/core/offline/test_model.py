@@ -13,6 +13,7 @@ from tests.unit.core.offline.conftest import Away, Tree, tree_of
 
 NAMES = ("a", "b", "c", "d")
 SEEDS = 60
+FAULTS = ("look_again", "list", "mkdir", "rmdir", "remove", "rename", "rename", "rename")
 
 
 class Model:
@@ -110,7 +111,7 @@ def test_random_changes_show_at_once_and_arrive_through_faults(
             away.kill()
             assert away.names() == model.shown()
         # The server is back for a moment.
-        method = chance.choice(["stat", "mkdir", "rmdir", "remove", "rename", "rename", "rename"])
+        method = chance.choice(FAULTS)
         server.fail(
             method,
             errors.ConnectionLost("cut"),

@@ -151,7 +151,7 @@ def test_random_work_offline_arrives_through_faults_and_kills(seed: int, mount: 
             mount.kill()
             assert mount.shown() == model.shown()
         cut = errors.ConnectionLost("cut")
-        method = chance.choice(["stat", "mkdir", "rmdir", "remove", "rename"])
+        method = chance.choice(["look_again", "list", "mkdir", "rmdir", "remove", "rename"])
         server.fail(method, cut, after=chance.randint(0, 3), too_late=chance.random() < 0.5)
         if mount.back():
             server.calm()

@@ -169,7 +169,7 @@ def test_refusal_for_now_is_tried_again_and_then_told(here: Away, server: Memory
 
 def test_refused_login_refuses_no_step(here: Away, server: MemoryRemote) -> None:
     here.remote.remove("/a")
-    server.fail("stat", errors.LoginFailed("530 not now"))
+    server.fail("look_again", errors.LoginFailed("530 not now"))
     assert not here.replay.run()
     assert here.replay.run()
     assert "/a" not in server.files()
@@ -229,3 +229,27 @@ def test_fault_in_one_step_holds_up_no_other(here: Away, server: MemoryRemote) -
     assert here.replay.run()
     assert "/b" not in server.files()
     assert refusals(here) == [("/a", "ValueError: a fault")]
+
+
+def test_steps_cost_few_questions(here: Away, server: MemoryRemote) -> None:
+    for number in range(20):
+        server.outside_write(f"/d/f{number}", b"f" * (number + 3))
+    assert here.replay.run()
+    here.learn()
+    here.leave()
+    for number in range(10):
+        here.remote.remove(f"/d/f{number}")
+        here.remote.rename(f"/d/f{number + 10}", f"/empty/g{number}", replace=False)
+        here.remote.mkdir(f"/d/m{number}")
+    here.remote.rmdir("/d/e")
+    server.calls.clear()
+    assert here.replay.run()
+    assert refusals(here) == []
+    assert server.calls == {
+        "look_again": 20,  # each file that is deleted or renamed
+        "list": 1,  # of /empty, for all new names
+        "remove": 10,
+        "rename": 10,
+        "mkdir": 10,
+        "rmdir": 1,
+    }
