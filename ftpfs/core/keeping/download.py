@@ -13,6 +13,7 @@ Threading: one content a thread.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -29,8 +30,9 @@ ATTEMPTS = 3
 # Blocks that are here, between others that are not, are fetched again up to this many: a new
 # transfer costs more.
 MOST_SKIPPED = 32
-# While others wait for a connection, a transfer keeps its own for at least this time (s).
-MIN_RUN_SECONDS = 0.25
+# While others wait for a connection, a transfer keeps its own for at least this time (s). If they
+# may be transfers of the same look, the second one: they would interrupt each other all the time.
+MIN_RUN_SECONDS, MIN_RUN_AMONG_OURS_SECONDS = 0.25, 2.0
 
 
 class Stopped(Exception):
@@ -47,14 +49,18 @@ class Fetching:
         version: Version,
         entry: Entry,
         *,
+        in_line: set[int],
         stops: Callable[[], bool],
         advance: Callable[[int], None],
     ) -> None:
-        """`stops()`: whether to end. `advance(bytes)` is called for each block that came."""
+        """`in_line`: the threads of this look that wait for a connection; shared, and changed in
+        single steps. `stops()`: whether to end. `advance(bytes)` is called for each block.
+        """
         self._remote = remote
         self._store = store
         self._version = version
         self._entry = entry
+        self._in_line = in_line
         self._stops = stops
         self._advance = advance
         self._restarts = True  # False: the server cannot start in the middle of a file
@@ -94,16 +100,21 @@ class Fetching:
 
         def give_way() -> None:
             nonlocal yields_at
-            yields_at = begun + MIN_RUN_SECONDS
+            among_ours = bool(self._in_line)
+            yields_at = begun + (MIN_RUN_AMONG_OURS_SECONDS if among_ours else MIN_RUN_SECONDS)
 
         start = first if self._restarts else 0
-        download = self._remote.open_read(
-            self._version.path,
-            start * BLOCK_SIZE,
-            give_way=give_way,
-            expect=self._entry,
-            ahead=True,
-        )
+        self._in_line.add(threading.get_ident())
+        try:
+            download = self._remote.open_read(
+                self._version.path,
+                start * BLOCK_SIZE,
+                give_way=give_way,
+                expect=self._entry,
+                ahead=True,
+            )
+        finally:
+            self._in_line.discard(threading.get_ident())
         begun = time.monotonic()
         try:
             for index in range(start, last + 1):

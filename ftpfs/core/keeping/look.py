@@ -108,6 +108,7 @@ class Look:
         is_far = link.is_long(remote.round_trip())
         self._workers = max(1, workers if is_far else min(NEAR_WORKERS, workers))
         self._is_wanted = is_wanted
+        self._in_line: set[int] = set()  # see `Fetching`
         self._asks_at = 0.0  # when to call that again (time.monotonic()); set by any thread
         self._changed = ranked_condition(Rank.LOOK)
         # Guarded by _changed:
@@ -418,6 +419,7 @@ class Look:
                 self._store,
                 version,
                 entry,
+                in_line=self._in_line,
                 stops=self._stops,
                 advance=self._advance,
             ).run(absent)
