@@ -35,7 +35,7 @@ def sh(url: Source, line: str | None, **flags: Any) -> int:
         if path != "/" and (code := session.execute(f"cd {shell.quoted(path)}")):
             return code
         if line is not None:
-            return session.run(iter(line.split(";")), stops=True)
+            return session.run(shell.divided(line), stops=True)
         if not sys.stdin.isatty():
             return session.run(shell.script(), stops=True)
         session.run(shell.typed(session, lambda: shell.place(server)), stops=False)

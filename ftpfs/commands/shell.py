@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import os
 import posixpath
+import re
 import shlex
 import subprocess
 import sys
@@ -253,6 +254,12 @@ def _history() -> Any:
     except (FtpfsError, OSError):
         return None
     return Kept(str(path))
+
+
+def divided(line: str) -> Iterator[str]:
+    """The commands of a line, divided by semicolons outside of quotes."""
+    for found in re.finditer(r"""(?:[^;'"]|'[^']*'|"[^"]*"|['"])+""", line):
+        yield found[0]
 
 
 def quoted(path: str) -> str:

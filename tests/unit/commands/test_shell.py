@@ -101,6 +101,8 @@ def test_commands_may_stand_in_the_argument(there: tuple[str, Path]) -> None:
     url, disk = there
     assert ftpfs_process("sh", url, "-c", "rm a; ls").stdout == "sub dir\n"
     assert not (disk / "a").exists()
+    (disk / "semi;colon").write_text("odd")
+    assert ftpfs_process("sh", url, "-c", "cat 'semi;colon';cat \"semi;colon\"").stdout == "oddodd"
     assert ftpfs_process("sh", f"{url}/none", "-c", "ls").returncode == 1
 
 
