@@ -149,7 +149,7 @@ class ExcludingRemote:
             raise errors.IsADirectory(f"{path} is a folder")
         told = (expect.size, expect.mtime) if expect is not None else (None, None)
         if None not in told and told != (here.entry.size, here.entry.mtime):
-            raise errors.Changed(f"{path}: it was changed")
+            raise errors.Changed(f"{path}: was replaced or deleted while it was read")
         return _Reading(here.data, offset, here.entry.size or 0)
 
     def store(self, path: str, content: Content, *, base: Entry | None) -> Entry:
