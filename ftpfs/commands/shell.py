@@ -82,7 +82,7 @@ class Shell:
         from ftpfs import cli
 
         if line.lstrip().startswith("!"):
-            return subprocess.run(line.lstrip()[1:], shell=True, check=False).returncode  # noqa: S602
+            return subprocess.run(line.lstrip()[1:], shell=True, check=False).returncode  # noqa: S602 (`!` asks for a shell)
         try:
             words = shlex.split(line, comments=True)
             return self._execute(words) if words else 0

@@ -327,7 +327,7 @@ def test_file_goes_on_under_another_name_and_after_its_deletion(mounted: Mounted
 
 
 def test_files_written_at_the_same_time_hold_their_own(mounted: Mounted) -> None:
-    files = [open(mounted.path / f"f{n}", "wb", buffering=0) for n in range(40)]  # noqa: SIM115
+    files = [open(mounted.path / f"f{n}", "wb", buffering=0) for n in range(40)]  # noqa: SIM115 (closed below)
     for turn in range(5):
         for number, file in enumerate(files):
             file.write(data_of(10_000, seed=number * 10 + turn))

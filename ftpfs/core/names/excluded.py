@@ -157,7 +157,7 @@ class ExcludingRemote:
             return self._remote.store(path, content, base=base)
         self._check_folder(path)
         # The file is unnamed, so it goes when the last reader has closed it.
-        data = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+        data = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (kept in the table)
         position = 0
         while (end := content.ready(position)) > position:
             piece = os.pread(content.fileno(), min(_COPY_BYTES, end - position), position)
