@@ -5,8 +5,8 @@ Threading: any thread.
 
 from __future__ import annotations
 
+import math
 import posixpath
-import time
 from collections.abc import Callable, Collection
 from itertools import groupby
 from typing import Any, TypeVar
@@ -71,15 +71,16 @@ class Naming(Looking):
 
     def _with_folder(self, path: str, work: Callable[[], T]) -> T:
         """Do `work`, which makes `path`; if the folder of `path` is missing, make it first."""
-        folder, began = posixpath.dirname(path), time.monotonic()
+        folder = posixpath.dirname(path)
+        was_there = self._connection().listings.get(folder, math.inf) is not None
         try:
             return work()
         except FileNotFoundError:
             self.makedirs(folder, exist_ok=True)
         except PermissionError:
-            # Another thread may have made the folder after the refusal, and before the look for its
-            # reason: then only a missing permission was left.
-            if self._connection().listings.get(folder, time.monotonic() - began) is None:
+            # Another thread or client may have made the folder after the refusal, and before the
+            # look for its reason: then only a missing permission was left.
+            if was_there:
                 raise
         return work()
 

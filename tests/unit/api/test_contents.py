@@ -234,6 +234,28 @@ def test_upload_that_fails_leaves_the_old_file(
     assert (served.disk / "file").read_bytes() == b"old"
 
 
+def test_folder_is_made_when_others_make_the_one_above_just_after_the_refusal(
+    served: Served, relay: Relay, closing: Closing
+) -> None:
+    """The look for the reason shows the folder above: the refusal reads as a missing permission."""
+    fs = closing(FTPFileSystem(**options_of(served.server, relay.port)))
+    fs.pipe(f"{served.path}/before", b"")  # from now on the server is known to take paths
+    above = served.disk / "above"
+    refused = 0
+
+    def made_meanwhile(_: object) -> bool:
+        nonlocal refused
+        refused += 1
+        if refused == 1:
+            above.mkdir()
+            served.give(above)
+        return refused == 1
+
+    relay.refuse("MKD", "550 No such file or directory", where=made_meanwhile)
+    fs.pipe(f"{served.path}/above/folder/file", b"content")
+    assert (above / "folder/file").read_bytes() == b"content"
+
+
 def test_transaction_sends_all_files_at_its_end_or_none(
     served: Served, fs: FTPFileSystem, tmp_path: Path
 ) -> None:
