@@ -189,6 +189,7 @@ class _Conversation:
         self._number = number
         self._folder = "/"
         self._passive: socket.socket | None = None
+        self._is_promised = False  # a reply named the port, and no transfer has used it yet
 
     def run(self) -> None:
         self._client.sendall(b"220 hostile\r\n")
@@ -214,9 +215,14 @@ class _Conversation:
             self._client.sendall(FEATURES)
 
     def do_epsv(self, _: str) -> None:
-        if self._passive is not None:
+        # A port whose transfer is over serves the next one. A closed port stays taken for a minute
+        # (TIME-WAIT, RFC 9293 section 3.6), and thousands of files would take all ports there are.
+        if self._passive is not None and self._is_promised:
             self._passive.close()
-        self._passive = socket.create_server(("127.0.0.1", 0))
+            self._passive = None
+        if self._passive is None:
+            self._passive = socket.create_server(("127.0.0.1", 0))
+        self._is_promised = True
         self._client.sendall(b"229 ok (|||%d|)\r\n" % self._passive.getsockname()[1])
 
     def do_cwd(self, argument: str) -> None:
@@ -279,9 +285,8 @@ class _Conversation:
     def _channel(self) -> Iterator[socket.socket]:
         assert self._passive
         self._client.sendall(b"150 here it comes\r\n")
-        with self._passive as passive:
-            channel, _ = passive.accept()
-        self._passive = None
+        channel, _ = self._passive.accept()
+        self._is_promised = False
         with channel:
             yield channel
 
