@@ -395,7 +395,9 @@ class TestInterrupted:
                     assert process.stderr.readline()  # the first one was heard
                 process.send_signal(each)
             told = process.stderr.read().decode()
-        assert process.returncode == code, told
+        # A second signal that comes when Python has restored the defaults ends the process.
+        ended_by = [-signals[1]] if signals[1:] else []
+        assert process.returncode in [code, *ended_by], told
         arrived = [path for path in target.rglob("*") if not path.is_dir()]
         assert 20 < len(arrived) < 1500
         assert {path.stat().st_size for path in arrived} == {2000}
