@@ -141,6 +141,13 @@ class NoRoute(ConnectionLost):
     """This machine has no way to the server now: no network, or none that leads there."""
 
 
+class NoGreeting(ConnectionLost):
+    """The connection was closed before the server said a word.
+
+    A forwarder, a proxy or a container's port does that while no server is behind it.
+    """
+
+
 class Offline(NetworkError):
     """The server is away, and what a program asks for is not on this machine. Nothing was asked."""
 
@@ -210,6 +217,14 @@ class NotSentAgain(FtpfsError):
 
 class Changed(DataMismatch):
     """The file on the server is not the one that was opened: another size or time."""
+
+
+class Unsettled(FtpfsError):
+    """A content is too young to be told from the next one, for `seconds` more."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
 
 
 class Conflict(FtpfsError):

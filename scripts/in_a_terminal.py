@@ -25,6 +25,7 @@ COLUMNS, ROWS = 110, 30
 LETTER_WIDTH, LINE_HEIGHT, MARGIN = 7.2, 17, 16  # of the picture, in pixels
 RATE = 2_000_000  # bytes a second, for each connection
 FILES, SIZE = 12, 6_000_000
+LAST_YEAR = 1_735_689_600  # seconds since the epoch: 2025-01-01
 DEADLINE = 60.0  # seconds until an expected text must show
 
 
@@ -76,8 +77,20 @@ class Terminal:
         return done.stdout
 
 
-def play(terminal: Terminal, relay: Relay) -> list[tuple[str, str]]:
+Pages = list[tuple[str, str]]  # titles and screens
+
+
+def play(terminal: Terminal, relay: Relay) -> Pages:
     """Type the commands; return pairs of a title and the screen."""
+    return [
+        *uploads(terminal, relay),
+        *refusals(terminal, relay),
+        *a_server_away(terminal, relay),
+    ]
+
+
+def uploads(terminal: Terminal, relay: Relay) -> Pages:
+    """Copying to a mount returns at once; status, sync and umount follow the uploads."""
     pages = []
     terminal.type(f"ftpfs mount 127.0.0.1:{relay.port} nas && cp -r photos nas/")
     terminal.until_done()
@@ -118,8 +131,13 @@ def play(terminal: Terminal, relay: Relay) -> list[tuple[str, str]]:
     )
     pages.append(("The daemon ends when its uploads are done:", terminal.until_done()))
     terminal.clear()
+    return pages
 
-    relay.refuse("STOR", "552 Quota exceeded.")
+
+def refusals(terminal: Terminal, relay: Relay) -> Pages:
+    """A server without room for a file."""
+    pages = []
+    refused = relay.refuse("STOR", "552 Quota exceeded.")
     terminal.type(f"ftpfs mount 127.0.0.1:{relay.port} nas && cp photos/p01.raw nas/big.raw")
     terminal.until_done()
     terminal.clear()
@@ -130,16 +148,58 @@ def play(terminal: Terminal, relay: Relay) -> list[tuple[str, str]]:
     pages.append(
         ("`umount` names the refused file, and where its content is kept:", terminal.until_done())
     )
+    terminal.clear()
+    refused.remove()
+    return pages
+
+
+def a_server_away(terminal: Terminal, relay: Relay) -> Pages:
+    """A kept folder is read, and changed, while the server cannot be reached."""
+    pages = []
+    mount = f"ftpfs mount -o cache_size=on 127.0.0.1:{relay.port} nas"
+    relay.data_rate = RATE
+    terminal.type(f"{mount} && ftpfs keep nas/trip")
+    terminal.until(lambda seen: "MB/s" in seen)
+    time.sleep(1)
+    pages.append(("`ftpfs keep` fetches a folder, to have it here always:", terminal.seen()))
+    terminal.until_done()
+    terminal.clear()
+    relay.data_rate = None
+    terminal.type("ftpfs keep --list; ftpfs umount nas")
+    pages.append(("What is kept is looked at again every 15 minutes:", terminal.until_done()))
+    terminal.clear()
+
+    relay.refuse_connections("rst")
+    relay.cut_all("rst")
+    terminal.type(mount)
+    pages.append(("The server is away, and the mount works:", terminal.until_done()))
+    terminal.clear()
+    terminal.type("cmp nas/trip/p01.raw served/trip/p01.raw && ls nas/trip; cat nas/again/p01.raw")
+    pages.append(("Kept files are here, others are not:", terminal.until_done()))
+    terminal.clear()
+    terminal.type("mkdir nas/best && mv nas/trip/p0[1-3]* nas/best && date >nas/best/chosen")
+    terminal.until_done()
+    terminal.type("ftpfs status nas")
+    pages.append(("Changes wait for the server:", terminal.until_done()))
+    terminal.clear()
+
+    relay.refuse_connections(None)
+    terminal.type("ftpfs sync nas && ls served/best && ftpfs umount nas")
+    pages.append(
+        ("The server is back, and gets the changes in their order:", terminal.until_done())
+    )
     return pages
 
 
 def main() -> int:
     folder = Path("/tmp/ftpfs-seen")  # the page shows this path
     folder.mkdir()
-    for name in ("served", "photos", "nas"):
-        (folder / name).mkdir()
+    for name in ("served/trip", "photos", "nas"):
+        (folder / name).mkdir(parents=True)
     for number in range(1, FILES + 1):
-        (folder / "photos" / f"p{number:02}.raw").write_bytes(os.urandom(SIZE))
+        photo = folder / "photos" / f"p{number:02}.raw"
+        photo.write_bytes(os.urandom(SIZE))
+        os.utime(shutil.copy(photo, folder / "served" / "trip"), (LAST_YEAR, LAST_YEAR))
     with embedded_server.running(str(folder / "served"), "--write") as url:
         port = int(url.rstrip("/").rpartition(":")[2])
         with Relay("127.0.0.1", port) as relay:
@@ -156,7 +216,7 @@ def main() -> int:
     return 0
 
 
-def page(pages: list[tuple[str, str]]) -> str:
+def page(pages: Pages) -> str:
     text = (
         "# Seen in a terminal\n\n"
         "`scripts/in-a-terminal` makes this page: it types into a terminal of"
@@ -168,7 +228,7 @@ def page(pages: list[tuple[str, str]]) -> str:
     return text
 
 
-def picture(pages: list[tuple[str, str]]) -> str:
+def picture(pages: Pages) -> str:
     """Some of the screens as SVG, dark as a terminal, with their titles as comments."""
     lines: list[tuple[str, str]] = []  # colour and text
     for title, seen in pages:

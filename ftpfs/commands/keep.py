@@ -94,6 +94,12 @@ def _failures(mountpoint: str, inside: str, last: Reply) -> Iterator[str]:
     more = int(last.get("lacking", 0)) - len(told[:MOST_TOLD])
     if more > 0:
         yield f"{more:,} more could not be fetched; they are tried again at the next look"
+    if unsettled := int(last.get("unsettled", 0)):
+        names = "1 file was" if unsettled == 1 else f"{unsettled:,} files were"
+        yield (
+            f"{posixpath.join(mountpoint, inside.lstrip('/'))}: {names} changed within the last "
+            "minute: fetched within the next one"
+        )
     if last.get("missing"):
         yield f"{posixpath.join(mountpoint, inside.lstrip('/'))}: not on the server"
 

@@ -196,13 +196,17 @@ def test_option_keeps_at_mount_time_and_the_next_mount_goes_on(
 def test_fresh_file_is_told_and_fetched_at_a_later_look(
     remote_dir: RemoteDir, mount: MountStore, tree: dict[str, int]
 ) -> None:
-    make(remote_dir, "k/fresh", 10, mtime=int(time.time()) - 50)
-    mounted = mount("keep_refresh=1")
+    """A minute later, and not only after `keep_refresh`."""
+    for name in ("k/fresh", "k/sub/fresh"):
+        make(remote_dir, name, 10, mtime=int(time.time()) - 50)
+    mounted = mount()
     done = kept(mounted, "k")
     assert done.returncode == 1
-    assert "k/fresh: changed within the last minute" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "/k: 2 files were changed within the last minute" in done.stderr
     assert states(mounted, tree) == {"kept"}
-    until(lambda: stored(mounted.path / "k/fresh") == "kept")
+    until(lambda: stored(mounted.path / "k/fresh") == "kept", 20)
+    until(lambda: stored(mounted.path / "k/sub/fresh") == "kept")
     leave(mounted)
 
 

@@ -17,7 +17,7 @@ from tests.conftest import RemoteDir
 from tests.mount.conftest import MountDir, Mounted, _daemons, ftpfs
 from tests.mount.test_store import make
 from tests.mount.town import FILES_THERE, MIB, OLD, Town, fails_at_once, leave, stored_as
-from tests.support.relay import Relay
+from tests.support.relay import How, Relay
 from tests.support.servers import Kind
 from tests.support.waiting import until
 
@@ -46,6 +46,15 @@ def mount(relay: Relay, mount_dir: MountDir, folder: Path) -> MountStore:
         return mount_dir(through=relay, options=f"{options},cache_dir={folder}")
 
     return mount
+
+
+def is_unreachable(path: Path) -> bool:
+    """Whether the mount says that its server is away when that file is read."""
+    try:
+        path.read_bytes()
+    except OSError as error:
+        return error.errno == errno.ENETUNREACH
+    return False
 
 
 def stored_names(folder: Path, path: str) -> list[str] | None:
@@ -314,22 +323,37 @@ def test_silent_server_costs_no_deadline_for_each_call(
     assert (mounted.path / "read").read_bytes() == data
     until(lambda: stored_as(mounted.path / "read") == "cached")
     relay.stall_replies()
-
-    def is_offline() -> bool:
-        try:
-            (mounted.path / "unread0").read_bytes()
-        except OSError as error:
-            return error.errno == errno.ENETUNREACH
-        return False
-
-    until(is_offline, 60)
+    until(lambda: is_unreachable(mounted.path / "unread0"), 60)
     begun = time.monotonic()
     for number in range(20):
         fails_at_once((mounted.path / f"unread{number}").read_bytes)
     assert (mounted.path / "read").read_bytes() == data
     assert time.monotonic() - begun < 15
     relay.stall_replies(False)
-    until(lambda: not is_offline(), 60)
+    until(lambda: not is_unreachable(mounted.path / "unread0"), 60)
+
+
+@pytest.mark.parametrize("how", ["rst", "fin"])
+def test_port_without_a_server_behind_it_counts_as_an_absence(
+    remote_dir: RemoteDir, relay: Relay, mount: MountStore, how: How
+) -> None:
+    """A forwarder, or the port of a container: it accepts the connection, and closes it."""
+    data = make(remote_dir, "read", 10)
+    make(remote_dir, "unread", 10)
+    mounted = mount()
+    assert (mounted.path / "read").read_bytes() == data
+    until(lambda: stored_as(mounted.path / "read") == "cached")
+    relay.refuse_connections(how)
+    relay.cut_all(how)
+    # The running mount goes on, and so does a new one.
+    until(lambda: is_unreachable(mounted.path / "unread"), 20)
+    assert (mounted.path / "read").read_bytes() == data
+    leave(mounted)
+    mounted = mount()
+    assert (mounted.path / "read").read_bytes() == data
+    relay.refuse_connections(None)
+    (mounted.path / "written").write_bytes(b"w")
+    until(lambda: (remote_dir.disk / "written").exists(), 60)
 
 
 def test_files_that_exist_only_here_are_renamed_and_deleted_offline(town: Town) -> None:

@@ -457,6 +457,7 @@ MESSAGES: dict[type[errors.FtpfsError], str] = {
     errors.LoginFailed: "is the password right?",
     errors.DataMismatch: "bytes arrived",
     errors.Changed: "it was changed on the server",
+    errors.Unsettled: "changed within the last minute",
     errors.Conflict: "conflict copy",
     errors.Busy: "waits for a program on the server that has it open",
     errors.NotSentAgain: "not sent again, as the server may have taken it",
@@ -477,6 +478,7 @@ ANSWERS = {
     # Told as their kind is, or never told to anybody.
     *(errors.NetworkError, errors.InvalidArgument, errors.Superseded),
     *(errors.Unavailable, errors.NotPrepared, errors.Retreat, errors.NoRoute),
+    errors.NoGreeting,
 }
 
 

@@ -78,7 +78,8 @@ class Keeper:
         self._refresh = refresh
         self._workers = workers
         self._clock = clock
-        self._tried: dict[str, float] = {}  # of the thread: when it looked last (time.monotonic())
+        # Of the thread: when it is to look again although something is lacking (time.monotonic()).
+        self._again_at: dict[str, float] = {}
         self._changed = ranked_condition(Rank.KEEPER)
         # Guarded by _changed:
         self._requests: list[_Request] = []
@@ -190,8 +191,7 @@ class Keeper:
 
     def _seconds_to(self, kept: Kept) -> float:
         """Seconds until a look at that path is due; 0: now."""
-        tried = self._tried.get(kept.path)
-        waits = 0.0 if tried is None else tried + self._refresh - time.monotonic()
+        waits = self._again_at.get(kept.path, 0.0) - time.monotonic()
         since = self._clock() - kept.looked  # negative: somebody has set the clock back
         if kept.complete and 0 <= since < self._refresh:
             waits = max(waits, self._refresh - since)
@@ -209,19 +209,29 @@ class Keeper:
                 request.end(None, errors.Offline("the server is away: fetched when it is back"))
                 continue
             try:
-                request.end(self._look_at(request.path, request.since))
+                outcome = self._look_at(request.path, request.since)
             except (errors.FtpfsError, OSError, sqlite3.Error) as error:
                 request.end(None, errors.FtpfsError(str(error)))
+            else:
+                self._look_again_later(request.path, outcome)
+                request.end(outcome)
         for kept in self._kept_outermost():
             if self._remote.is_offline():
                 return
             if not self._seconds_to(kept):
+                outcome = None
                 try:
-                    self._look_at(kept.path, self._clock() - self._refresh)
+                    outcome = self._look_at(kept.path, self._clock() - self._refresh)
                 except (errors.FtpfsError, OSError, sqlite3.Error) as error:
                     log.warning("%s is kept, but was not looked at: %s", kept.path, error)
                 if not self._remote.is_offline():
-                    self._tried[kept.path] = time.monotonic()
+                    self._look_again_later(kept.path, outcome)
+
+    def _look_again_later(self, path: str, outcome: Outcome | None) -> None:
+        pause = self._refresh
+        if outcome is not None and outcome.unsettled:
+            pause = min(pause, outcome.settles_in)
+        self._again_at[path] = time.monotonic() + pause
 
     def _fail_all(self, error: errors.FtpfsError) -> None:
         with self._changed:
@@ -274,16 +284,16 @@ class Keeper:
             complete=outcome.complete,
             files=outcome.files,
             bytes=outcome.bytes,
-            lacking=outcome.lacking,
+            lacking=outcome.lacking + outcome.unsettled,
             missing=outcome.missing,
         )
         self._store.kept.note(noted)
         if outcome.missing:
             log.warning("%s is kept, but the server has nothing there", kept.path)
-        if outcome.fetched or outcome.lacking:
+        if outcome.fetched or noted.lacking:
             log.info(
                 "%s is kept: %d files are here, %d of them fetched now; %d could not be fetched%s",
-                *(kept.path, outcome.files, outcome.fetched, outcome.lacking),
+                *(kept.path, outcome.files, outcome.fetched, noted.lacking),
                 f" ({': '.join(outcome.failures[0])})" if outcome.failures else "",
             )
 

@@ -83,6 +83,8 @@ class Outcome:
     fetched: int = 0  # files that this look has fetched
     lacking: int = 0  # files and folders that could not be fetched
     failures: tuple[tuple[str, str], ...] = ()  # paths and reasons, of the first of them
+    unsettled: int = 0  # files that were changed a moment ago, so they cannot be fetched yet
+    settles_in: float = 0.0  # seconds until all of them can
     missing: bool = False  # the server has nothing at the path
     complete: bool = False  # all of it is here
 
@@ -124,6 +126,7 @@ class Look:
         self._fetched: dict[str, Version] = {}  # in this round
         self._count = 0  # files fetched in all rounds
         self._failures: dict[str, str] = {}
+        self._unsettled: dict[str, float] = {}  # for how many seconds more
         self._missing = False
 
     # For any thread.
@@ -207,7 +210,7 @@ class Look:
 
     def _prune(self) -> None:
         with self._changed:
-            current, spared = set(self._current), list(self._failures)
+            current, spared = set(self._current), [*self._failures, *self._unsettled]
         with self._store.index() as index:
             gone = index.prune(self.root, current, spared)
         if gone:
@@ -221,8 +224,12 @@ class Look:
                 fetched=self._count,
                 lacking=len(self._failures),
                 failures=tuple(self._failures.items())[:MOST_TOLD],
+                unsettled=len(self._unsettled),
+                settles_in=max(self._unsettled.values(), default=0.0),
                 missing=self._missing,
-                complete=not (self._failures or self._is_stopped or self._missing),
+                complete=not (
+                    self._failures or self._unsettled or self._is_stopped or self._missing
+                ),
             )
 
     # In the threads of the look.
@@ -272,7 +279,10 @@ class Look:
             path = self.root
             self.stop()
         with self._changed:
-            self._failures.setdefault(path, why)
+            if isinstance(error, errors.Unsettled):
+                self._unsettled[path] = error.seconds
+            else:
+                self._failures.setdefault(path, why)
             self._here.discard(path)
 
     def _list(self, folder: str) -> None:

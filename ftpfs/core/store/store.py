@@ -44,6 +44,7 @@ import contextlib
 import enum
 import hashlib
 import logging
+import math
 import os
 import secrets
 import sqlite3
@@ -294,12 +295,15 @@ class Store:
             raise errors.FtpfsError(f"the store in {self.folder} is switched off; see the log")
 
     def check_storable(self, version: Version) -> None:
-        """Raises FtpfsError if the content cannot be stored for later mounts, with the reason."""
+        """Raises FtpfsError if the content cannot be stored for later mounts, with the reason.
+
+        Unsettled: it can be, some seconds later.
+        """
         self.check_on()
         if not version.exact:
             raise errors.FtpfsError("its exact time is not known, so it cannot be stored")
-        if not self._is_settled(version):
-            raise errors.FtpfsError("changed within the last minute: fetch it again later")
+        if (seconds := self._settles_in(version)) > 0:
+            raise errors.Unsettled("changed within the last minute: fetch it again later", seconds)
 
     @property
     def queued(self) -> int:
@@ -342,8 +346,13 @@ class Store:
         return not self._writer.is_forgetting(version.path)
 
     def _is_settled(self, version: Version) -> bool:
-        mtime = version.mtime
-        return mtime is not None and self._clock() - mtime >= SETTLED_SECONDS
+        return self._settles_in(version) <= 0
+
+    def _settles_in(self, version: Version) -> float:
+        """Seconds until the content may be stored for later mounts; not positive: now."""
+        if version.mtime is None:
+            return math.inf
+        return version.mtime + SETTLED_SECONDS - self._clock()
 
     def _content(self, name: str) -> Content | None:
         """The content of that name, opened when it is first needed; None if it is absent."""

@@ -111,7 +111,7 @@ class Control(ftplib.FTP_TLS):
         self._server = server
         self._network = network
         self._looks = looks
-        self.step = f"connecting to {server.host}:{server.port}"
+        self.step = f"{CONNECTING} {server.host}:{server.port}"
         self._buffer = bytearray()
         self._polled: tuple[socket.socket, select.poll] | None = None
         self.deadline = 0.0
@@ -146,7 +146,7 @@ class Control(ftplib.FTP_TLS):
             self.step = f"TLS handshake with {self.host}:{self.port}"
             self.sock = self.context.wrap_socket(sock, server_hostname=self.host)
             self._secured()
-        self.step = f"waiting for the greeting of {self.host}:{self.port}"
+        self.step = f"{GREETING} {self.host}:{self.port}"
         greeting = self._greeting()
         if greeting.code == 421:
             raise errors.ServerBusy(f"server replied 421: {errors.printable(greeting.text)}")
@@ -571,7 +571,7 @@ class Mapped:
         step = self._step()
         match error:
             case EOFError():
-                return errors.ConnectionLost(f"{step}: the server hung up")
+                return _hung_up(step)(f"{step}: the server hung up")
             case socket.gaierror():
                 hint = "is the name right? a path follows a slash: host/path"
                 return errors.UnknownHost(f"{step}: {reason_of(error)} ({hint})")
@@ -590,14 +590,21 @@ class Mapped:
                 hint = f" (not TLS: {way})" if reason in _NO_TLS else ""
                 return errors.TlsError(f"{step}: TLS failed: {reason}{hint}")
             case ConnectionError():
-                return errors.ConnectionLost(f"{step}: the server hung up ({reason_of(error)})")
+                return _hung_up(step)(f"{step}: the server hung up ({reason_of(error)})")
         kind = errors.NoRoute if error.errno in _NO_ROUTE else errors.ConnectionLost
         return kind(f"{step}: {reason_of(error)}")
 
 
+def _hung_up(step: str) -> type[errors.ConnectionLost]:
+    """The error for a connection that was closed in that step."""
+    if step.startswith((CONNECTING, GREETING)):
+        return errors.NoGreeting
+    return errors.ConnectionLost
+
+
 def _advice(step: str) -> str:
     """A hint for a step that got no answer."""
-    if step.startswith("connecting"):
+    if step.startswith(CONNECTING):
         return " (connect_timeout; is the address right, and does no firewall drop it?)"
     if step == DATA_HANDSHAKE:
         return " (data_timeout; the option tls_max=1.2 helps with some servers)"
@@ -605,7 +612,7 @@ def _advice(step: str) -> str:
         return " (finish_timeout; all data has moved, so does the server check or copy it?)"
     if step.startswith("TLS handshake"):
         return f" (connect_timeout; {_TRY_EXPLICIT})"
-    if "greeting" in step:
+    if step.startswith(GREETING):
         return f" (reply_timeout; {_TRY_IMPLICIT})"
     return " (reply_timeout; `ftpfs doctor` tells what the server can do)"
 
@@ -622,6 +629,8 @@ _NO_ROUTE = {
 # Steps that have a deadline of their own.
 DATA_HANDSHAKE = "the TLS handshake of a data connection"
 ENDING = "waiting for the reply that ends"
+CONNECTING = "connecting to"
+GREETING = "waiting for the greeting of"
 
 _TRY_IMPLICIT = "ftps:// asks for implicit TLS, where a server wants that"
 _DATA_IN_CLEAR = "the server sends data in clear, though it agreed to protect it"

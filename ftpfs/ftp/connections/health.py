@@ -18,12 +18,13 @@ DOWN_SECONDS, MAX_DOWN_SECONDS = 0.5, 4.0
 PROVEN_SECONDS = 60.0
 # How long a server may count a session that has ended.
 GHOST_SECONDS = 5.0
-# A login that fails so did not reach the server. A server that hangs up or refuses is there.
+# A login that fails so did not reach the server. One that hangs up later, or refuses, is there.
 AWAY = (
     errors.UnknownHost,
     errors.ConnectionRefused,
     errors.DeadlineExceeded,
     errors.NoRoute,
+    errors.NoGreeting,
 )
 
 
