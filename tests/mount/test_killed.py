@@ -110,20 +110,20 @@ class Work:
 
 
 def _content(path: Path, mounted: Mounted | None) -> bytes:
-    """The content of a file, read once more if it was changed on the server meanwhile.
+    """The content of a file, read again while it changes on the server.
 
     The server may carry out the last commands of the killed daemon after the next one has listed
     the file. To the next one, that is a change by others, and reading fails (docs/SEMANTICS.md).
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        said = mounted.log_text() if mounted is not None else ""
-        if error.errno != errno.EIO or not re.search(
-            f"/{path.name}: .*changed on the server", said
-        ):
-            raise
-        return path.read_bytes()
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            said = mounted.log_text() if mounted is not None else ""
+            has_changed = re.search(f"/{path.name}: .*changed on the server", said)
+            if error.errno != errno.EIO or not has_changed or time.monotonic() > deadline:
+                raise
 
 
 def kill(mounted: Mounted, worker: threading.Thread | None = None) -> None:

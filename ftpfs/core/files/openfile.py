@@ -139,7 +139,7 @@ class OpenFile(Facts):
         while True:
             with state.changed:
                 if view is not None and state.follows_locked():
-                    server.look_locked(view, offset, changes.size)
+                    server.look_locked(view, offset)
                 end = min(offset + size, changes.size)
                 if end <= offset:
                     return b""

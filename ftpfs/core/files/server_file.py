@@ -24,12 +24,19 @@ from ftpfs.model.entry import Entry
 from ftpfs.model.remote import Download, Remote
 
 PAGE_BYTES = 4096  # the kernel's page size (bytes)
+# One handle's reads that are under way at the same time lie within this range (bytes): what the
+# kernel reads ahead.
+UNDER_WAY_BYTES = 1 << 20
 # Samples of one change in place and of those before it.
 MOST_SAMPLES = 12
 
 
 class View:
-    """The content of a file that a handle reads. Guarded by the file's `changed`."""
+    """The content of a file that a handle reads. Guarded by the file's `changed`.
+
+    - `size`: up to here (bytes) it is the content that the handle began with, or one that it has
+      read since.
+    """
 
     __slots__ = ("growths", "others", "size")
 
@@ -147,17 +154,21 @@ class ServerFile:
         """Note the content with which a new handle begins; the file has `size` bytes."""
         view.others, view.growths, view.size = self._others, self._growths, size
 
-    def look_locked(self, view: View, offset: int, size: int) -> None:
+    def look_locked(self, view: View, offset: int) -> None:
         """Check that a handle may read at `offset`. Raises Changed if it may not.
 
         A handle may read on in the content that it began with, and from where that content ended: a
         program that follows a growing log reads on. The boundary is a page, because the kernel asks
-        for whole pages.
+        for whole pages. While what has grown is read, in several pieces at once, the file may grow
+        again.
         """
+        is_behind = view.growths != self._growths
         within = offset // PAGE_BYTES < view.size // PAGE_BYTES
-        if view.others != self._others or (view.growths != self._growths and within):
+        if view.others != self._others or (is_behind and within):
             raise errors.Changed(f"{self.path}: changed on the server while it was read")
-        view.growths, view.size = self._growths, size
+        if is_behind:
+            view.growths = self._growths
+            view.size = max(view.size, offset - UNDER_WAY_BYTES)
 
     def is_other_on_server(self) -> bool:
         """Ask the server whether it has another content under this name than the known one.

@@ -23,6 +23,7 @@ from ftpfs.core.writing.journal import Record
 from ftpfs.core.writing.spool import Spool
 from ftpfs.model.entry import Entry
 from tests.support.memory_remote import MemoryRemote, disk_full_after
+from tests.support.uploading import blob
 from tests.support.waiting import until_gone
 
 BASE = bytes(range(256)) * (3 * BLOCK_SIZE // 256) + b"tail"
@@ -422,6 +423,25 @@ def test_handle_follows_a_growing_file_from_its_old_end(bench: Bench) -> None:
     for lines in (b"one line\nanother\n", b"one line\nanother\na third\n"):
         follow(bench, file, page + lines, mtime=bench.remote.now)
         assert file.read(4096, 4096, view) == lines
+
+
+def test_handle_reads_a_growth_in_pieces_while_the_file_grows_further(bench: Bench) -> None:
+    """The kernel asks for several pieces at once; one may be asked for again after a growth."""
+    first, grown = blob(3 * 4096 + 7), blob(3 << 20, 1)
+    file = bench.open(first)
+    view = View()
+    file.begin(view)
+    assert file.read(0, 4096, view) == first[:4096]
+    for size in (20_000, 40_000, len(grown)):
+        log = first + grown[:size]
+        follow(bench, file, log, mtime=bench.remote.now)
+        for start in (4 * 4096, 3 * 4096):
+            assert file.read(start, 4096, view) == log[start : start + 4096]
+    log = first + grown + b"more"
+    assert file.read(2 << 20, 4096, view) == log[2 << 20 :][:4096]
+    follow(bench, file, log, mtime=bench.remote.now)
+    with pytest.raises(errors.Changed):
+        file.read(2 * 4096, 4096, view)  # in the content that the handle began with
 
 
 def test_handle_reads_its_own_writes(bench: Bench) -> None:
