@@ -171,12 +171,16 @@ class Ftpfs(Peer):
     """This project, with one of its FUSE bindings.
 
     `disk`: with the default binding, and with the store, which rclone's mode `full` has.
+    `disk-daemon`: the same, but the kernel hands everything to the daemon (no passthrough).
     """
 
     def __init__(self, variant: str) -> None:
         self.name = f"ftpfs-{variant}"
-        self._disk = variant == _DISK
+        self._disk = variant in _DISKS
+        self._passes = variant != _DISK_DAEMON
         self._binding = binding.choose("auto" if self._disk else variant)
+        if not self._passes and (why := binding.passthrough_obstacle(self._binding, "auto")):
+            raise BadParameter(f"{self.name} would be the same as ftpfs-{_DISK}: {why}")
 
     def command(self, place: Place) -> Command:
         server = place.server
@@ -184,6 +188,8 @@ class Ftpfs(Peer):
         options = f"binding={self._binding.module},spool_dir={place.state / 'spool'}"
         if self._disk:
             options += f",cache_size=4G,cache_dir={place.state / 'disk'}"
+        if not self._passes:
+            options += ",passthrough=no"
         mount = [sys.executable, "-m", "ftpfs", "mount", "--foreground"]
         return Command(
             [*mount, url, str(place.here), "-o", options],
@@ -251,14 +257,14 @@ class Curl(Peer):
         return _first_line("curl", "--version").partition(" (")[0]  # without its libraries
 
 
-_DISK = "disk"
+_DISKS = _DISK, _DISK_DAEMON = "disk", "disk-daemon"
 _RCLONE_MODES = ("off", "writes", "full")
 
 
 def names() -> list[str]:
     """Every peer that may be named, whether this machine has it or not."""
     return [
-        *(f"ftpfs-{variant}" for variant in ("fusepy", "mfusepy", _DISK)),
+        *(f"ftpfs-{variant}" for variant in ("fusepy", "mfusepy", *_DISKS)),
         *(f"rclone-{mode}" for mode in _RCLONE_MODES),
         "curlftpfs",
         "curl",

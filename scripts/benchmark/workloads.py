@@ -95,6 +95,12 @@ def _read_straight(trial: Trial) -> None:
 
 
 def _readers(trial: Trial) -> None:
+    _read_by_four(trial, "readers")
+    trial.drop_caches()
+    _read_by_four(trial, "readers-again")
+
+
+def _read_by_four(trial: Trial, row: str) -> None:
     """Each reader reads its quarter of the file."""
     size = trial.sizes.big * MIB
     errors: list[Exception] = []
@@ -108,7 +114,7 @@ def _readers(trial: Trial) -> None:
     trial.buffer.clear()
     starts = range(0, size, size // READERS)
     threads = [threading.Thread(target=work, args=(start,)) for start in starts]
-    with trial.timed("readers", size / 1e6):
+    with trial.timed(row, size / 1e6):
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -123,6 +129,8 @@ def _write(trial: Trial) -> None:
     with trial.timed("write", trial.sizes.big * MIB / 1e6) as clock:
         trial.run(["cp", source / "big.bin", trial.here / "big.bin"])
         trial.settle(clock, lambda: compare_trees(source, trial.disk))
+    trial.drop_caches()
+    _read_once(trial, "readback")
 
 
 def _write_straight(trial: Trial) -> None:
@@ -377,10 +385,21 @@ CASES: tuple[Case, ...] = (
         "big",
         straight=_read_straight,
     ),
-    Case("readers", (Row("readers", "MB/s", "4 readers on one file"),), _readers, "big"),
+    Case(
+        "readers",
+        (
+            Row("readers", "MB/s", "4 readers on one file"),
+            Row("readers-again", "MB/s", "4 readers again, page caches dropped"),
+        ),
+        _readers,
+        "big",
+    ),
     Case(
         "write",
-        (Row("write", "MB/s", "one big file, written", settles=True),),
+        (
+            Row("write", "MB/s", "one big file, written", settles=True),
+            Row("readback", "MB/s", "read back, page caches dropped"),
+        ),
         _write,
         None,
         changes=True,
