@@ -173,12 +173,15 @@ def _run_in_background(config: Config, mountpoint: str, chosen: binding.Binding)
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    # Python ignores an exception in what it calls after a fork, also that of Ctrl-C.
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     child = os.fork()
     if child == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         os.close(reading)
         _daemon(config, mountpoint, chosen, writing)
     os.close(writing)
-    answer = _hear(child, reading)
+    answer = _hear(child, reading, unblocked)
     if answer.startswith(_READY):
         os.stat(mountpoint)  # answered by the daemon
         for note in answer.removeprefix(_READY).decode(errors="replace").splitlines():
@@ -189,8 +192,8 @@ def _run_in_background(config: Config, mountpoint: str, chosen: binding.Binding)
     raise errors.FtpfsError(line or "the mount process died without an error message")
 
 
-def _hear(child: int, reading: int) -> bytes:
-    """Read what the daemon reports about its start.
+def _hear(child: int, reading: int, unblocked: set[int]) -> bytes:
+    """Read what the daemon reports about its start. `unblocked`: the signal mask to go back to.
 
     If this process is interrupted or terminated, it ends the daemon, too. The daemon has a session
     of its own: Ctrl-C does not reach it, and it would mount later on.
@@ -201,6 +204,7 @@ def _hear(child: int, reading: int) -> bytes:
 
     before = signal.signal(signal.SIGTERM, terminated)
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         with os.fdopen(reading, "rb") as pipe:
             return pipe.read()
     except BaseException:

@@ -27,6 +27,7 @@ from tests.mount.test_keep import (
     server_kind,
     states,
 )
+from tests.mount.test_offline import stored_names
 from tests.mount.test_store import OLD, digest, log_lines, make, small_disk
 from tests.mount.town import leave
 from tests.mount.town import stored_as as stored
@@ -140,7 +141,7 @@ def test_deleted_store_is_told_and_the_next_mount_begins_anew(
 
 
 def test_killed_mount_is_followed_by_one_that_goes_on(
-    remote_dir: RemoteDir, relay: Relay, mount: MountStore
+    remote_dir: RemoteDir, relay: Relay, mount: MountStore, folder: Path
 ) -> None:
     names = [f"k/{number}" for number in range(6)]
     for name in names:
@@ -150,6 +151,7 @@ def test_killed_mount_is_followed_by_one_that_goes_on(
     mounted = mount()
     with keeping(mounted, "k") as process:
         until(lambda: list(map(stored_or_none(mounted), names)).count("kept") >= 3, PATIENCE)
+        until(lambda: stored_names(folder, "/"))
         for daemon in _daemons(str(mounted.log)):
             os.kill(daemon, signal.SIGKILL)
         code, told = ended(process)

@@ -118,6 +118,30 @@ def test_interrupted_mount_command_does_not_mount_later(
                 assert daemon.recv(1) == b""  # the command does not wait for the greeting any more
 
 
+# What Python calls in the parent after a fork: there it ignores exceptions.
+INTERRUPTED_FORK = """
+import os, signal, sys
+stop = int(sys.argv.pop())
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), stop))
+from ftpfs.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_mount_command_that_is_interrupted_at_its_fork_ends(
+    tmp_path: Path, stop: signal.Signals
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        source = f"127.0.0.1:{silent.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-c", INTERRUPTED_FORK, "mount", source, tmp_path, str(int(stop))],
+            env={**os.environ, "XDG_STATE_HOME": str(tmp_path.with_name("state"))},
+            timeout=15,
+        )
+    assert done.returncode in (128 + stop, -stop)
+
+
 def test_wrong_password_is_reported_without_showing_it(
     attempt: MountAttempt, demo_server: FtpServer
 ) -> None:

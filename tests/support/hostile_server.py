@@ -32,6 +32,7 @@ FOLDER = b"type=dir;modify=20240101000000;UNIX.mode=0755; "
 ITSELF = b"type=cdir;modify=20240101000000; .\r\n"
 CONTENT = b"hello\n"
 SMALL = b"ten bytes\n"  # of every file called `small-*`
+SMALL_FOLDER = 500  # of these files in each folder `/trap/folder-*`
 BIG_SIZE = 1 << 30  # of every file called `big*`: it never arrives
 
 
@@ -95,9 +96,14 @@ def _counted_listing(channel: socket.socket, number: float) -> None:
         channel.sendall(_entries(first, 20_000))
 
 
-def _small_files(channel: socket.socket, number: float) -> None:
+def _small_folders(channel: socket.socket, number: float) -> None:
+    count = int(number) // SMALL_FOLDER
+    channel.sendall(b"".join(FOLDER + b"folder-%04d\r\n" % n for n in range(count)))
+
+
+def _small_files(channel: socket.socket) -> None:
     line = b"type=file;size=%d;modify=20240101000000;UNIX.mode=0644; small-%09d\r\n"
-    channel.sendall(b"".join(line % (len(SMALL), n) for n in range(int(number))))
+    channel.sendall(b"".join(line % (len(SMALL), n) for n in range(SMALL_FOLDER)))
 
 
 def _cut_listing(channel: socket.socket, number: float) -> None:
@@ -126,7 +132,7 @@ LISTINGS: dict[str, Callable[[socket.socket, float], None]] = {
     "dripped-listing": _dripped_listing,
     "counted-listing": _counted_listing,
     "cut-listing": _cut_listing,
-    "small-files": _small_files,
+    "small-files": _small_folders,
     "junk-lines": lambda channel, number: channel.sendall(b"x\n" * int(number)),
 }
 
@@ -240,7 +246,7 @@ class _Conversation:
 
     def do_mlst(self, argument: str) -> None:
         name = argument.rpartition("/")[2].encode()
-        if name in (b"trap", b"quiet", b""):
+        if name in (b"trap", b"quiet", b"") or name.startswith(b"folder-"):
             line = FOLDER + argument.encode()
         elif name in (b"a.txt",) or name.startswith(b"big"):
             line = b"type=file;size=%d;modify=20240101000000; " % _size_of(argument)
@@ -260,6 +266,8 @@ class _Conversation:
                 channel.sendall(ENDLESS[self._mode] + b"endless\r\n")
             elif folder == "/trap" and self._mode in LISTINGS:
                 LISTINGS[self._mode](channel, self._number)
+            elif folder.startswith("/trap/folder-"):
+                _small_files(channel)
             elif folder == "":
                 channel.sendall(FOLDER + b"trap\r\n" + FOLDER + b"quiet\r\n" + FACTS + b"a.txt\r\n")
                 for number in range(200):
