@@ -362,7 +362,10 @@ class _Examination:
     def _passthrough(self) -> None:
         with self._trying("passthrough"):
             why = passthrough_obstacle(self._config)
-            self._note("passthrough", not why, why or "the kernel uses files on this disk itself")
+            told = "the kernel uses files on this disk itself"
+            if not why and self._config.mount.ro:
+                told += ", but no stored contents on a read-only mount"
+            self._note("passthrough", not why, why or told)
 
     def _session(self) -> Session:
         return Session(self._config.server, self._config.network, self._profile)

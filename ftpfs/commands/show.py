@@ -164,8 +164,9 @@ def _limits(limits: LimitStatus) -> str:
 def _passthrough(status: PassthroughStatus) -> str:
     if not status.on:
         return f"off: {status.why}" if status.why else "off"
-    lent = f"on: the kernel used {count(status.files)} on this disk itself"
-    return lent if status.files else "on"
+    parts = [f"the kernel used {count(status.files)} on this disk itself"] if status.files else []
+    parts += [f"not {times:,}: {why}" for why, times in sorted(status.unlent.items())]
+    return f"on: {'; '.join(parts)}" if parts else "on"
 
 
 def _failed(lost: list[PendingFile]) -> str:

@@ -8,6 +8,7 @@ Owns: handles and open flags. Decides little else; each of these rooms does (`co
     attributes  modes and times                         (`writing.attributes`)
     demands     what close, fsync and sync wait for     (`writing.demands`)
     delivery    a closed file on its way to the server  (`writing.delivery`)
+    lent        files that the kernel reads and writes      (`lent`)
     ahead       fetching before a program asks          (`reading.ahead`)
 
 Does not own errnos and the kernel's types (`fuse.operations`), nor bytes on the wire (`ftp`).
@@ -37,7 +38,6 @@ from dataclasses import replace
 
 from ftpfs import errors
 from ftpfs.core import fetching, processes
-from ftpfs.core.files.lending import Lender, Use, Watch
 from ftpfs.core.files.openfile import OpenFile
 from ftpfs.core.files.server_file import version_of
 from ftpfs.core.names.behind import Changes
@@ -65,9 +65,6 @@ ORDINARY_FOLDER_MODES = {0o755, 0o775, 0o777}
 MOST_CHANGES = 4
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
-# Flags of an open that is not lent to first: the local disk would ask for aligned buffers, and a
-# write would wait for that disk, and not for the server.
-_UNLENT = os.O_DIRECT | os.O_DSYNC | os.O_SYNC
 
 
 class _Outdated(Exception):
@@ -108,15 +105,15 @@ class Filesystem:
             write,
             prefetchers=prefetchers,
             store=store,
+            read_only=read_only,
             report=self._report_changes,
+            release=self.release,
             clock=clock,
         )
         # Called with the paths of entries that others changed, in a thread of its own, with no lock
         # and no lease held.
         self.tell_changed: Callable[[list[str]], None] = lambda _paths: None
-        self.lender: Lender | None = None  # the kernel; set before the first open
-        # Files that it writes, and handles whose files may be written through memory maps.
-        self._written, self._mapped = Watch(self._watch_written), Watch(self._try_to_release)
+        self.lent = rooms.lent
         # Dependencies and constants:
         self._remote = remote
         self._spool = spool
@@ -284,41 +281,13 @@ class Filesystem:
         finally:
             self.release(handle)
 
-    def lend(self, handle: int, flags: int) -> int:
-        """The kernel has opened a file as this handle. Returns the number of the local file that it
-        is to use for it; 0: it has to ask for each read and write."""
-        if self.lender is None:
-            return 0
-        file, access = self._file(handle), flags & os.O_ACCMODE
-        use = Use(handle, reads=access != os.O_WRONLY, writes=access != os.O_RDONLY)
-        # A refusal of the folder is to be told by a write, and such a write is not seen here.
-        may_begin = not use.writes or self._known.takes_files(folder_of(file.path))
-        may_begin = may_begin and not flags & _UNLENT
-        number = file.lending.begin(use, self.lender, may_begin=may_begin)
-        if number and use.writes:
-            self._written.add(file)
-        return number
-
-    def _watch_written(self, file: OpenFile) -> bool:
-        with contextlib.suppress(errors.FtpfsError):
-            if file.lending.begins_stream():
-                self._queue.stream(file)
-        return file.lending.is_written()
-
-    def _try_to_release(self, handle: int) -> bool:
-        """Release a handle whose file was mapped. Returns whether it still is."""
-        with contextlib.suppress(errors.FtpfsError):
-            self.release(handle)  # adds it again, if it has to wait on
-        return False
-
     def release(self, handle: int) -> None:
         """Close a handle for good.
 
         If this was the last writer's handle, the file is sent. With the last handle the open file
         leaves the tables, unless it has to linger.
         """
-        if self.lender is not None and not self._file(handle).lending.end(handle, self.lender):
-            self._mapped.add(handle)
+        if not self.lent.end(handle):
             return
         known, last = self._files.detach(handle)
         self._generated.close(handle)
@@ -668,8 +637,7 @@ class Filesystem:
         """
         self._ahead.close()
         self._behind.close()
-        self._written.close()
-        self._mapped.close()
+        self.lent.close()
         if self.keeper is not None:
             self.keeper.close()
         # first, because a deletion may wait for a server until this process is killed

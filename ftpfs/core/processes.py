@@ -7,8 +7,15 @@ Threading: any thread.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import signal
 from pathlib import Path
+
+# Open files of a process that are looked at.
+MOST_FILES = 1000
+_FDINFO = re.compile(rb"^(pos|ino):\t(\d+)$", re.MULTILINE)
 
 
 def are_one(opener: int, caller: int) -> bool:
@@ -34,6 +41,24 @@ def is_killed(thread: int) -> bool:
     """
     pending = _field(thread, b"SigPnd:") if thread else None
     return pending is not None and int(pending, 16) >> (signal.SIGKILL - 1) & 1 == 1
+
+
+def reads_before(number: int, process: int, size: int) -> bool:
+    """Whether a process has a file of this inode number open, and reads nowhere behind `size`.
+
+    False if the kernel does not tell, or if it has too many files open to look at all of them.
+    """
+    folder, places = Path(f"/proc/{process}/fdinfo"), []
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return False
+    for name in names if len(names) <= MOST_FILES else ():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            told = dict(_FDINFO.findall((folder / name).read_bytes()))
+            if int(told.get(b"ino", -1)) == number:
+                places.append(int(told[b"pos"]))
+    return bool(places) and max(places) < size
 
 
 def _process_of(thread: int) -> int | None:

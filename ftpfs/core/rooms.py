@@ -22,6 +22,7 @@ from ftpfs.core.files.looks import Looks, peek
 from ftpfs.core.files.openfile import OpenFile
 from ftpfs.core.files.table import OpenFiles
 from ftpfs.core.keeping.keeper import Keeper
+from ftpfs.core.lent import LentFiles
 from ftpfs.core.names.aftermath import Aftermath
 from ftpfs.core.names.behind import Behind, Changes
 from ftpfs.core.names.doubts import Doubts
@@ -64,6 +65,7 @@ class Rooms:
     blocks: BlockCache
     folders: Folders
     looks: Looks
+    lent: LentFiles
     ahead: LookAhead
     behind: Behind
     intents: Intents
@@ -86,11 +88,13 @@ def build(
     *,
     prefetchers: int,
     store: Store | None,
+    read_only: bool,
     report: Callable[[Changes], None],
+    release: Callable[[int], None],
     clock: Callable[[], float],
 ) -> Rooms:
     """The rooms of a new mount. See `Filesystem` for the arguments. `report` hears of changes by
-    others that a look behind an answer has found.
+    others that a look behind an answer has found. `release` closes a handle for good.
 
     One idea: a list of what is built, in order.
     """
@@ -168,6 +172,12 @@ def build(
         blocks=blocks,
         folders=folders,
         looks=looks,
+        lent=LentFiles(
+            *(files, known, looks, store),
+            is_read_only=read_only,
+            stream=queue.stream,
+            release=release,
+        ),
         ahead=ahead,
         behind=behind,
         intents=intents,

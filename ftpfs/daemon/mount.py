@@ -21,6 +21,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -360,7 +361,7 @@ def _mount(
         left_behind=_left_behind(config),
         has_ended=binding.has_ended,
         presence=offline.presence,
-        passthrough=passthrough.status,
+        passthrough=lambda: replace(passthrough.status(), unlent=filesystem.lent.unlent()),
     )
 
     with _captured_stderr() as captured:

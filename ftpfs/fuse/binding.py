@@ -392,7 +392,7 @@ def _serve_fuse3(library: str, operations: Any, mountpoint: str, kwargs: dict[st
         setattr(connection, wanted, flags)
         if operations.passthrough.ask(connection):
             operations.passthrough.begin(_device(library))
-            config.auto_cache = 0  # see `Operations._lend`
+            config.auto_cache = 0  # see `Backing.lend`
         operations.kernel.invalidate = _invalidation(library)
         operations.init("/")
 

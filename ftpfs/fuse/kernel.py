@@ -95,7 +95,7 @@ class KernelView:
         # Makes the kernel ask about a path when it is used next; only called inside a callback. The
         # binding sets it if its libfuse has the call.
         self.invalidate: Callable[[str], None] | None = None
-        self._mountpoint = mountpoint.rstrip("/")
+        self.mountpoint = mountpoint.rstrip("/")
         self._believes_for = believes_for
         self._generation = max(believes_for, SHORTEST_MEMORY_SECONDS)
         self._clock = clock
@@ -203,10 +203,10 @@ class KernelView:
 
     def _have_outdated_invalidated(self) -> None:
         """Read the attribute until nothing is outdated. Run it in a thread of its own."""
-        place, name = os.fsencode(self._mountpoint), OUTDATED_ATTRIBUTE.encode()
+        place, name = os.fsencode(self.mountpoint), OUTDATED_ATTRIBUTE.encode()
         able = False
         with contextlib.suppress(OSError):  # no /proc
-            able = self._give_files_up()
+            able = self.give_files_up()
         while True:
             if not able or self._libc.getxattr(place, name, None, 0) < 0:
                 self._take_outdated()  # the kernel asks by itself soon
@@ -252,12 +252,12 @@ class KernelView:
 
         Run it in a thread of its own, which has no descriptors afterwards.
         """
-        if not self._give_files_up():
+        if not self.give_files_up():
             return None
         buffer = ctypes.create_string_buffer(_STATX_SIZE)
         failed = self._libc.statx(
             _AT_FDCWD,
-            os.fsencode(self._mountpoint + path),
+            os.fsencode(self.mountpoint + path),
             _AT_SYMLINK_NOFOLLOW | _AT_STATX_FORCE_SYNC,
             _STATX_BASIC_STATS,
             buffer,
@@ -268,7 +268,7 @@ class KernelView:
         [mtime] = struct.unpack_from("=q", buffer, _STATX_MTIME_AT)
         return size, mtime
 
-    def _give_files_up(self) -> bool:
+    def give_files_up(self) -> bool:
         """Unshare and close the descriptors of this thread; False if that is not possible."""
         numbers = (0, _LAST_FILE, _CLOSE_RANGE_UNSHARE)
         if not self._libc.syscall(_SYS_CLOSE_RANGE, *map(ctypes.c_long, numbers)):

@@ -28,8 +28,9 @@ from ftpfs import errors
 from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.names.inode import inode
 from ftpfs.core.names.listings import ROOT
+from ftpfs.fuse.backing import Backing
 from ftpfs.fuse.kernel import OUTDATED_ATTRIBUTE, KernelView, Shape
-from ftpfs.fuse.passthrough import Passthrough, name_backing_file
+from ftpfs.fuse.passthrough import Passthrough
 from ftpfs.model.entry import Entry, Kind
 from ftpfs.model.names import NAME_MAX
 
@@ -198,6 +199,7 @@ class Operations:
         self._look = look
         self.kernel = kernel
         self.passthrough = passthrough or Passthrough("nobody has asked for it")
+        self._backing = Backing(filesystem, kernel, self.passthrough)
         self._started = started
         self._stopped = stopped
         self._began = int(time.time())
@@ -215,7 +217,8 @@ class Operations:
         self.mounted = True
         self._fs.tell_changed = self.kernel.outdated
         self._fs.know_callers(self._caller_here)
-        self._fs.lender = self.passthrough if self.passthrough.is_on else None
+        self._backing.caller = self.caller
+        self._backing.begin()
         self._started()
 
     def _caller_here(self) -> int:
@@ -254,6 +257,7 @@ class Operations:
         if path is None:
             path, entry = self._fs.path_of(info.fh), self._fs.handle_attributes(info.fh)
         else:
+            self._backing.wait_for_inode(path)
             entry = self._fs.attributes(path)
         told = self._stat(path, entry)
         self._told(path, entry, told)
@@ -334,33 +338,27 @@ class Operations:
     @_answered
     def open(self, path: str, info: Any) -> int:
         believed = self.kernel.believes(path)
-        try:
-            caller = self.caller() if info.flags & _WRITING else 0
-            info.fh = self._fs.open(path, info.flags, caller)
-        except errors.NotFound as error:
-            raise self._gone(path, error) from error
-        self._correct(path, info.fh, believed)
-        # With direct_io, the kernel passes on every read, whatever size it believes.
-        info.direct_io = self._fs.is_unsized(info.fh)
-        self._lend(path, info)
+        with self._backing.opening(path, info.flags):
+            try:
+                caller = self.caller() if info.flags & _WRITING else 0
+                info.fh = self._fs.open(path, info.flags, caller)
+            except errors.NotFound as error:
+                raise self._gone(path, error) from error
+            self._correct(path, info.fh, believed)
+            # With direct_io, the kernel passes on every read, whatever size it believes.
+            info.direct_io = self._fs.is_unsized(info.fh)
+            self._backing.lend(path, info, lambda: self._shape(path, info.fh))
         return 0
 
-    def _lend(self, path: str, info: Any, *, is_new: bool = False) -> None:
-        """Have the kernel use a local file for this handle, if there is one."""
-        if number := self._fs.lend(info.fh, info.flags):
-            name_backing_file(info, number)
-            self.kernel.forget_pages(path)
-        elif self._fs.lender and not (info.direct_io or is_new):
-            # libfuse would do the same by `auto_cache`, but also for handles with a backing file,
-            # and the kernel refuses that.
-            told = self._stat(path, self._fs.handle_attributes(info.fh))
-            shape = told.st_size, told.st_mtimespec
-            info.keep_cache = self.kernel.keeps_pages(path, shape)
+    def _shape(self, path: str, handle: int) -> Shape:
+        told = self._stat(path, self._fs.handle_attributes(handle))
+        return told.st_size, told.st_mtimespec
 
     @_answered
     def create(self, path: str, mode: int, info: Any) -> int:
-        info.fh = self._fs.create(path, mode, info.flags, self.caller())
-        self._lend(path, info, is_new=True)
+        with self._backing.opening(path, info.flags):
+            info.fh = self._fs.create(path, mode, info.flags, self.caller())
+            self._backing.lend(path, info, None)
         return 0
 
     @_answered
@@ -436,6 +434,8 @@ class Operations:
 
     @_answered
     def rename(self, old: str, new: str, flags: int = 0) -> int:
+        if self._backing.renames(old, new):
+            return 0
         if _is_libfuses(new):
             self._fs.hide(old, new)
         else:

@@ -73,6 +73,7 @@ class Rank(enum.IntEnum):
     GENERATIONS = enum.auto()  # reading/blocks
     STORE = enum.auto()  # store/store: contents that are open
     STORE_WRITER = enum.auto()  # store/writer: what waits for the disk
+    STORE_CHECKS = enum.auto()  # store/lent: contents to be checked
     WAITING = enum.auto()  # offline/waiting; held over disk I/O
     STORED_LISTINGS = enum.auto()  # store/listings: the connection; held over disk I/O
     EXCLUDED = enum.auto()  # names/excluded: what is under excluded names

@@ -5,7 +5,7 @@ The daemon's control socket sends it as JSON (`dataclasses.asdict`), and the com
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class PassthroughStatus:
     on: bool
     why: str = ""  # why not
     files: int = 0  # that were lent to the kernel, since the mount
+    # How often the store had no content for a reader that could be lent, by the reason.
+    unlent: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ class Basis:
                 if entry is None:
                     state.keep_mode_locked()
                 reader = server.become_locked(entry, version_of(state.path, entry, generation))
+                server.joined_locked()
                 server.patching = ()
                 state.changes.limit_base(server.version.size)
                 is_recorded = self._row.is_there_locked()
@@ -145,6 +146,7 @@ class Basis:
         state, server = self._state, self._state.server
         with state.changed:
             server.foreign = seen
+            server.joined_locked()
             server.version = version_of(state.path, seen, generation)
             state.changes.limit_base(server.version.size)
             reader = server.take_reader_locked()

@@ -186,6 +186,7 @@ class SpooledContent:
         if to != start and end > start:
             moved = self._copied_behind(spooled, start, entry, uncertain)
         with state.changed:
+            state.server.joined_locked()
             state.spooled = moved
             state.changes.end_behind(to, end - start + to)
             moved.cut(0)

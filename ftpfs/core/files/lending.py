@@ -36,6 +36,9 @@ not, no open may be.
       └──────────────────────────────^──────────────────────────────┘
                      the last handle of the kernel is gone
 
+Whole contents of the store are lent, too, to readers alone: see `loans`. All or none holds for
+both.
+
 Owns: which handles of one file are lent to, and what is known of changes made without us. Does not
 know FUSE: the kernel is a `Lender`.
 
@@ -59,7 +62,9 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from ftpfs import errors
 from ftpfs.core.files.changes import STREAM_FROM
 from ftpfs.core.files.content import SpooledContent
+from ftpfs.core.files.loans import Ask, Lend, Loans, obstacle
 from ftpfs.core.files.state import FileState
+from ftpfs.core.store.lent import NotLent, Unlent
 from ftpfs.core.writing.spool import Spool
 from ftpfs.model.locks import Rank, ranked_condition
 
@@ -92,11 +97,26 @@ class Lender(Protocol):
 
 
 class Use(NamedTuple):
-    """An open of the kernel: which handle, and what its program may do."""
+    """An open of the kernel: which handle, what its program may do, and which process that is."""
 
     handle: int
     reads: bool
     writes: bool
+    process: int = 0  # 0: unknown
+
+
+class Answer(NamedTuple):
+    """What an open is lent: its number, or 0: it has to ask; then perhaps why."""
+
+    number: int
+    why: Unlent | None = None
+
+
+class Stored(NamedTuple):
+    """The store, from which contents may be lent to readers."""
+
+    lend: Lend
+    is_read_only: bool  # the mount
 
 
 class Mode(enum.Enum):
@@ -118,6 +138,7 @@ class Lending:
         self._state = state
         self._content = content
         self._spool = spool
+        self.loans = Loans(state)
         # Guarded by the state's `spool_lock`; `is_lent` may be read without.
         self.is_lent = False
         self._uses: dict[int, Use] = {}
@@ -130,31 +151,74 @@ class Lending:
     def mode(self) -> Mode:
         if not self._uses:
             return Mode.FREE
-        return Mode.LENT if self.is_lent else Mode.ASKING
+        return Mode.LENT if self.is_lent or self.loans.current is not None else Mode.ASKING
 
     # Opens and releases of the kernel.
 
-    def begin(self, use: Use, lender: Lender, *, may_begin: bool) -> int:
-        """The kernel opens the file. Returns the number of what it is lent; 0: it has to ask.
+    def begin(
+        self, use: Use, lender: Lender, *, may_begin: bool, stored: Stored | None = None
+    ) -> Answer:
+        """The kernel opens the file. Returns what it is lent.
 
-        `may_begin`: whether anything may be lent here at all, if this is the first open.
+        `may_begin`: whether a spool file may be lent here at all, if this is the first open.
+        `stored`: where a stored content may come from. Raises OtherNode if the inode has a stored
+        content that does not fit; then nothing is noted.
         """
         state = self._state
         with state.spool_lock:
+            self.loans.check_locked(writes=use.writes)
+            why = None
             if self.mode is Mode.FREE and may_begin and self._fits(use):
                 self._lend(lender)
+            if stored is not None and self.mode is not Mode.LENT:
+                why = self._lend_stored(use, lender, stored)
             self._uses[use.handle] = use
+            if (loan := self.loans.current) is not None:
+                loan.handles[use.handle] = use.process
+                return Answer(loan.number)
             if not self.is_lent:
-                return 0
+                return Answer(0, why)
             if use.writes:
                 with state.changed:
                     # It holds the upload back: nobody knows when it writes.
                     state.progress.begin_writing(use.handle)
-            return self._number
+            return Answer(self._number)
+
+    def _lend_stored(self, use: Use, lender: Lender, stored: Stored) -> Unlent | None:
+        """Lend what the store has, if it may be lent to this open. Returns why not."""
+        state = self._state
+        with state.changed:
+            version, follows = state.server.version, state.follows_locked()
+        ask = Ask(
+            writes=use.writes,
+            is_read_only=stored.is_read_only,
+            is_open=self.mode is Mode.ASKING,
+            follows=follows,
+            size=version.size,
+            mtime=version.mtime,
+            now=time.time(),
+        )
+        if (why := obstacle(ask)) is None:
+            try:
+                self.loans.begin_locked(stored.lend, lender.lend)
+            except NotLent as refused:
+                return refused.why
+        return why
+
+    def turn(self) -> bool:
+        """The name has another inode from now on, because a stored content does not fit any more.
+        False: nothing is lent by now, so it keeps the one that it has."""
+        with self._state.spool_lock:
+            if not self.loans.turn_locked():
+                return False
+            self._uses.clear()
+            return True
 
     def _fits(self, use: Use) -> bool:
         """Whether the spool file has all of the content, and nothing can be mapped for writing."""
         state, changes = self._state, self._state.changes
+        if self.loans.is_any:
+            return False  # their handles would not see what the kernel writes elsewhere
         with state.changed:
             if state.is_fetched or state.is_hydrating or state.failures.refusal is not None:
                 return False
@@ -188,10 +252,11 @@ class Lending:
         Nothing is absorbed after it, so what follows has to find all that was written.
         """
         with self._state.spool_lock:
+            was_reading = self.loans.end_locked(handle, lender.take_back)
             use = self._uses.get(handle)
             if use is None:
                 return True
-            if not self.is_lent:
+            if was_reading or not self.is_lent:
                 del self._uses[handle]
                 return True
             may_be_mapped = use.reads and use.writes

@@ -212,6 +212,10 @@ class Looks:
             entry, since = self._look_at_open(file, path)
         if entry is not None and self._known.generations.of(path) == generation:
             _let_follow(file, entry, generation, since)
+        try:
+            file.grow()
+        except errors.FtpfsError as error:
+            log.debug("%s: what it has grown by was not fetched: %s", path, error)
 
     def opened(self, file: OpenFile, path: str, entry: Entry, generation: int) -> None:
         """The file was opened as `entry` shows it, so the next look can wait."""

@@ -33,6 +33,7 @@ import functools
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ftpfs import errors
 from ftpfs.core.files.basis import Basis
@@ -119,7 +120,13 @@ class OpenFile(Facts):
 
     def attributes(self) -> Entry:
         self.lending.absorb()
-        return super().attributes()
+        entry, size = super().attributes(), self.lending.loans.shown_size
+        return entry if size is None else replace(entry, size=size)
+
+    def grow(self) -> bool:
+        """Append what the file has grown by on the server to what the kernel reads. Returns whether
+        there is more to append. Raises what the network raises."""
+        return self.lending.loans.grow(self.read)
 
     # Content.
 
@@ -192,6 +199,7 @@ class OpenFile(Facts):
                     if writer is not None:
                         state.progress.place(writer)
             count = spooled.write(offset, data)
+            self.lending.loans.write_locked(offset, data[:count])
             with state.changed:
                 state.is_fetched = False
                 end = offset + count
@@ -233,6 +241,7 @@ class OpenFile(Facts):
                 finally:
                     spooled.truncate(size)
                     self.lending.cut_locked(size)
+                    self.lending.loans.cut_locked(size)
 
     def set_for_upload(self, *, mtime: int | None = None, mode: int | None = None) -> bool:
         """Have the upload that is due set these. False: none is; set them on the server then.

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from ftpfs import errors
 from ftpfs.core.reading.blocks import BLOCK_SIZE, BlockCache, Version
@@ -29,6 +30,13 @@ PAGE_BYTES = 4096  # the kernel's page size (bytes)
 UNDER_WAY_BYTES = 1 << 20
 # Samples of one change in place and of those before it.
 MOST_SAMPLES = 12
+
+
+class Epoch(NamedTuple):
+    """How often others have changed a file's content: made it longer, and in any other way."""
+
+    others: int
+    growths: int
 
 
 class View:
@@ -78,6 +86,7 @@ class ServerFile:
         self.foreign: Entry | None = None
         # How often the file got another content on the server: a longer one, and any other.
         self._growths = self._others = 0
+        self._joined = 0  # how often what was written here was joined to another one
         self._reader: Reader | None = None
         self._overrun = Overrun()  # of the present version
         # Times of time.monotonic():
@@ -149,6 +158,14 @@ class ServerFile:
         reader = self.become_locked(entry, version)
         self._overrun = overrun
         return reader
+
+    def joined_locked(self) -> None:
+        """What was written here was joined to another content of the server."""
+        self._joined += 1
+
+    def epoch_locked(self) -> Epoch:
+        """Tells whether others have changed the content since."""
+        return Epoch(self._others + self._joined, self._growths)
 
     def begin_locked(self, view: View, size: int) -> None:
         """Note the content with which a new handle begins; the file has `size` bytes."""

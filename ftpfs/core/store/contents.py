@@ -144,6 +144,23 @@ class Content:
     def is_unlinked(self) -> bool:
         return not (os.fstat(self._fd).st_nlink and os.fstat(self._side).st_nlink)
 
+    @property
+    def descriptor(self) -> int:
+        """The open file of its bytes, as long as this object lives."""
+        return self._fd
+
+    def lock(self) -> bool:
+        """Lock it for lending, or for cutting. False: somebody has it. The lock goes with the open
+        file, wherever that is open by then."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(self) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
     def has(self, index: int) -> bool:
         return self._entry(index) is not None
 
@@ -336,10 +353,11 @@ class ContentFolder:
         be removed.
 
         That holds for whole ones, and while checksums are computed: holes would count as blocks.
+        And it holds for those that are lent to the kernel (`lent.py`).
         """
         with contextlib.suppress(OSError, Damaged):
             content = self.open(name, writable=True)
-            if not content.flags & (Flag.WHOLE | Flag.UNSUMMED):
+            if not content.flags & (Flag.WHOLE | Flag.UNSUMMED) and content.lock():
                 return content.cut(least)
         return 0
 

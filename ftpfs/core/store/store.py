@@ -10,6 +10,7 @@ lacks a block, the caller fetches it; if the store cannot take a block, the bloc
     listings.py   what the server told of its names    listings.db
     remembering.py  notes there what the server tells
     kept.py       which paths are kept              kept
+    lent.py       contents that the kernel reads
 
 **Which contents can be confused.** A content is known by path, size and time, and FTP's times have
 whole seconds. A content on the disk may be served a year later, so no other content may ever have
@@ -58,6 +59,14 @@ from ftpfs.core.reading.blocks import Generations, Version
 from ftpfs.core.store.contents import Content, ContentFolder, Damaged, Facts, name_of
 from ftpfs.core.store.index import FILES, Index
 from ftpfs.core.store.kept import KeptPaths
+from ftpfs.core.store.lent import (
+    CHECKED_AT_ONCE,
+    Checker,
+    LentContent,
+    NotLent,
+    Unlent,
+    can_be_lent,
+)
 from ftpfs.core.store.writer import Adopt, Drop, Forget, Keep, Put, Writer
 from ftpfs.local import private
 from ftpfs.model.locks import Rank, ranked_lock
@@ -114,6 +123,7 @@ class Store:
         self._files = ContentFolder(folder / "data")
         self._clock = clock
         self._owner = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._checker = Checker(self._files, self._drop_damaged)
         self._writer = Writer(
             folder,
             self._files,
@@ -122,7 +132,7 @@ class Store:
             reserved=reserved,
             clock=clock,
             changed=self._let_go,
-            resting=self._let_go_deleted,
+            resting=self._rest,
         )
         self._lock = ranked_lock(Rank.STORE)
         # Guarded by _lock:
@@ -133,6 +143,7 @@ class Store:
         # Set once, before any use: see `follow_names`.
         self._origin: Callable[[str], str] | None = None
         self._is_away: Callable[[], bool] = lambda: False
+        self._may_lend = False
         try:
             self._make_folder()
         except OSError as error:
@@ -235,6 +246,62 @@ class Store:
             self._writer.switch_off(error)
             return False
 
+    # Lending.
+
+    def begin_lending(self) -> None:
+        """The kernel takes contents: check each one soon after it became whole. Before any use."""
+        self._may_lend = True
+
+    def lend(self, version: Version) -> LentContent:
+        """Lend a whole content to the kernel, locked and checked. Raises NotLent.
+
+        A small content that was not checked in this boot is checked now, a larger one soon.
+        """
+        if not self._is_current(version):
+            raise NotLent(Unlent.INCOMPLETE)
+        facts = self._facts(version)
+        with self._lock:
+            owners = ["", self._owner] if self._has_own else [""]
+        for name in [name_of(facts, owner) for owner in owners]:
+            try:
+                return self._lend(self._files.open(name, writable=True))
+            except FileNotFoundError:
+                continue
+            except Damaged as damage:
+                self._drop(name, version.path, damage)
+            except OSError as error:
+                log.info("%s is not lent to the kernel: %s", version.path, error)
+        raise NotLent(Unlent.INCOMPLETE)
+
+    def _lend(self, content: Content) -> LentContent:
+        if not content.lock():
+            raise NotLent(Unlent.LENT_ELSEWHERE)
+        try:
+            self._check_to_lend(content)
+        except BaseException:
+            content.unlock()
+            raise
+        self._writer.note_use(content.name)
+        return LentContent(content, self._files)
+
+    def _check_to_lend(self, content: Content) -> None:
+        """Raises NotLent. It is locked, so nobody cuts it meanwhile."""
+        if content.is_unlinked or not can_be_lent(content):
+            raise NotLent(Unlent.INCOMPLETE)
+        if not self._checker.has_checked(content):
+            if content.facts.size > CHECKED_AT_ONCE:
+                self._checker.add(content.name)
+                raise NotLent(Unlent.UNCHECKED)
+            if not self._checker.check(content):
+                raise NotLent(Unlent.INCOMPLETE)
+
+    def note_lent(self, name: str) -> None:
+        """A content is still lent: it counts as used."""
+        self._writer.note_use(name, hits=0)
+
+    def _drop_damaged(self, content: Content, damage: Damaged) -> None:
+        self._drop(content.name, content.facts.path, damage)
+
     # Kept contents.
 
     def keep(self, version: Version) -> None:
@@ -316,6 +383,7 @@ class Store:
 
     def close(self) -> None:
         """Do what is queued, for some seconds. After it, nothing is stored or served."""
+        self._checker.close()
         self._writer.close()
         with self._lock:
             self._open.clear()
@@ -406,8 +474,13 @@ class Store:
                 self._open.pop(name, None)
                 self._absent.pop(name, None)
 
-    def _let_go_deleted(self) -> None:
-        """Drop the contents that others deleted: only then does the disk get their space back."""
+    def _rest(self, whole: str) -> None:
+        """The writer has a pause. `whole`: a content that became whole.
+
+        Drop the contents that others deleted: only then does the disk get their space back.
+        """
+        if whole and self._may_lend:
+            self._checker.add(whole)
         with self._lock:
             known = list(self._open.items())
         self._let_go([name for name, content in known if content.is_unlinked])

@@ -121,11 +121,12 @@ class Writer:
         reserved: int,
         clock: Callable[[], float],
         changed: Callable[[list[str]], None],
-        resting: Callable[[], None],
+        resting: Callable[[str], None],
     ) -> None:
         """`reserved`: bytes of the capacity that others take.
 
-        `changed(names)` is called after these contents were made or deleted; `resting()` in pauses.
+        `changed(names)` is called after these contents were made or deleted; `resting(name)` in
+        pauses, with the name of a content that became whole, or "".
         """
         self.generations = Generations()  # replaced before the first use
         self._folder = folder
@@ -228,10 +229,10 @@ class Writer:
         with self._changed:
             return any(_covers(forgotten, path) for forgotten in self._forgetting)
 
-    def note_use(self, name: str) -> None:
-        """A block of that content was found."""
+    def note_use(self, name: str, *, hits: int = 1) -> None:
+        """That content was used, and so many blocks of it were found."""
         with self._changed:
-            self._count_locked(hits=1)
+            self._count_locked(hits=hits)
             self._used[name] = self._clock()
             if not (self._is_off or self._is_closing):
                 self._start_locked()
@@ -290,8 +291,7 @@ class Writer:
                 for run in _runs_of(items):
                     self._do(index, run)
                 if not items:
-                    self._rest()
-                    self._seal_one()
+                    self._rest(self._seal_one())
                 self._note(index)
             index.remove_owned(self._owner)
         except (OSError, sqlite3.Error) as error:
@@ -451,8 +451,8 @@ class Writer:
         if content.facts.size >= SEAL_FROM_BYTES:
             self._unsealed[content.name] = None
 
-    def _seal_one(self) -> None:
-        """Mark one of the contents that became complete as whole."""
+    def _seal_one(self) -> str:
+        """Mark one of the contents that became complete as whole. Returns its name; "": none."""
         while self._unsealed:
             name = next(iter(self._unsealed))
             del self._unsealed[name]
@@ -460,7 +460,8 @@ class Writer:
                 content = self._files.open(name, writable=True)
                 if not content.flags & Flag.WHOLE and content.is_complete():
                     content.seal()
-                    return
+                    return name
+        return ""
 
     def _note(self, index: Index) -> None:
         with self._changed:

@@ -48,7 +48,8 @@ class Kernel:
 @pytest.fixture
 def kernel(bench: Bench) -> Iterator[Kernel]:
     bench.note_takes("/")
-    bench.fs.lender = kernel = Kernel()
+    kernel = Kernel()
+    bench.fs.lent.lend_to(kernel)
     yield kernel
     assert not kernel.lent, "a number was never taken back"
 
@@ -56,12 +57,12 @@ def kernel(bench: Bench) -> Iterator[Kernel]:
 def create(bench: Bench, path: str = "/new", flags: int = WRONLY) -> tuple[int, int]:
     """A new file as the kernel makes it: its handle, and the number that it is lent as."""
     handle = bench.fs.create(path, 0o644, flags)
-    return handle, bench.fs.lend(handle, flags)
+    return handle, bench.fs.lent.lend(handle, flags)
 
 
 def opened(bench: Bench, path: str, flags: int) -> tuple[int, int]:
     handle = bench.fs.open(path, flags)
-    return handle, bench.fs.lend(handle, flags)
+    return handle, bench.fs.lent.lend(handle, flags)
 
 
 def closed(bench: Bench, handle: int) -> None:
@@ -239,7 +240,7 @@ def test_claim_of_a_row_is_void_after_the_kernel_wrote(bench: Bench, kernel: Ker
 def test_stream_begins_once_when_the_file_is_long(bench: Bench, kernel: Kernel) -> None:
     handle, number = create(bench)
     file = bench.fs._file(handle)
-    bench.fs._written.close()
+    bench.fs.lent._written.close()
     fd = kernel.open(number)
     os.write(fd, b"x" * 1000)
     assert not file.lending.begins_stream()
@@ -252,7 +253,7 @@ def test_stream_begins_once_when_the_file_is_long(bench: Bench, kernel: Kernel) 
 
 def test_file_with_a_hole_is_not_streamed(bench: Bench, kernel: Kernel) -> None:
     handle, number = create(bench)
-    bench.fs._written.close()
+    bench.fs.lent._written.close()
     fd = kernel.open(number)
     os.pwrite(fd, b"end", 4 * STREAM_FROM)
     assert not bench.fs._file(handle).lending.begins_stream()
