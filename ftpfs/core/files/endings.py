@@ -50,6 +50,9 @@ class Endings:
         self._queue.forget(file)
         self._folders.file_ended(file)
         self.retire(file)
+        if hidden is not None and file not in self._files.all():
+            # Its last handle was closed while the server moved it to the hidden name.
+            self._intents.remove_hidden(hidden)
 
     def drop_refused(self, file: OpenFile) -> bool:
         """Drop a new, empty file that the server refused. Returns whether it was one.

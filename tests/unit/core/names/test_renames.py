@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,20 @@ def test_open_file_outlives_its_name(bench: Bench) -> None:
     bench.write("/a", b"a new one")
     bench.fs.release(handle)
     assert bench.remote.files() == {"/a": b"a new one", "/b": b"bbbb"}
+
+
+def test_file_that_is_closed_during_its_deletion_leaves_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle, rename = bench.fs.open("/a", os.O_RDONLY), bench.remote.rename
+
+    def slow(old: str, new: str, **words: Any) -> None:
+        rename(old, new, **words)
+        bench.fs.release(handle)
+
+    monkeypatch.setattr(bench.remote, "rename", slow)
+    bench.fs.unlink("/a")
+    assert bench.remote.files() == {"/b": b"bbbb"}
 
 
 def test_deletion_of_an_open_file_that_is_on_its_way_counts_as_dirty_and_sync_waits_for_it(
