@@ -86,7 +86,30 @@ class PlaceType(click.Path):
         return value
 
 
+class _StreamsType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
+    """A number of connections from 1 to 16; None for auto."""
+
+    name = "streams"
+
+    def convert(
+        self,
+        value: str | int,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int | None:
+        if value == "auto":
+            return None
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        if not 1 <= number <= 16:
+            self.fail("a number from 1 to 16, or auto", param, ctx)
+        return number
+
+
 SOURCE = _SourceType()
+STREAMS = _StreamsType()
 PLACE = PlaceType()
 FOLDER = PlaceType(file_okay=False)
 

@@ -10,6 +10,7 @@ Threading: one thread.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import posixpath
@@ -27,6 +28,7 @@ from ftpfs.ftp.remote import Remote
 from ftpfs.ftp.uploading.content import CHUNK_BYTES, FileContent
 from ftpfs.local import landing
 from ftpfs.model.entry import Entry, Kind
+from ftpfs.trees.streams import Streams, are_worth_it
 
 log = logging.getLogger(__name__)
 
@@ -125,11 +127,14 @@ def utc(seconds: float | None) -> str:
 
 def cat(remote: Remote, path: str, out: BinaryIO, *, text: bool) -> None:
     """Write a whole remote file to `out`, or raise an error."""
-    _receive(remote, path, lambda _: contextlib.nullcontext(out), text=text, progress=False)
+    entry = remote.stat(path)
+    _receive(remote, path, entry, lambda _: contextlib.nullcontext(out), text=text, progress=False)
 
 
-def get(remote: Remote, path: str, local: str, *, text: bool) -> None:
+def get(remote: Remote, path: str, local: str, *, text: bool, streams: int | None = 1) -> None:
     """Copy a remote file to `local`, which is a file or a folder.
+
+    `streams`: connections for a large file; None: as many as are quickest.
 
     The file appears under its name when it is complete and at least as long as the server reported.
     (Text has no size to compare.) A longer file is accepted: it grew, or the reported size was
@@ -137,18 +142,31 @@ def get(remote: Remote, path: str, local: str, *, text: bool) -> None:
     """
     if os.path.isdir(local):
         local = os.path.join(local, posixpath.basename(path))
-    _receive(remote, path, lambda when: landing.replacing(local, when), text=text, progress=True)
+    entry = remote.stat(path)
+    open_local = functools.partial(landing.replacing, local)
+    # Devices and pipes take their bytes in order.
+    is_plain = not text and (os.path.isfile(local) or not os.path.exists(local))
+    if is_plain and entry.kind is Kind.FILE and are_worth_it(remote, entry, streams):
+        try:
+            with open_local(entry.mtime) as out, _bar(path, entry.size, wanted=True) as advance:
+                Streams(remote, path, entry, out.fileno(), advance, streams=streams).run()
+        except (errors.NotSupported, errors.Changed) as error:
+            log.info("%s: not by several streams: %s", path, error)
+            entry = remote.stat(path)
+        else:
+            return
+    _receive(remote, path, entry, open_local, text=text, progress=True)
 
 
 def _receive(
     remote: Remote,
     path: str,
+    entry: Entry,
     open_local: Callable[[int | None], contextlib.AbstractContextManager[BinaryIO]],
     *,
     text: bool,
     progress: bool,
 ) -> None:
-    entry = remote.stat(path)
     if entry.kind is Kind.DIRECTORY:
         raise errors.IsADirectory(f"{path} is a folder; ftpfs ls shows it, ftpfs mount copies it")
     # The size of a link is not that of its file. In text mode the line ends differ.

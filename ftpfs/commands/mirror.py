@@ -10,7 +10,7 @@ import click
 
 from ftpfs.commands import arguments
 from ftpfs.commands.connected import command, connected, new_owner
-from ftpfs.commands.transfer import jobs_option, resume_option
+from ftpfs.commands.transfer import jobs_option, resume_option, streams_option
 from ftpfs.settings import values
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 )
 @resume_option
 @jobs_option
+@streams_option
 def mirror(
     source: str,
     dest: str,
@@ -66,6 +67,7 @@ def mirror(
     newer_than: str | None,
     resume: bool,
     jobs: int | None,
+    streams: int | None,
     **flags: Any,
 ) -> int:
     """Make the folder DEST a copy of the folder SOURCE.
@@ -84,7 +86,8 @@ def mirror(
     if delete and not (yes or dry or trees.has_terminal()):
         raise arguments.Misuse("nobody can be asked before files are deleted: add --yes")
     rules = _rules(delete, includes, excludes, exclude_files, newer_than)
-    wishes = trees.Wishes(rules=rules, yes=yes, dry=dry, as_json=as_json, resume=resume, jobs=jobs)
+    how = trees.How(recursive=True, resume=resume, jobs=jobs, streams=streams)
+    wishes = trees.Wishes(rules=rules, yes=yes, dry=dry, as_json=as_json, how=how)
     if _is_local(source, dest, context):
         url = arguments.SOURCE.convert(dest, None, context)
         owner = new_owner()

@@ -36,6 +36,14 @@ jobs_option = click.option(
     help="Files at a time.  [default: what the link and the server take]",
 )
 
+streams_option = click.option(
+    "--streams",
+    type=arguments.STREAMS,
+    default="auto",
+    metavar="N|auto",
+    help="Connections for one large file from the server.  [default: as many as are quickest]",
+)
+
 
 @command("ls", help_option_names=["--help"])  # -h means sizes for people, as with ls(1)
 @click.argument("url", type=arguments.SOURCE)
@@ -72,12 +80,14 @@ def cat(url: Source, text: bool, **flags: Any) -> None:
 @_text
 @resume_option
 @jobs_option
+@streams_option
 def get(
     places: Sequence[str],
     recursive: bool,
     text: bool,
     resume: bool,
     jobs: int | None,
+    streams: int | None,
     **flags: Any,
 ) -> int:
     """Copy the files at URL to LOCAL.
@@ -102,13 +112,12 @@ def get(
             found = trees.expand(remote, paths)
             paths = [path for path, _entry in found]
             if not simple or len(paths) > 1:
-                return trees.get(
-                    remote, found, local, recursive=recursive, resume=resume, jobs=jobs
-                )
+                how = trees.How(recursive=recursive, resume=resume, jobs=jobs, streams=streams)
+                return trees.get(remote, found, local, how)
         if local == "-":
             files.cat(remote, paths[0], sys.stdout.buffer, text=text)
         else:
-            files.get(remote, paths[0], local, text=text)
+            files.get(remote, paths[0], local, text=text, streams=streams)
         return 0
 
 

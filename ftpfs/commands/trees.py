@@ -47,23 +47,29 @@ def expand(remote: Remote, paths: Sequence[str]) -> list[Found]:
     return list(found.items())
 
 
+@dataclass(frozen=True)
+class How:
+    """How files travel. `jobs`, `streams`: None: as many as are quickest."""
+
+    recursive: bool = False
+    resume: bool = False
+    jobs: int | None = None
+    streams: int | None = None
+
+
 # get and put.
 
 
-def get(
-    remote: Remote,
-    sources: Sequence[Found],
-    local: str,
-    *,
-    recursive: bool,
-    resume: bool,
-    jobs: int | None,
-) -> int:
+def get(remote: Remote, sources: Sequence[Found], local: str, how: How) -> int:
     """Copy these paths to a local one, by the rule of `cp`. Returns the exit code."""
-    way = Fetch(remote, resumes=resume)
+    way = _fetch(remote, how)
     roots = _roots(way, sources, os.path.abspath(local), into=local.endswith("/"))
-    rules = Rules(changed_only=resume, folds_case=folds_case(_existing(local)))
-    return _copy(way, rules, roots, remote, recursive=recursive, jobs=jobs)
+    rules = Rules(changed_only=how.resume, folds_case=folds_case(_existing(local)))
+    return _copy(way, rules, roots, remote, recursive=how.recursive, jobs=how.jobs)
+
+
+def _fetch(remote: Remote, how: How) -> Fetch:
+    return Fetch(remote, resumes=how.resume, streams=how.streams, connections=how.jobs)
 
 
 def put(
@@ -182,22 +188,19 @@ class Wishes:
     yes: bool
     dry: bool
     as_json: bool
-    resume: bool
-    jobs: int | None
+    how: How
 
 
 def fetch_tree(remote: Remote, path: str, local: str, wishes: Wishes) -> int:
     """Make the local folder a copy of the one on the server. Returns the exit code."""
     rules = replace(wishes.rules, folds_case=folds_case(_existing(local)))
     wishes = replace(wishes, rules=rules)
-    return _mirror(
-        Fetch(remote, resumes=wishes.resume), path, os.path.abspath(local), remote, wishes
-    )
+    return _mirror(_fetch(remote, wishes.how), path, os.path.abspath(local), remote, wishes)
 
 
 def send_tree(remote: Remote, local: str, path: str, note: Note, wishes: Wishes) -> int:
     """Make the folder on the server a copy of the local one. Returns the exit code."""
-    way = Send(remote, note.uploading, resumes=wishes.resume)
+    way = Send(remote, note.uploading, resumes=wishes.how.resume)
     return _mirror(way, os.path.abspath(local), path, remote, wishes)
 
 
@@ -213,7 +216,7 @@ def _mirror(way: Way, source: str, target: str, remote: Remote, wishes: Wishes) 
     copying = Copying(
         way,
         way.rules(wishes.rules),
-        jobs=wishes.jobs or way.jobs(),
+        jobs=wishes.how.jobs or way.jobs(),
         dry=wishes.dry,
         tell=printer.tell,
     )
@@ -245,7 +248,9 @@ def _delete(
         return
     if not (wishes.yes or _agrees(root, deletions)):
         return
-    removing = Removing(side, jobs=wishes.jobs or 4, tell=printer.tell, takes=wishes.rules.takes)
+    removing = Removing(
+        side, jobs=wishes.how.jobs or 4, tell=printer.tell, takes=wishes.rules.takes
+    )
     removing.start(deletions, root)
     runs.follow(removing, remote)
     copying.tally.take_over(removing.outcome())

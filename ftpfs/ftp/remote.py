@@ -238,6 +238,12 @@ class Remote:
         """
         return self._looking.read_link(path, target)
 
+    def is_another(self, known: Entry, now: Entry) -> bool:
+        """Whether a file has changed from `known` to `now`, as far as the server tells."""
+        return _is_another(
+            known, Seen(True, now.size, now.mtime if now.exact else None), self.profile
+        )
+
     def links(self, path: str) -> Sequence[Entry]:
         """The links in a directory, by LIST: MLSD of some servers shows what they lead to."""
         return self._looking.links(path)

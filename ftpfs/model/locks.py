@@ -91,6 +91,9 @@ class Rank(enum.IntEnum):
     # Trees without a mount.
     CREW = enum.auto()  # trees/crew
     TREE_FOLDERS = enum.auto()  # trees/copying, trees/removing: what is left of each folder
+    STREAMS = enum.auto()  # trees/streams: which streams of a file run
+    PIECES = enum.auto()  # trees/pieces: what is left of one file
+    FETCHES = enum.auto()  # trees/ways: how many files are on their way
     TALLY = enum.auto()  # trees/outcome
 
     # The server.

@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import posixpath
@@ -37,6 +38,7 @@ from ftpfs.ftp.remote import Remote
 from ftpfs.local import landing
 from ftpfs.model.entry import Entry, Kind
 from ftpfs.model.names import HIDDEN_PREFIX
+from ftpfs.trees.pieces import Gaps
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ log = logging.getLogger(__name__)
 LEAST_BYTES = 4 << 20
 # How much of a part's end is compared (bytes).
 _TAIL_BYTES = 64 << 10
+# A longer note of what is missing in a part is none of ours (bytes).
+_MOST_NOTE_BYTES = 64 << 10
 
 
 class InUseError(Exception):
@@ -60,8 +64,8 @@ def is_resumable(entry: Entry) -> bool:
 
 
 @contextlib.contextmanager
-def part_here(target: str, entry: Entry, mode: int) -> Iterator[tuple[int, int]]:
-    """The part of `target` on this machine: a descriptor, and how many bytes it has.
+def part_here(target: str, entry: Entry, mode: int) -> Iterator[int]:
+    """A descriptor of the part of `target` on this machine.
 
     If the block ends without an error, it gets the time, the `mode` and the name of the target.
     After an error it stays, if something is in it. Raises InUseError, OSError.
@@ -72,7 +76,7 @@ def part_here(target: str, entry: Entry, mode: int) -> Iterator[tuple[int, int]]
     _delete_old_parts(folder, name, keep=path)
     descriptor = _open_locked(path)
     try:
-        yield descriptor, os.fstat(descriptor).st_size
+        yield descriptor
         os.fchmod(descriptor, mode)
         if entry.mtime is not None:
             with contextlib.suppress(OSError, OverflowError):  # a time that this disk lacks
@@ -123,11 +127,47 @@ def overlap_of(have: int) -> int:
     return min(have, _TAIL_BYTES)
 
 
-def check_overlap(download: Download, descriptor: int, have: int) -> None:
-    """Compare the first bytes of a download with the last ones of a part. Raises DataMismatch."""
-    count = overlap_of(have)
+def check_overlap(download: Download, descriptor: int, have: int, count: int) -> None:
+    """Compare the first `count` bytes of a download with those before the byte `have` of a part.
+
+    Raises DataMismatch.
+    """
     if download.read(count) != os.pread(descriptor, count, have - count):
         raise errors.DataMismatch("the part of an earlier run does not fit")
+
+
+# A part by several streams has gaps. What is missing is noted behind the last byte of the file.
+
+
+def save_gaps(descriptor: int, size: int, gaps: Gaps, *, goes_on: bool) -> None:
+    """Note in the part of a file of `size` bytes what is missing. Raises OSError.
+
+    `goes_on`: streams write to it. Else a part that has all bytes to one place needs no note.
+    """
+    os.fdatasync(descriptor)  # what is not noted as missing is on the disk, also after a crash
+    if not goes_on and len(gaps) == 1 and gaps[0][1] == size:
+        os.ftruncate(descriptor, gaps[0][0])
+        return
+    note = json.dumps(gaps).encode()
+    os.pwrite(descriptor, note, size)
+    os.ftruncate(descriptor, size + len(note))
+
+
+def gaps_in(descriptor: int, size: int) -> Gaps:
+    """What is missing of a file of `size` bytes in this part. A part that is torn lacks all."""
+    have = os.fstat(descriptor).st_size
+    if have <= size:
+        return [(have, size)] if have < size else []
+    try:
+        gaps = [(int(begin), int(end)) for begin, end in json.loads(_note_in(descriptor, size))]
+    except (ValueError, TypeError):
+        return [(0, size)]
+    bounds = [0, *(bound for gap in gaps for bound in gap), size]
+    return gaps if bounds == sorted(bounds) else [(0, size)]
+
+
+def _note_in(descriptor: int, size: int) -> bytes:
+    return os.pread(descriptor, _MOST_NOTE_BYTES, size)
 
 
 # Parts on the server.

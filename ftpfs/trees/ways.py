@@ -24,13 +24,16 @@ from ftpfs.ftp.uploading.content import CHUNK_BYTES, FileContent
 from ftpfs.local.landing import arriving, replace_by_link
 from ftpfs.model import link
 from ftpfs.model.entry import Entry, Kind
+from ftpfs.model.locks import Rank, ranked_lock
 from ftpfs.model.names import check_name, is_within
 from ftpfs.trees import resuming
 from ftpfs.trees.local import Local
+from ftpfs.trees.pieces import Gaps
 from ftpfs.trees.plan import Rules
 from ftpfs.trees.sending import NotSentError, Sending
 from ftpfs.trees.server import Server
 from ftpfs.trees.sides import Side
+from ftpfs.trees.streams import Streams, are_worth_it, write_all
 
 log = logging.getLogger(__name__)
 
@@ -108,15 +111,45 @@ class Way(Protocol):
 class Fetch:
     """From the server to this machine."""
 
-    def __init__(self, remote: Remote, *, resumes: bool = False) -> None:
-        """`resumes`: large files leave their parts after a break, and go on with them."""
+    def __init__(
+        self,
+        remote: Remote,
+        *,
+        resumes: bool = False,
+        streams: int | None = None,
+        connections: int | None = None,
+    ) -> None:
+        """`resumes`: large files leave their parts after a break, and go on with them.
+
+        `streams`: connections for one large file; None: as many as are quickest, and with other
+        files at most `connections` (None: what the server takes).
+        """
         self._remote = remote
         self._resumes = resumes
+        self._streams = streams
+        self._connections = connections
         self._local = Local()
         self.source: Side = Server(remote)
         self.target: Side = self._local
+        self._lock = ranked_lock(Rank.FETCHES)
+        self._active = 0  # files on their way; guarded by _lock
 
     def copy(self, item: Item, mode: int | None, progress: Progress) -> int:
+        with self._lock:
+            self._active += 1
+        try:
+            return self._copy(item, mode, progress)
+        finally:
+            with self._lock:
+                self._active -= 1
+
+    def _room(self) -> int:
+        """How many streams the other files on their way leave to one."""
+        most = self._connections or self._remote.status().cap - 1
+        with self._lock:
+            return max(1, most // max(1, self._active))
+
+    def _copy(self, item: Item, mode: int | None, progress: Progress) -> int:
         entry = item.entry
         if entry.kind is not Kind.FILE:
             entry = replace(entry, size=None)  # the size of a link is not that of its file
@@ -131,13 +164,16 @@ class Fetch:
             except (errors.DataMismatch, errors.Changed, resuming.InUseError) as error:
                 log.info("%s: not resumed: %s", item.source, error)
                 entry = self._remote.look_again(item.source, entry)
+        may_be_several = True
         for _ in range(_ATTEMPTS - 1):
             try:
-                return self._receive(entry, item, mode, progress)
+                return self._receive(entry, item, mode, progress, may_be_several=may_be_several)
             except errors.DataMismatch:
-                # The file has changed since it was listed, or the listing was wrong.
+                # The file has changed since it was listed, or the listing was wrong. Of a file that
+                # grows, one transfer brings all that there was at one moment.
                 entry = self._remote.look_again(item.source, entry)
-        return self._receive(entry, item, mode, progress)
+                may_be_several = False
+        return self._receive(entry, item, mode, progress, may_be_several=False)
 
     def _receive_small(
         self, entry: Entry, size: int, item: Item, mode: int | None, progress: Progress
@@ -145,7 +181,7 @@ class Fetch:
         data = self._repeated(lambda: self._receive_at_once(size, item.source))
         progress(size)
         with arriving(item.target, entry.mtime, mode) as descriptor:
-            _write_all(descriptor, memoryview(data), 0)
+            write_all(descriptor, memoryview(data), 0)
         return size
 
     @staticmethod
@@ -166,9 +202,22 @@ class Fetch:
             download.finish()
             return data
 
-    def _receive(self, entry: Entry, item: Item, mode: int | None, progress: Progress) -> int:
-        """Receive a file in chunks. After a break, go on at the same byte."""
+    def _receive(
+        self,
+        entry: Entry,
+        item: Item,
+        mode: int | None,
+        progress: Progress,
+        *,
+        may_be_several: bool,
+    ) -> int:
+        """Receive a file by one stream or several. After a break, go on at the same byte."""
         with arriving(item.target, entry.mtime, mode) as descriptor:
+            if may_be_several and are_worth_it(self._remote, entry, self._streams):
+                try:
+                    return self._by_streams(descriptor, entry, item.source, progress)
+                except errors.NotSupported as error:
+                    log.info("%s: not by several streams: %s", item.source, error)
             size = self._receive_into(descriptor, entry, item.source, progress)
             os.ftruncate(descriptor, size)
             return size
@@ -178,25 +227,54 @@ class Fetch:
         if not entry.exact:
             entry = self._remote.look_again(item.source, entry)
         mode = self._local.full_mode(mode)
-        with resuming.part_here(item.target, entry, mode) as (descriptor, have):
-            have = have if have <= (entry.size or 0) else 0
+        with resuming.part_here(item.target, entry, mode) as descriptor:
             while True:
+                gaps = resuming.gaps_in(descriptor, entry.size or 0)
+                is_new = gaps == [(0, entry.size)]
                 try:
-                    size = self._receive_into(descriptor, entry, item.source, progress, have)
+                    size = self._receive_gaps(descriptor, entry, item.source, progress, gaps)
                     os.ftruncate(descriptor, size)
-                    if have:
+                    if not is_new:
                         resuming.check_whole(self._remote, item.source, descriptor, size)
                 except errors.DataMismatch as error:
                     os.ftruncate(descriptor, 0)
-                    if not have:
+                    if is_new or isinstance(error, errors.Changed):
                         raise
                     log.info("%s: beginning again: %s", item.source, error)
-                    have = 0
-                except errors.Changed:
-                    os.ftruncate(descriptor, 0)
-                    raise
                 else:
                     return size
+
+    def _receive_gaps(
+        self, descriptor: int, entry: Entry, source: str, progress: Progress, gaps: Gaps
+    ) -> int:
+        """Receive what is missing in a part. Returns the size."""
+        size = entry.size or 0
+        if len(gaps) > 1 or (gaps and are_worth_it(self._remote, entry, self._streams)):
+            try:
+                return self._by_streams(descriptor, entry, source, progress, gaps)
+            except errors.NotSupported as error:
+                log.info("%s: not by several streams: %s", source, error)
+                gaps = [(0, size)]
+                os.ftruncate(descriptor, 0)
+        part = gaps[0][0] if gaps else size
+        return self._receive_into(descriptor, entry, source, progress, part)
+
+    def _by_streams(
+        self,
+        descriptor: int,
+        entry: Entry,
+        source: str,
+        progress: Progress,
+        gaps: Gaps | None = None,
+    ) -> int:
+        streams = Streams(
+            *(self._remote, source, entry, descriptor, progress),
+            streams=self._streams,
+            room=self._room,
+            gaps=gaps,
+            saves=gaps is not None,
+        )
+        return streams.run()
 
     def _receive_into(
         self, descriptor: int, entry: Entry, source: str, progress: Progress, part: int = 0
@@ -210,7 +288,7 @@ class Fetch:
                 overlap = resuming.overlap_of(part)
                 with self._remote.open_read(source, arrived - overlap, expect=expect) as download:
                     if overlap:
-                        resuming.check_overlap(download, descriptor, part)
+                        resuming.check_overlap(download, descriptor, part, overlap)
                         part = 0
                     for position in _chunks(download, descriptor, arrived):
                         arrived = position
@@ -365,7 +443,7 @@ def _chunks(download: Download, descriptor: int, position: int) -> Iterator[int]
     """Write what arrives from `position` on. Yields the position after each chunk."""
     view = memoryview(bytearray(_SMALL_BYTES))
     while count := download.readinto(view):
-        _write_all(descriptor, view[:count], position)
+        write_all(descriptor, view[:count], position)
         position += count
         yield position
 
@@ -376,9 +454,3 @@ def _check_end(download: Download, arrived: int, size: int | None) -> None:
         download.check_end()
     elif arrived < size:
         raise errors.DataMismatch(f"{arrived} of {size} bytes arrived")
-
-
-def _write_all(descriptor: int, data: memoryview, position: int) -> None:
-    while data:
-        count = os.pwrite(descriptor, data, position)
-        data, position = data[count:], position + count

@@ -107,6 +107,27 @@ class TestTransfer:
         assert b"big" in shown
         assert b"3.0 MB" in shown
 
+    @pytest.mark.parametrize("words", [["--streams", "4"], ["--streams", "4", "-r"], []])
+    def test_get_takes_a_number_of_streams(
+        self, served: tuple[str, Path], tmp_path: Path, words: list[str]
+    ) -> None:
+        url, folder = served
+        large = folder / "large"
+        large.write_bytes(os.urandom(20_000_000))
+        try:
+            done = ftpfs_process("get", *words, f"{url}large", str(tmp_path))
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+            assert (tmp_path / "large").read_bytes() == large.read_bytes()
+            assert os.listdir(tmp_path) == ["large"]
+        finally:
+            large.unlink()
+
+    @pytest.mark.parametrize("number", ["0", "17", "many"])
+    def test_get_refuses_other_numbers_of_streams(self, number: str) -> None:
+        done = ftpfs_process("get", "--streams", number, "ftp://host/a", ".")
+        assert done.returncode == 2
+        assert "a number from 1 to 16, or auto" in done.stderr
+
     def test_failed_get_leaves_the_old_file(self, served: tuple[str, Path], tmp_path: Path) -> None:
         (tmp_path / "old").write_text("old")
         assert ftpfs_process("get", f"{served[0]}none", str(tmp_path / "old")).returncode == 1

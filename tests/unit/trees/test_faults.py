@@ -13,7 +13,7 @@ import pytest
 from ftpfs.ftp.remote import Remote
 from ftpfs.local import landing
 from ftpfs.settings.config import Network
-from ftpfs.trees import ways
+from ftpfs.trees import streams, ways
 from ftpfs.trees.outcome import Outcome
 from tests.conftest import RemoteDir
 from tests.support.relay import Relay
@@ -145,7 +145,8 @@ def test_disk_that_fills_fails_files_and_leaves_no_parts(
         os.pwrite(descriptor, data, position)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ways, "_write_all", pwrite)
+        patched.setattr(streams, "write_all", pwrite)
+        patched.setattr(ways, "write_all", pwrite)
         outcome = copy(remote, way, source, tmp_path)
     assert outcome.failed
     assert all("No space left" in failure.why for failure in outcome.failures)
