@@ -35,12 +35,10 @@ from typing import NamedTuple
 from ftpfs.core.files.server_file import Epoch
 from ftpfs.core.files.state import FileState
 from ftpfs.core.reading.blocks import Version
-from ftpfs.core.store.lent import LentContent, NotLent, Unlent
+from ftpfs.core.store.lent import LEAST_BYTES, LentContent, NotLent, Unlent
 
 log = logging.getLogger(__name__)
 
-# A smaller file is not lent (bytes): eight requests of the kernel bring it into its pages.
-LEAST_BYTES = 1 << 20
 # A file that was changed within this time is not lent (s).
 STILL_SECONDS = 3600.0
 # How much of what a file has grown by is fetched while a program waits for its size (bytes).

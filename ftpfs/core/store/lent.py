@@ -25,7 +25,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ftpfs.core.store.contents import Content, ContentFolder, Damaged, Flag
@@ -33,6 +33,8 @@ from ftpfs.model.locks import Rank, ranked_condition
 
 log = logging.getLogger(__name__)
 
+# A smaller content is not lent (bytes): eight requests of the kernel bring it into its pages.
+LEAST_BYTES = 1 << 20
 # A content of at most this size (bytes) is checked while its open waits: 4 ms from memory. A larger
 # one is checked in the background, and ftpfs serves it until then.
 CHECKED_AT_ONCE = 8 << 20
@@ -97,7 +99,11 @@ class LentContent:
 
 
 class Checker:
-    """Compares all blocks of contents with their checksums, once in each boot."""
+    """Knows which contents were compared with their checksums in this boot, and compares them.
+
+    What this process has written itself, without anybody writing between, need not be compared:
+    what it would read back is in the kernel's pages.
+    """
 
     def __init__(self, files: ContentFolder, damaged: Callable[[Content, Damaged], None]) -> None:
         """`damaged` is called with a content that fails, in any thread."""
@@ -108,6 +114,8 @@ class Checker:
         # Guarded by _changed:
         self._checked: OrderedDict[str, str] = OrderedDict()  # name -> which file it was
         self._waiting: OrderedDict[str, None] = OrderedDict()
+        # name -> which file it was after we wrote to it last, and how many blocks are ours
+        self._written: OrderedDict[str, tuple[str, int]] = OrderedDict()
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
@@ -134,13 +142,56 @@ class Checker:
             return False
         if self._stamp(content) != stamp:
             return False
+        self._note_checked(content, stamp)
+        return True
+
+    def _note_checked(self, content: Content, stamp: str) -> None:
         with self._changed:
             self._checked[content.name] = stamp
             while len(self._checked) > MOST_CHECKED:
                 self._checked.popitem(last=False)
         with contextlib.suppress(OSError):
             os.setxattr(content.descriptor, _CHECKED, stamp.encode())
-        return True
+
+    @contextlib.contextmanager
+    def writing(self, content: Content, count: int) -> Iterator[None]:
+        """Around writing `count` absent blocks, and their checksums."""
+        if content.facts.size < LEAST_BYTES:
+            yield
+            return
+        before = self._stamp(content)
+        with self._changed:
+            stamp, ours = self._written.pop(content.name, ("", 0))
+        is_ours = stamp == before if stamp else len(content.absent()) == content.facts.blocks
+        yield
+        if not is_ours:
+            return
+        stamp = self._stamp(content)
+        if ours + count == content.facts.blocks:
+            self._note_checked(content, stamp)
+            return
+        with self._changed:
+            self._written[content.name] = stamp, ours + count
+            while len(self._written) > MOST_CHECKED:
+                self._written.popitem(last=False)
+
+    @contextlib.contextmanager
+    def summing(self, content: Content, first: int, count: int) -> Iterator[None]:
+        """Around computing the checksums of blocks that are there, in order."""
+        if content.facts.size < LEAST_BYTES:
+            yield
+            return
+        before = self._stamp(content)
+        with self._changed:
+            stamp, done = self._written.pop(content.name, (before, 0))
+        yield
+        if (stamp, done) != (self._stamp(content), first):
+            return
+        if first + count >= content.facts.blocks:
+            self._note_checked(content, stamp)
+            return
+        with self._changed:
+            self._written[content.name] = stamp, first + count
 
     def add(self, name: str) -> None:
         """Check a content soon, in a thread of its own. Never waits."""
@@ -183,6 +234,14 @@ class Checker:
         """Tells a file, in this boot, from any other, and from itself after a change."""
         found = os.fstat(content.descriptor)
         return f"{self._boot} {found.st_ino} {found.st_size} {found.st_mtime_ns}"
+
+
+class CheckedFolder(ContentFolder):
+    """The folder of a store's contents, and what is known of their checks (`checker`)."""
+
+    def __init__(self, path: Path, damaged: Callable[[Content, Damaged], None]) -> None:
+        super().__init__(path)
+        self.checker = Checker(self, damaged)
 
 
 def can_be_lent(content: Content) -> bool:

@@ -56,12 +56,12 @@ from pathlib import Path
 
 from ftpfs import errors
 from ftpfs.core.reading.blocks import Generations, Version
-from ftpfs.core.store.contents import Content, ContentFolder, Damaged, Facts, name_of
+from ftpfs.core.store.contents import Content, Damaged, Facts, name_of
 from ftpfs.core.store.index import FILES, Index
 from ftpfs.core.store.kept import KeptPaths
 from ftpfs.core.store.lent import (
     CHECKED_AT_ONCE,
-    Checker,
+    CheckedFolder,
     LentContent,
     NotLent,
     Unlent,
@@ -120,10 +120,9 @@ class Store:
         """
         self.folder = folder
         self.kept = KeptPaths(folder)
-        self._files = ContentFolder(folder / "data")
+        self._files = CheckedFolder(folder / "data", self._drop_damaged)
         self._clock = clock
         self._owner = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._checker = Checker(self._files, self._drop_damaged)
         self._writer = Writer(
             folder,
             self._files,
@@ -288,11 +287,11 @@ class Store:
         """Raises NotLent. It is locked, so nobody cuts it meanwhile."""
         if content.is_unlinked or not can_be_lent(content):
             raise NotLent(Unlent.INCOMPLETE)
-        if not self._checker.has_checked(content):
+        if not self._files.checker.has_checked(content):
             if content.facts.size > CHECKED_AT_ONCE:
-                self._checker.add(content.name)
+                self._files.checker.add(content.name)
                 raise NotLent(Unlent.UNCHECKED)
-            if not self._checker.check(content):
+            if not self._files.checker.check(content):
                 raise NotLent(Unlent.INCOMPLETE)
 
     def note_lent(self, name: str) -> None:
@@ -383,7 +382,7 @@ class Store:
 
     def close(self) -> None:
         """Do what is queued, for some seconds. After it, nothing is stored or served."""
-        self._checker.close()
+        self._files.checker.close()
         self._writer.close()
         with self._lock:
             self._open.clear()
@@ -480,7 +479,7 @@ class Store:
         Drop the contents that others deleted: only then does the disk get their space back.
         """
         if whole and self._may_lend:
-            self._checker.add(whole)
+            self._files.checker.add(whole)
         with self._lock:
             known = list(self._open.items())
         self._let_go([name for name, content in known if content.is_unlinked])

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ftpfs.core.reading.blocks import Generations, Version
-from ftpfs.core.store.contents import Content, ContentFolder, Damaged, Facts, Flag, name_of, pages
+from ftpfs.core.store.contents import Content, Damaged, Facts, Flag, name_of, pages
 from ftpfs.core.store.index import FILES, INDEX_BYTES, Index
+from ftpfs.core.store.lent import CheckedFolder
 from ftpfs.model.locks import Rank, ranked_condition
 from ftpfs.model.status import StoreStatus
 
@@ -114,7 +115,7 @@ class Writer:
     def __init__(
         self,
         folder: Path,
-        files: ContentFolder,
+        files: CheckedFolder,
         capacity: int,
         owner: str,
         *,
@@ -374,8 +375,9 @@ class Writer:
             if content is None:
                 content = self._open(name) or self._files.create(facts, name)
                 self._report([name])
-        for run in _runs(puts):
-            content.write(run[0].number, [put.block for put in run])
+        with self._files.checker.writing(content, len(puts)):
+            for run in _runs(puts):
+                content.write(run[0].number, [put.block for put in run])
         with self._changed:
             self._count_locked(stored=len(puts))
         self._note_unsealed(content)
@@ -432,7 +434,8 @@ class Writer:
     def _sum_up(self, item: SumUp) -> None:
         """Compute a part of the checksums, and queue the rest."""
         content, first = item
-        first += content.sum_up(first, SUMS_AT_ONCE)
+        with self._files.checker.summing(content, first, SUMS_AT_ONCE):
+            first += content.sum_up(first, SUMS_AT_ONCE)
         if first >= content.facts.blocks:
             content.mark(without=Flag.UNSUMMED)
             self._note_unsealed(content)

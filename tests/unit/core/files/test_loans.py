@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from ftpfs.core.files.loans import LEAST_BYTES, STILL_SECONDS, Ask, obstacle
-from ftpfs.core.store.lent import Unlent
+from ftpfs.core.files.loans import STILL_SECONDS, Ask, obstacle
+from ftpfs.core.store.lent import LEAST_BYTES, Unlent
 
 NOW = 2_000_000_000.0
 OLD = int(NOW - STILL_SECONDS)

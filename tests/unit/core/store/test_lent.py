@@ -121,11 +121,61 @@ def test_content_that_became_whole_is_checked_before_it_is_opened(
 
     def is_checked() -> bool:
         found = store._content(name) if (name := next(iter(store._open), "")) else None
-        return found is not None and store._checker.has_checked(found)
+        return found is not None and store._files.checker.has_checked(found)
 
     until(lambda: served(store, FILE) and is_checked())
     content.append(store.lend(FILE))
     assert content[0].size == FILE.size
+
+
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the store has written itself counts as checked, whatever its size."""
+    monkeypatch.setattr(lent, "LEAST_BYTES", 1)
+    monkeypatch.setattr("ftpfs.core.store.store.CHECKED_AT_ONCE", 0)
+    monkeypatch.setattr(lent.Checker, "check", lambda *_: False)
+
+
+@pytest.mark.usefixtures("trusting")
+def test_content_that_this_mount_has_written_is_lent_at_once(make_store: MakeStore) -> None:
+    store = make_store()
+    for index in reversed(indices(FILE)):
+        store.put(FILE, index, block(FILE, index))
+        assert store.settle(20)
+    assert store.lend(FILE).size == FILE.size
+
+
+@pytest.mark.usefixtures("trusting")
+def test_adopted_content_is_lent_when_its_checksums_are_there(
+    make_store: MakeStore, tmp_path: Path
+) -> None:
+    source = tmp_path / "spooled"
+    source.write_bytes(BYTES)
+    store = make_store()
+    assert store.adopt(FILE, source)
+    assert store.settle(20)
+    assert store.lend(FILE).size == FILE.size
+
+
+@pytest.mark.usefixtures("trusting")
+def test_content_that_others_wrote_to_is_checked(make_store: MakeStore, tmp_path: Path) -> None:
+    store = make_store()
+    for index in indices(FILE):
+        store.put(FILE, index, block(FILE, index))
+        assert store.settle(20)
+        if index == 2:
+            flip(tmp_path)
+    assert refusal(store) is Unlent.UNCHECKED
+
+
+@pytest.mark.usefixtures("trusting")
+def test_content_that_two_mounts_wrote_is_checked(make_store: MakeStore) -> None:
+    one, two = make_store(), make_store()
+    for index in indices(FILE):
+        (one if index % 2 else two).put(FILE, index, block(FILE, index))
+        assert one.settle(20)
+        assert two.settle(20)
+    assert refusal(one) is refusal(two) is Unlent.UNCHECKED
 
 
 def test_lent_content_is_not_cut(store: Store, tmp_path: Path) -> None:
