@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,11 @@ if TYPE_CHECKING:
 @click.option(
     "--newer-than", metavar="TIME", help="Take only files changed in this time, for example 7d."
 )
+@click.option(
+    "--checksum",
+    is_flag=True,
+    help="Compare files of one size by the server's checksums, not by time.",
+)
 @resume_option
 @jobs_option
 @streams_option
@@ -65,6 +71,7 @@ def mirror(
     excludes: Sequence[str],
     exclude_files: Sequence[Path],
     newer_than: str | None,
+    checksum: bool,
     resume: bool,
     jobs: int | None,
     streams: int | None,
@@ -86,6 +93,7 @@ def mirror(
     if delete and not (yes or dry or trees.has_terminal()):
         raise arguments.Misuse("nobody can be asked before files are deleted: add --yes")
     rules = _rules(delete, includes, excludes, exclude_files, newer_than)
+    rules = dataclasses.replace(rules, checksum=checksum)
     how = trees.How(recursive=True, resume=resume, jobs=jobs, streams=streams)
     wishes = trees.Wishes(rules=rules, yes=yes, dry=dry, as_json=as_json, how=how)
     if _is_local(source, dest, context):

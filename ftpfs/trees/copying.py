@@ -283,8 +283,8 @@ class Copying(Run):
             self._link(item)
             return
         if action is Action.ASK:
-            item = self._way.look(item)
-            if item.old is not None and not is_changed(item.entry, item.old, self._rules):
+            item, is_same = self._ask(item)
+            if is_same:
                 self.tally.add(same=1, found=-1, found_bytes=-(item.entry.size or 0))
                 return
         if self._dry:
@@ -298,6 +298,15 @@ class Copying(Run):
             self.tally.ends(key)
         self.tally.add(copied=1)
         self._tell(Action.COPY, item.target, size)
+
+    def _ask(self, item: Item) -> tuple[Item, bool]:
+        """The item as a closer look shows it, and whether its copy is up to date."""
+        rules = self._rules
+        if rules.checksum and (is_same := self._way.is_same_content(item)) is not None:
+            return item, is_same
+        if rules.can_ask:
+            item = self._way.look(item)
+        return item, item.old is not None and not is_changed(item.entry, item.old, rules)
 
     def _mode(self, item: Item) -> int | None:
         """The mode of the copy."""

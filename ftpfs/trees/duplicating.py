@@ -108,6 +108,9 @@ class Duplicate:
     def look(self, item: Item) -> Item:
         return self._fetch.look(item)
 
+    def is_same_content(self, item: Item) -> bool | None:  # noqa: ARG002 (of `mirror` alone)
+        return None
+
     def rules(self, rules: Rules) -> Rules:
         return self._send.rules(rules)
 

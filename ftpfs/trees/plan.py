@@ -68,6 +68,7 @@ class Rules:
     - `folds_case`: the destination takes names that differ in case for one name.
     - `is_same_time`: whether the server may show one of these times for the other.
     - `can_ask`: the server tells the exact time of a single file.
+    - `checksum`: compare files of one size by the server's checksums, and not by their times.
     """
 
     changed_only: bool = False
@@ -77,6 +78,7 @@ class Rules:
     folds_case: bool = False
     is_same_time: Callable[[int, int], bool] = _is_same
     can_ask: bool = False
+    checksum: bool = False
 
 
 def compare(
@@ -146,6 +148,8 @@ def judge(entry: Entry, old: Entry, rules: Rules) -> Action:
     """COPY, ASK or SAME, for a file that has a copy."""
     if None not in (entry.size, old.size) and entry.size != old.size:
         return Action.COPY
+    if rules.checksum:
+        return Action.ASK
     known = entry.size is not None and old.size is not None and entry.exact and old.exact
     if not known and rules.can_ask:
         return Action.ASK

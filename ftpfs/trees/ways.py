@@ -34,6 +34,7 @@ from ftpfs.trees.sending import NotSentError, Sending
 from ftpfs.trees.server import Server
 from ftpfs.trees.sides import Side
 from ftpfs.trees.streams import Streams, are_worth_it, write_all
+from ftpfs.trees.sums import Sums
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,9 @@ class Way(Protocol):
     def look(self, item: Item) -> Item:
         """The item with the exact size and time, as far as the server tells them."""
 
+    def is_same_content(self, item: Item) -> bool | None:
+        """Whether both files of an item have the same checksum; None: the server tells none."""
+
     def rules(self, rules: Rules) -> Rules:
         """These rules, with what is known about the times of the server."""
 
@@ -129,6 +133,7 @@ class Fetch:
         self._streams = streams
         self._connections = connections
         self._local = Local()
+        self._sums = Sums(remote)
         self.source: Side = Server(remote)
         self.target: Side = self._local
         self._lock = ranked_lock(Rank.FETCHES)
@@ -321,6 +326,9 @@ class Fetch:
     def look(self, item: Item) -> Item:
         return replace(item, entry=self._remote.look_again(item.source, item.entry))
 
+    def is_same_content(self, item: Item) -> bool | None:
+        return self._sums.are_same(item.target, item.source, item.entry.size)
+
     def rules(self, rules: Rules) -> Rules:
         return _with_times(rules, self._remote)
 
@@ -350,6 +358,7 @@ class Send:
         self.source: Side = Local(follows_links=True)
         self.target: Side = Server(remote)
         self._remote = remote
+        self._sums = Sums(remote)
         self._uploading = uploading
 
     def copy(self, item: Item, mode: int | None, progress: Progress) -> int:
@@ -396,6 +405,9 @@ class Send:
         if item.old is None:
             return item
         return replace(item, old=self._remote.look_again(item.target, item.old))
+
+    def is_same_content(self, item: Item) -> bool | None:
+        return self._sums.are_same(item.source, item.target, item.entry.size)
 
     def rules(self, rules: Rules) -> Rules:
         return _with_times(rules, self._remote)
