@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ftpfs import errors
@@ -37,7 +37,7 @@ from ftpfs.ftp.root import Root
 from ftpfs.ftp.setting import Setting
 from ftpfs.ftp.uploading.checks import Seen, questions, seen_in
 from ftpfs.ftp.uploading.uploads import Uploads
-from ftpfs.model.entry import Entry, FolderAttributes
+from ftpfs.model.entry import Entry, FolderAttributes, Trace
 from ftpfs.model.remote import Content, ListPath
 from ftpfs.settings.config import Network, Server
 
@@ -433,7 +433,7 @@ class Remote:
     def rmdir(self, path: str) -> None:
         self._changing.rmdir(path)
 
-    def remove(self, path: str) -> None:
+    def remove(self, path: str, *, traces: Collection[Trace] = ()) -> None:  # noqa: ARG002 - the server is here
         self._changing.remove(path)
 
     def aside(self, path: str) -> str:
@@ -450,7 +450,14 @@ class Remote:
         return self.profile.names.replaces
 
     def rename(
-        self, old: str, new: str, *, replace: bool, aside: str = "", keep: bool = False
+        self,
+        old: str,
+        new: str,
+        *,
+        replace: bool,
+        aside: str = "",
+        keep: bool = False,
+        traces: Collection[Trace] = (),  # noqa: ARG002 - the server is here
     ) -> None:
         """Rename. With `replace` there is a file at `new`, which is replaced.
 

@@ -40,6 +40,10 @@ class Entry:
     target: str | None = None
 
 
+# By which an upload is known on the server: its size and its time (None: the server shows none).
+Trace = tuple[int, int | None]
+
+
 class FolderAttributes(NamedTuple):
     """Attributes to set on the folder at `path`: permission bits, seconds since the epoch."""
 

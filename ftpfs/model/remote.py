@@ -6,11 +6,11 @@ Tests have one in memory. Paths are absolute inside the mount.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from ftpfs.model.entry import Entry, FolderAttributes
+from ftpfs.model.entry import Entry, FolderAttributes, Trace
 
 ListPath = Callable[[str], list[Entry]]
 
@@ -132,14 +132,21 @@ class Remote(Protocol):
 
     def rmdir(self, path: str) -> None: ...
 
-    def remove(self, path: str) -> None: ...
+    def remove(self, path: str, *, traces: Collection[Trace] = ()) -> None: ...
 
     def aside(self, path: str) -> str: ...
 
     def replaces(self) -> bool | None: ...
 
     def rename(
-        self, old: str, new: str, *, replace: bool, aside: str = "", keep: bool = False
+        self,
+        old: str,
+        new: str,
+        *,
+        replace: bool,
+        aside: str = "",
+        keep: bool = False,
+        traces: Collection[Trace] = (),
     ) -> None: ...
 
     def check_removable(self, path: str, aside: str) -> None: ...

@@ -356,6 +356,53 @@ def test_port_without_a_server_behind_it_counts_as_an_absence(
     until(lambda: (remote_dir.disk / "written").exists(), 60)
 
 
+def delete_and_write_again(here: Path) -> None:
+    (here / "file").unlink()
+    (here / "file").write_bytes(b"second")
+
+
+def rename_another_over_it(here: Path) -> None:
+    (here / "other").rename(here / "file")
+
+
+@pytest.mark.parametrize("before", [None, b"before"], ids=["new", "replaced"])
+@pytest.mark.parametrize("change", [delete_and_write_again, rename_another_over_it])
+def test_upload_whose_reply_was_lost_is_deleted_with_its_file_while_the_server_is_away(
+    remote_dir: RemoteDir,
+    relay: Relay,
+    mount: MountStore,
+    change: Callable[[Path], None],
+    before: bytes | None,
+) -> None:
+    """The server has what no listing shows. It is not taken for a file of others."""
+    make(remote_dir, "other", 6)
+    if before is not None:
+        remote_dir.write("file", before)
+    mounted = mount()
+    other = (mounted.path / "other").read_bytes()
+    until(lambda: stored_as(mounted.path / "other") == "cached")
+    (mounted.path / "first").write_bytes(b"")  # the folder takes files, so no close waits
+    until(lambda: os.getxattr(mounted.path, "user.ftpfs.state") == b"clean", 60)
+
+    def leaves(_: object) -> bool:
+        relay.refuse_connections("rst")
+        return True
+
+    cut = relay.cut_control("RNTO", when="after", where=leaves)
+    (mounted.path / "file").write_bytes(b"first upload")
+    until(lambda: cut.hits)
+    relay.cut_all("rst")
+    until(lambda: mounted.log_text().count("the server is away"), 20)
+    assert (remote_dir.disk / "file").read_bytes() == b"first upload"
+    change(mounted.path)
+    relay.refuse_connections(None)
+    until(lambda: os.getxattr(mounted.path, "user.ftpfs.state") == b"clean", 60)
+    wanted = {"first": b"", "file": b"second", "other": other}
+    if change is rename_another_over_it:
+        wanted = {"first": b"", "file": other}
+    until(lambda: {p.name: p.read_bytes() for p in remote_dir.disk.iterdir()} == wanted, 20)
+
+
 def test_files_that_exist_only_here_are_renamed_and_deleted_offline(town: Town) -> None:
     town.look(FILES_THERE)
     town.stop()

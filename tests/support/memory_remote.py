@@ -16,14 +16,14 @@ import os
 import posixpath
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import pytest
 
 from ftpfs import errors
-from ftpfs.model.entry import Entry, FolderAttributes, Kind
+from ftpfs.model.entry import Entry, FolderAttributes, Kind, Trace
 from ftpfs.model.names import HIDDEN_PREFIX
 from ftpfs.model.remote import Content, ListPath
 
@@ -446,7 +446,7 @@ class MemoryRemote:
     def check_name(self, path: str) -> None:
         """Every name is accepted."""
 
-    def remove(self, path: str) -> None:
+    def remove(self, path: str, *, traces: Collection[Trace] = ()) -> None:
         def work() -> None:
             if self._get(path).content is None:
                 raise errors.IsADirectory(path)
@@ -464,7 +464,14 @@ class MemoryRemote:
         return self.renames_replace
 
     def rename(
-        self, old: str, new: str, *, replace: bool, aside: str = "", keep: bool = False
+        self,
+        old: str,
+        new: str,
+        *,
+        replace: bool,
+        aside: str = "",
+        keep: bool = False,
+        traces: Collection[Trace] = (),
     ) -> None:
         def work() -> None:
             moving = self._get(old)

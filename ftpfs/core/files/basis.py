@@ -15,14 +15,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from ftpfs.core.files.changes import Trace
 from ftpfs.core.files.content import SpooledContent
 from ftpfs.core.files.leftovers import is_same_time
 from ftpfs.core.files.row import Row
 from ftpfs.core.files.server_file import is_other_content, version_of
 from ftpfs.core.files.state import FileState
 from ftpfs.core.writing.spool import Spool
-from ftpfs.model.entry import Entry
+from ftpfs.model.entry import Entry, Trace
 from ftpfs.model.remote import Remote
 
 

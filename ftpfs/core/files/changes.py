@@ -12,10 +12,7 @@ from collections.abc import Iterable
 
 from ftpfs import errors
 from ftpfs.core.writing.ranges import RangeSet
-from ftpfs.model.entry import Entry
-
-# By which an upload is known on the server: its size and its time (None: the server shows none).
-Trace = tuple[int, int | None]
+from ftpfs.model.entry import Entry, Trace
 
 # Least bytes that a patch has to save. Below that an upload of the whole file is as fast, and
 # atomic.

@@ -17,13 +17,12 @@ from dataclasses import replace
 from typing import IO
 
 from ftpfs import errors
-from ftpfs.core.files.changes import Trace
 from ftpfs.core.files.row import Row
 from ftpfs.core.files.state import FileState
 from ftpfs.core.reading.reader import Reader
 from ftpfs.core.writing.ranges import RangeSet
 from ftpfs.core.writing.spool import Spool, SpoolFile
-from ftpfs.model.entry import Entry
+from ftpfs.model.entry import Entry, Trace
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,9 @@ held.
 
 from __future__ import annotations
 
-from ftpfs.core.files.changes import Trace
 from ftpfs.core.files.progress import Snapshot
 from ftpfs.core.files.state import FileState
-from ftpfs.model.entry import Entry
+from ftpfs.model.entry import Entry, Trace
 
 
 class Facts:

@@ -24,7 +24,7 @@ import time
 from dataclasses import replace
 
 from ftpfs import errors
-from ftpfs.core.files.changes import Changes, Trace
+from ftpfs.core.files.changes import Changes
 from ftpfs.core.files.failures import Failures
 from ftpfs.core.files.progress import Progress
 from ftpfs.core.files.server_file import ServerFile
@@ -32,7 +32,7 @@ from ftpfs.core.reading.blocks import BlockCache
 from ftpfs.core.reading.reader import StreamBudget
 from ftpfs.core.writing.capture import Attributes, Capture
 from ftpfs.core.writing.spool import SpoolFile
-from ftpfs.model.entry import Entry, Kind
+from ftpfs.model.entry import Entry, Kind, Trace
 from ftpfs.model.locks import Rank, ranked_condition, ranked_lock
 from ftpfs.model.names import name_of
 from ftpfs.model.remote import Remote

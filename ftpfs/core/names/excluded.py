@@ -18,13 +18,13 @@ import functools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from ftpfs import errors
-from ftpfs.model.entry import Entry, FolderAttributes, Kind
+from ftpfs.model.entry import Entry, FolderAttributes, Kind, Trace
 from ftpfs.model.locks import Rank, ranked_lock
 from ftpfs.model.names import folder_of, is_hidden, is_within, name_of
 from ftpfs.model.remote import Content, Download, ListPath, Remote, Space
@@ -213,9 +213,9 @@ class ExcludingRemote:
         with self._lock:
             self._here.pop(path, None)
 
-    def remove(self, path: str) -> None:
+    def remove(self, path: str, *, traces: Collection[Trace] = ()) -> None:
         if not self._excludes(path):
-            self._remote.remove(path)
+            self._remote.remove(path, traces=traces)
             return
         self._at(path)
         with self._lock:
@@ -228,7 +228,14 @@ class ExcludingRemote:
         return self._remote.replaces()
 
     def rename(
-        self, old: str, new: str, *, replace: bool, aside: str = "", keep: bool = False
+        self,
+        old: str,
+        new: str,
+        *,
+        replace: bool,
+        aside: str = "",
+        keep: bool = False,
+        traces: Collection[Trace] = (),
     ) -> None:
         """A rename between an excluded name and another one raises CrossesFolders (EXDEV).
 
@@ -240,7 +247,7 @@ class ExcludingRemote:
         if is_here:
             self._at(old)
         else:
-            self._remote.rename(old, new, replace=replace, aside=aside, keep=keep)
+            self._remote.rename(old, new, replace=replace, aside=aside, keep=keep, traces=traces)
         with self._lock:
             if is_here and keep and aside and new in self._here:
                 self._here[aside] = self._here.pop(new)

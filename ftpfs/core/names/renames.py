@@ -121,7 +121,7 @@ class Renames:
             self._announce(path, "")
         try:
             with self._known.changing(path):
-                self._remote.remove(path)
+                self._remote.remove(path, traces=file.uncertain)
         except errors.FtpfsError as error:
             if dirty and isinstance(error, errors.NotFound):
                 return
@@ -355,7 +355,13 @@ class Renames:
         self._announce(old, new)
         try:
             with self._known.changing(old, new):
-                self._remote.rename(old, new, replace=replaced, aside=aside, keep=keep)
+                self._remote.rename(
+                    *(old, new),
+                    replace=replaced,
+                    aside=aside,
+                    keep=keep,
+                    traces=victim.uncertain if victim else (),
+                )
         except errors.FtpfsError as error:
             if _may_be_done(error):
                 self._intents.doubt(old, new, victim, aside or None)

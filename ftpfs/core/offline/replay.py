@@ -22,14 +22,16 @@ somebody else has put there meanwhile.
               a folder                                       deleted; refused if it is not empty
               anything else                                  refused
     REMOVE    nothing                                        done
-              what was known                                 deleted
+              what was known, or left by an upload of ours   deleted
+              anything else, and nothing was known           done: it is not ours
               anything else                                  refused
     RENAME    no source; a folder at the target, or the      done
               file that was known as the source
               no source otherwise                            refused
               a source of another kind                       refused
               a source; no target                            renamed
-              a source; the target that was known            the target is deleted, then renamed
+              a source; the target that was known, or left   the target is deleted, then renamed
+              by an upload of ours
               a source; another target                       refused: both stay as they are
 
 A file is *what was known* if kind, size and time are the same, as exactly as both are told. A
@@ -224,12 +226,14 @@ class Replay:
         return None
 
     def _remove(self, step: Step) -> str | None:
-        seen = self._look(step.path, step.known)
-        if seen is not None and not self._is_same(step.known, seen):
-            return "somebody else has changed it meanwhile"
-        if seen is not None:
+        seen = self._look(step.path, step.known or _trace_of(step))
+        if seen is None:
+            pass
+        elif self._is_same(step.known, seen) or self._is_left(step, seen):
             with contextlib.suppress(errors.NotFound):
                 self._remote.remove(step.path)
+        elif step.known is not None:
+            return "somebody else has changed it meanwhile"
         self._listed.changed(step.path)
         return None
 
@@ -249,7 +253,7 @@ class Replay:
         if known is not None and source.kind is not known.kind:
             return "somebody else has put something else in its place"
         if target is not None:
-            if step.replaced is None or not self._is_same(step.replaced, target):
+            if not (self._is_same(step.replaced, target) or self._is_left(step, target)):
                 return f"somebody else has made or changed {step.new} meanwhile"
             if target.kind is Kind.DIRECTORY:
                 self._remote.rmdir(step.new)
@@ -291,6 +295,16 @@ class Replay:
         except (errors.NotFound, errors.NotADirectory):
             return None
 
+    def _is_left(self, step: Step, seen: Entry) -> bool:
+        """Whether an upload of ours, whose reply was lost, has left that."""
+        return seen.exact and any(
+            seen.size == size
+            and seen.mtime is not None
+            and mtime is not None
+            and self._remote.is_same_time(seen.mtime, mtime)
+            for size, mtime in step.traces
+        )
+
     def _is_same(self, known: Entry | None, seen: Entry) -> bool:
         """Whether the server has what was known."""
         if known is None or known.kind is not seen.kind:
@@ -307,3 +321,9 @@ class Replay:
             exact, listed = (known, seen) if known.exact else (seen, known)
             return is_same(exact, listed, time.time())
         return abs(known.mtime - seen.mtime) < MINUTE_SECONDS
+
+
+def _trace_of(step: Step) -> Entry | None:
+    """A file as one of the uploads may have left it: to be looked at as exactly."""
+    name = split(step.path)[1]
+    return next((Entry(name, Kind.FILE, *trace, exact=True) for trace in step.traces), None)

@@ -15,12 +15,12 @@ from __future__ import annotations
 import enum
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ftpfs.core.writing.journal import Journal
-from ftpfs.model.entry import Entry, FolderAttributes, Kind
+from ftpfs.model.entry import Entry, FolderAttributes, Kind, Trace
 
 
 class Act(enum.Enum):
@@ -57,6 +57,8 @@ class Step:
         new: the new name of a rename; else "".
         known: what was known of `path`; None for MKDIR and SET.
         replaced: what was known of `new`; None: a free name.
+        traces: what uploads of this mount may have left at the name that is deleted or replaced.
+            Their replies were lost, so nobody knows.
         attributes: for SET, what is set. For MKDIR, the mode to be set on the folder above first.
         since: when the step was made (seconds since the epoch).
         error: why the step was REFUSED.
@@ -72,6 +74,7 @@ class Step:
     number: int = 0
     state: State = State.WAITING
     error: str | None = None
+    traces: Collection[Trace] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,8 +101,8 @@ class StepRows:
         with self._journal.noting() as connection:
             for step in steps:
                 added = connection.execute(
-                    "insert into step (act, path, new, since, known, replaced, attributes, state)"
-                    " values (?, ?, ?, ?, ?, ?, ?, ?)",
+                    "insert into step (act, path, new, since, known, replaced, attributes, state,"
+                    " traces) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         step.act.name,
                         os.fsencode(step.path),
@@ -109,6 +112,7 @@ class StepRows:
                         _packed(step.replaced),
                         _packed_attributes(step.attributes),
                         step.state.value,
+                        json.dumps(sorted(step.traces, key=str)),
                     ),
                 )
                 numbered.append(replace(step, number=added.lastrowid or 0))
@@ -122,8 +126,8 @@ class StepRows:
         """All steps in their order."""
         with self._journal.noting(changes=False) as connection:
             rows = connection.execute(
-                "select number, act, path, new, since, known, replaced, attributes, state, error"
-                " from step order by number"
+                "select number, act, path, new, since, known, replaced, attributes, state, error,"
+                " traces from step order by number"
             ).fetchall()
         return [_step_in(row) for row in rows]
 
@@ -142,7 +146,7 @@ class StepRows:
 
 
 def _step_in(row: Sequence[Any]) -> Step:
-    number, act, path, new, since, known, replaced, attributes, state, error = row
+    number, act, path, new, since, known, replaced, attributes, state, error, traces = row
     return Step(
         act=Act[act],
         path=os.fsdecode(path),
@@ -154,6 +158,7 @@ def _step_in(row: Sequence[Any]) -> Step:
         number=number,
         state=State(state),
         error=error,
+        traces=tuple((size, mtime) for size, mtime in json.loads(traces or "[]")),
     )
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Protocol
 
@@ -33,7 +33,7 @@ from ftpfs import errors
 from ftpfs.core.offline.overlay import Node, Overlay
 from ftpfs.core.offline.steps import Act, State, Step, StepRows
 from ftpfs.core.store.presence import Presence
-from ftpfs.model.entry import Entry, FolderAttributes, Kind
+from ftpfs.model.entry import Entry, FolderAttributes, Kind, Trace
 from ftpfs.model.locks import Rank, ranked_condition
 from ftpfs.model.names import is_hidden, is_within, split
 from ftpfs.model.status import PendingFile
@@ -183,16 +183,22 @@ class Waiting:
                 raise errors.NotEmpty(f"{path}: not empty")
             self._note_locked(Step(Act.RMDIR, path, self._clock(), known=known))
 
-    def remove(self, path: str) -> None:
+    def remove(self, path: str, traces: Collection[Trace] = ()) -> None:
+        """`traces`: what uploads may have left there, although no listing shows it."""
         with self._changed:
             self._check_away_locked()
-            known = self._named_locked(path)
-            if known.kind is Kind.DIRECTORY:
+            known = self._entry_locked(path)
+            if known is None and not traces:
+                raise errors.NotFound(f"{path}: no such file or directory")
+            if known is not None and known.kind is Kind.DIRECTORY:
                 raise errors.IsADirectory(f"{path}: is a directory")
-            self._note_locked(Step(Act.REMOVE, path, self._clock(), known=known))
+            self._note_locked(Step(Act.REMOVE, path, self._clock(), known=known, traces=traces))
 
-    def rename(self, old: str, new: str, *, aside: str = "") -> None:
-        """`aside`: the file at `new` gets this name; "": it is replaced."""
+    def rename(
+        self, old: str, new: str, *, aside: str = "", traces: Collection[Trace] = ()
+    ) -> None:
+        """`aside`: the file at `new` gets this name; "": it is replaced. `traces`: what uploads may
+        have left there."""
         with self._changed:
             self._check_away_locked()
             known = self._named_locked(old)
@@ -206,7 +212,14 @@ class Waiting:
                 steps.append(Step(Act.RENAME, new, now, new=aside, known=replaced))
                 replaced = None
             self._note_locked(
-                *steps, Step(Act.RENAME, old, now, new=new, known=known, replaced=replaced)
+                *steps,
+                Step(
+                    *(Act.RENAME, old, now),
+                    new=new,
+                    known=known,
+                    replaced=replaced,
+                    traces=traces,
+                ),
             )
 
     def set(self, *wanted: FolderAttributes) -> None:

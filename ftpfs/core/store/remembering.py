@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from ftpfs import errors
 from ftpfs.core.offline.waiting import IsHere, Waiting
 from ftpfs.core.store.listings import StoredListings
 from ftpfs.core.store.presence import Presence
-from ftpfs.model.entry import Entry, FolderAttributes, Kind
+from ftpfs.model.entry import Entry, FolderAttributes, Kind, Trace
 from ftpfs.model.remote import Content, Download, ListPath, Remote, Space
 
 Entries = list[Entry]
@@ -252,9 +252,9 @@ class RememberingRemote:
         if not self._is_noted(lambda: self._waiting.rmdir(path), lambda: self._remote.rmdir(path)):
             self._listings.told(path, None)
 
-    def remove(self, path: str) -> None:
+    def remove(self, path: str, *, traces: Collection[Trace] = ()) -> None:
         if not self._is_noted(
-            lambda: self._waiting.remove(path), lambda: self._remote.remove(path)
+            lambda: self._waiting.remove(path, traces), lambda: self._remote.remove(path)
         ):
             self._listings.told(path, None)
 
@@ -266,10 +266,17 @@ class RememberingRemote:
         return True if self._presence.is_away else self._remote.replaces()
 
     def rename(
-        self, old: str, new: str, *, replace: bool, aside: str = "", keep: bool = False
+        self,
+        old: str,
+        new: str,
+        *,
+        replace: bool,
+        aside: str = "",
+        keep: bool = False,
+        traces: Collection[Trace] = (),
     ) -> None:
         if not self._is_noted(
-            lambda: self._waiting.rename(old, new, aside=aside if keep else ""),
+            lambda: self._waiting.rename(old, new, aside=aside if keep else "", traces=traces),
             lambda: self._remote.rename(old, new, replace=replace, aside=aside, keep=keep),
         ):
             self._listings.moved(old, new)

@@ -79,13 +79,15 @@ create table if not exists step (
     replaced text,
     attributes text,
     state text not null,
-    error text
+    error text,
+    traces text
 );
 """
 # Columns that journals of earlier versions lack.
 _LATER_COLUMNS = {
     "unsent": {"writes": "integer", "boot": "text", "proof": "text"},
     "intent": {"done": "integer"},
+    "step": {"traces": "text"},
 }
 
 # SQLite's log is copied to the database when it is longer than this (bytes).
