@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from scripts.benchmark import chart, peers, report, servers
+from scripts.benchmark import chart, peers, report, servers, tools
+from scripts.benchmark.commands import COMMANDS
 from scripts.benchmark.data import MIB, Buffer, Store
 from scripts.benchmark.parameters import (
     QUICK_BUDGET,
     BadParameter,
     Link,
     Parameters,
+    choose_for_commands,
     choose_sizes,
     parse_link,
 )
@@ -71,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--link", metavar="RTT[,MBIT]", help="a long link, in ms and Mbit/s (default: loopback)")
     add("--rounds", type=int, metavar="N", help=f"default: {_ROUNDS}, or 1 with --quick")
     add("--only", metavar="CASE,...", help=", ".join(case.name for case in CASES))
+    add("--commands", action="store_true", help="get, put and mirror, beside lftp, rclone and curl")
+    add("--big", type=int, metavar="MIB", help="with --commands: size of the big file (1024)")
     add("--peers", metavar="PEER,...", help=", ".join(peers.names()) + " (default: all there are)")
     add("--server", metavar="NAME", help=", ".join(KINDS) + " (default: vsftpd)")
     add("--timeout", type=float, metavar="SECONDS", help="for one case by one peer")
@@ -83,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 def _parameters(options: argparse.Namespace) -> Parameters:
     chosen = (options.quick, options.link, options.rounds, options.only, options.peers)
     if options.repeat:
-        if any((*chosen, options.server, options.timeout)):
+        if any((*chosen, options.commands, options.big, options.server, options.timeout)):
             raise BadParameter("--repeat takes all parameters from the file: give no others")
         return _repeated(options.repeat)
     link = parse_link(options.link or "loopback")
@@ -93,14 +97,21 @@ def _parameters(options: argparse.Namespace) -> Parameters:
     return Parameters(
         link=link,
         server=options.server or "vsftpd",
-        peers=tuple(options.peers.split(",") if options.peers else peers.present()),
-        only=tuple(options.only.split(",") if options.only else (case.name for case in CASES)),
+        peers=tuple(options.peers.split(",") if options.peers else _present(options.commands)),
+        only=tuple(
+            options.only.split(",")
+            if options.only
+            else (case.name for case in _all_cases(options.commands))
+        ),
         rounds=rounds,
         timeout=options.timeout or (_quick_timeout(link) if options.quick else _TIMEOUT),
         # A user who asks for more rounds has the time for them.
         budget=QUICK_BUDGET if options.quick and rounds == 1 else None,
-        sizes=choose_sizes(link, options.quick),
+        sizes=choose_for_commands(link, options.quick, options.big)
+        if options.commands
+        else choose_sizes(link, options.quick),
         quick=options.quick,
+        commands=options.commands,
     )
 
 
@@ -115,8 +126,16 @@ def _repeated(path: Path) -> Parameters:
         raise BadParameter(f"{path}: {error.strerror}") from error
 
 
-def _cases(names: Sequence[str]) -> list[Case]:
-    known = {case.name: case for case in CASES}
+def _all_cases(commands: bool) -> Sequence[Case]:
+    return COMMANDS if commands else CASES
+
+
+def _present(commands: bool) -> list[str]:
+    return tools.names() if commands else peers.present()
+
+
+def _cases(names: Sequence[str], commands: bool) -> list[Case]:
+    known = {case.name: case for case in _all_cases(commands)}
     for name in names:
         if name not in known:
             raise BadParameter(f"no such case: {name} (there are {', '.join(known)})")
@@ -124,8 +143,9 @@ def _cases(names: Sequence[str]) -> list[Case]:
 
 
 def _run(parameters: Parameters) -> report.Run:
-    cases = _cases(parameters.only)
-    chosen = [peers.find(name) for name in parameters.peers]
+    cases = _cases(parameters.only, parameters.commands)
+    find = tools.find if parameters.commands else peers.find
+    chosen = [find(name) for name in parameters.peers]
     machine = report.machine()
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -157,6 +177,8 @@ def _say(line: str) -> None:
 def _name(run: report.Run) -> str:
     """The name of the run: `loopback-quick`, `100-100`."""
     link = run.parameters.link.text.replace(",", "-")
+    if run.parameters.commands:
+        link = f"commands-{link}"
     return f"{link}-quick" if run.parameters.quick else link
 
 

@@ -21,6 +21,9 @@ _COLOURS = {
     "rclone-full": "#5d5179",
     "curlftpfs": "#b08900",
     "curl": "#9a9a9a",
+    "ftpfs-commands": "#d1495b",
+    "lftp": "#2e86ab",
+    "rclone": "#66a182",
 }
 _OTHER = "#444444"
 
@@ -70,7 +73,8 @@ def draw(run: Run) -> str:
 
 def _title(run: Run) -> str:
     link, server = run.parameters.link.title, run.parameters.server
-    return f"Times as fast as the best other mount ({link}, {server})"
+    what = "tool" if run.parameters.commands else "mount"
+    return f"Times as fast as the best other {what} ({link}, {server})"
 
 
 def _legend(peers: Sequence[str]) -> list[str]:

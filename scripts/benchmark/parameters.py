@@ -100,6 +100,13 @@ def choose_sizes(link: Link, quick: bool) -> Sizes:
     return _FULL_FAR if link.rtt < _VERY_FAR else _FULL_VERY_FAR
 
 
+def choose_for_commands(link: Link, quick: bool, big: int | None) -> Sizes:
+    """Amounts for tools without a mount. `big`: MiB of the one big file."""
+    sizes = choose_sizes(link, quick)
+    files = 100 if quick else (600 if link.rtt < _VERY_FAR else 200)
+    return dataclasses.replace(sizes, big=big or (32 if quick else 1024), small=files, tree=files)
+
+
 QUICK_BUDGET = 165.0  # seconds; the rest of three minutes is for making and removing the data
 
 
@@ -116,6 +123,7 @@ class Parameters:
     budget: float | None
     sizes: Sizes
     quick: bool = False
+    commands: bool = False  # tools without a mount, and their cases
     seed: int = field(default=20)  # of the data and of the random offsets
 
     def to_json(self) -> dict[str, Any]:

@@ -197,7 +197,7 @@ class Ftpfs(Peer):
         )
 
     def version(self) -> str:
-        commit = _first_line(
+        commit = first_line(
             "git", "-C", os.path.dirname(__file__), "describe", "--always", "--dirty"
         )
         return f"{commit} with {self._binding.library}"
@@ -209,7 +209,7 @@ class Rclone(Peer):
     def __init__(self, mode: str) -> None:
         self.name = f"rclone-{mode}"
         self._mode = mode
-        self._program = _rclone()
+        self._program = rclone_program()
 
     def command(self, place: Place) -> Command:
         server = place.server
@@ -217,21 +217,11 @@ class Rclone(Peer):
         mount = [self._program, "mount", ":ftp:/", str(place.here)]
         return Command(
             [*mount, *cache, "--vfs-write-back", "0s"],
-            {
-                # vsftpd hides dotfiles from a plain LIST. Elsewhere this would cost rclone MLSD.
-                "RCLONE_FTP_FORCE_LIST_HIDDEN": str(server.kind == "vsftpd").lower(),
-                # The tests' proftpd takes names as bytes and refuses OPTS UTF8.
-                "RCLONE_FTP_DISABLE_UTF8": str(server.kind == "proftpd").lower(),
-                "RCLONE_FTP_HOST": server.host,
-                "RCLONE_FTP_PORT": str(server.port),
-                "RCLONE_FTP_USER": server.user,
-                "RCLONE_FTP_PASS": _first_line(self._program, "obscure", server.password),
-                "RCLONE_CONFIG": "",  # no user's own file, and no notice that there is none
-            },
+            rclone_environment(self._program, server),
         )
 
     def version(self) -> str:
-        return _first_line(self._program, "version")
+        return first_line(self._program, "version")
 
 
 class Curlftpfs(Peer):
@@ -244,7 +234,7 @@ class Curlftpfs(Peer):
         return Command(["curlftpfs", "-f", "-o", login, url, str(place.here)])
 
     def version(self) -> str:
-        return _first_line("curlftpfs", "--version")
+        return first_line("curlftpfs", "--version")
 
 
 class Curl(Peer):
@@ -254,7 +244,7 @@ class Curl(Peer):
     mounts = False
 
     def version(self) -> str:
-        return _first_line("curl", "--version").partition(" (")[0]  # without its libraries
+        return first_line("curl", "--version").partition(" (")[0]  # without its libraries
 
 
 _DISKS = _DISK, _DISK_DAEMON = "disk", "disk-daemon"
@@ -297,7 +287,7 @@ def present() -> list[str]:
     return found
 
 
-def _rclone() -> str:
+def rclone_program() -> str:
     # pip's rclone beside this Python is newer than any distribution's.
     beside = Path(sys.executable).with_name("rclone")
     program = str(beside) if beside.exists() else shutil.which("rclone")
@@ -306,7 +296,22 @@ def _rclone() -> str:
     return program
 
 
-def _first_line(*argv: str) -> str:
+def rclone_environment(program: str, server: Endpoint) -> dict[str, str]:
+    """The server, as the remote `:ftp:` of rclone."""
+    return {
+        # vsftpd hides dotfiles from a plain LIST. Elsewhere this would cost rclone MLSD.
+        "RCLONE_FTP_FORCE_LIST_HIDDEN": str(server.kind == "vsftpd").lower(),
+        # The tests' proftpd takes names as bytes and refuses OPTS UTF8.
+        "RCLONE_FTP_DISABLE_UTF8": str(server.kind == "proftpd").lower(),
+        "RCLONE_FTP_HOST": server.host,
+        "RCLONE_FTP_PORT": str(server.port),
+        "RCLONE_FTP_USER": server.user,
+        "RCLONE_FTP_PASS": first_line(program, "obscure", server.password),
+        "RCLONE_CONFIG": "",  # no user's own file, and no notice that there is none
+    }
+
+
+def first_line(*argv: str) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     return (done.stdout + done.stderr).strip().partition("\n")[0]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.benchmark.commands import COMMANDS
 from scripts.benchmark.parameters import BadParameter, Parameters, Sizes
 from scripts.benchmark.runner import NOT_RUN, Result
 from scripts.benchmark.trial import Figure
@@ -96,7 +97,7 @@ class Table:
         rows = {result.figure.row for result in results}
         self.lines = [
             Line(row, settled)
-            for case in CASES
+            for case in (*CASES, *COMMANDS)
             for row in case.rows
             if row.name in rows
             for settled in ((False, True) if row.settles else (False,))
@@ -108,7 +109,7 @@ class Table:
 
     @property
     def others(self) -> list[str]:
-        """The peers that ftpfs is compared with: the other mounts."""
+        """The peers that ftpfs is compared with: the other mounts, or tools."""
         return [peer for peer in self.peers if peer not in self.ours and peer != CEILING]
 
     def figures(self, line: Line, peer: str) -> list[Figure]:

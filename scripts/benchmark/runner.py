@@ -131,7 +131,7 @@ def _try(bench: Bench, case: Case, peer: Peer, folder: str, figures: list[Figure
             place = Place(bench.server, here, state)
             mount = peer.mount(place, bench.parameters.timeout)
             stack.callback(mount.kill)
-        trial = Trial(bench, mount, folder, scratch, before)
+        trial = Trial(bench, mount, folder, scratch, before, peer)
         trial.figures = figures
         with trial.deadline():
             if mount is not None:

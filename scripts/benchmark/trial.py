@@ -21,7 +21,7 @@ from typing import Any
 
 from scripts.benchmark.data import Buffer, Store, Wrong
 from scripts.benchmark.parameters import Parameters
-from scripts.benchmark.peers import Failed, Mount, Usage
+from scripts.benchmark.peers import Failed, Mount, Peer, Usage
 from scripts.benchmark.servers import Endpoint
 from scripts.benchmark.wire import Seen, Tap
 
@@ -99,7 +99,9 @@ class Trial:
         folder: str,
         scratch: Path,
         before: Seen | None,
+        peer: Peer | None = None,
     ) -> None:
+        self.peer = peer  # the program that does the case
         self.bench = bench
         self.sizes = bench.parameters.sizes
         self.buffer = bench.buffer

@@ -21,6 +21,7 @@ import pytest
 
 from scripts.benchmark import chart, report
 from scripts.benchmark.__main__ import main
+from scripts.benchmark.commands import COMMANDS
 from scripts.benchmark.data import MIB, Buffer, Store
 from scripts.benchmark.link import Lane
 from scripts.benchmark.parameters import BadParameter, Link, Parameters, Sizes, parse_link
@@ -414,6 +415,21 @@ def test_benchmark_runs_for_real(
     assert main(["--repeat", str(tmp_path / "run.json"), "--out", str(tmp_path / "again")]) == 0
     again = Run.from_json((tmp_path / "again.json").read_text())
     assert again.parameters == run.parameters
+
+
+def test_tools_without_a_mount_do_each_case_for_real(tmp_path: Path) -> None:
+    needs_root()
+    words = ["--commands", "--quick", "--big", "2", "--peers", "ftpfs-commands,curl"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    run = Run.from_json((tmp_path / "run.json").read_text())
+    assert [result.figure.error for result in run.results] == [None] * len(run.results)
+    rows = {(result.peer, result.figure.row) for result in run.results}
+    names = {case.name for case in COMMANDS}
+    assert rows == {
+        *(("ftpfs-commands", name) for name in names),
+        *(("curl", name) for name in names - {"mirror-again"}),
+    }
+    assert main(["--repeat", str(tmp_path / "run.json"), "--out", str(tmp_path / "again")]) == 0
 
 
 @pytest.mark.parametrize("case", ["read", "readers", "out"])
