@@ -6,10 +6,12 @@ These tests need what those of `test_passthrough` need, and are skipped elsewher
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -246,6 +248,77 @@ def test_log_that_grows_is_followed(remote_dir: RemoteDir, mount: MountStore) ->
     os.close(fd)
     os.close(silent)
     assert (mounted.path / "log").read_bytes() == expected + b"more"
+
+
+READER = """
+import errno, mmap, os, sys, time
+path, size, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+end, opens, cut = time.monotonic() + seconds, 0, 0
+while time.monotonic() < end:
+    fd = os.open(path, os.O_RDONLY)
+    opens += 1
+    try:
+        if opens % 2:
+            found = b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
+        else:
+            with mmap.mmap(fd, size, prot=mmap.PROT_READ) as mapped:
+                found = mapped[:] if opens % 4 else mapped[: 1 << 20] + mapped[1 << 20 :]
+        assert len(found) == size, len(found)
+        assert found == found[:1] * size, {found[0], found[-1]}
+    except OSError as error:
+        assert error.errno == errno.EIO, error
+        cut += 1
+    finally:
+        os.close(fd)
+    time.sleep(0.01)
+print(opens, cut)
+"""
+
+
+def test_readers_of_a_file_that_changes_all_the_time_get_one_content(
+    remote_dir: RemoteDir, mount: MountStore
+) -> None:
+    """Each open succeeds. What it reads is one content, or EIO."""
+    make(remote_dir, "file", b"0" * SIZE)
+    mounted = mount("open_ttl=0.1")
+    held = [lent(mounted, "file")]
+    command = [sys.executable, "-c", READER, str(mounted.path / "file"), str(SIZE), "8"]
+    readers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
+    for number in range(1, 10):
+        time.sleep(0.9)
+        make(remote_dir, "file", b"%d" % number * SIZE, mtime=OLD + number)
+        held.append(os.open(mounted.path / "file", os.O_RDONLY))
+    for reader in readers:
+        out, _ = reader.communicate()
+        assert reader.returncode == 0
+        opens, cut = map(int, out.split())
+        assert opens > 2 * cut
+    assert content(held[0]) == b"0" * SIZE
+    for fd in held:
+        os.close(fd)
+    until(lambda: (mounted.path / "file").read_bytes() == b"9" * SIZE)
+    assert files(mounted) >= 1
+
+
+def test_open_fails_if_the_name_cannot_get_another_inode(
+    remote_dir: RemoteDir, mount: MountStore
+) -> None:
+    data = data_of(SIZE)
+    make(remote_dir, "file", data)
+    mounted = mount()
+    fd = lent(mounted, "file")
+    remount_bind_read_only = 32 | 4096 | 1  # MS_REMOUNT, MS_BIND, MS_RDONLY
+    libc, path = ctypes.CDLL(None), os.fsencode(mounted.path)
+    assert libc.mount(b"none", path, None, ctypes.c_ulong(remount_bind_read_only), None) == 0
+    new = data_of(SIZE, seed=2)
+    make(remote_dir, "file", new, mtime=OLD + 10)
+    time.sleep(LOOKED_AT_AGAIN)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output error"):
+            (mounted.path / "file").read_bytes()
+    assert content(fd) == data
+    os.close(fd)
+    until(lambda: (mounted.path / "file").read_bytes() == new)
 
 
 # Programs here change it.
