@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ftpfs import errors
-from ftpfs.daemon import places
+from ftpfs.daemon import places, stranger
 from ftpfs.daemon.mount import passthrough_obstacle
 from ftpfs.errors import printable, printable_lines
 from ftpfs.ftp.clock import UTC
@@ -114,6 +114,7 @@ class _Examination:
         self._progress("counting connections")
         tls = self._connections()
         self._passthrough()
+        self._stranger()
         learned, quirks = self._profile.in_quirks()
         return Report(
             source=str(self._config.server),
@@ -366,6 +367,10 @@ class _Examination:
             if not why and self._config.mount.ro:
                 told += ", but no stored contents on a read-only mount"
             self._note("passthrough", not why, why or told)
+
+    def _stranger(self) -> None:
+        if other := stranger.warning():
+            self._note("installed alone", False, other)
 
     def _session(self) -> Session:
         return Session(self._config.server, self._config.network, self._profile)

@@ -22,7 +22,7 @@ def sh(url: Source, line: str | None, **flags: Any) -> int:
 
     Words are paths on the server. !COMMAND runs a command of this machine, and
     quote sends a raw FTP command; help lists all. With prompt_toolkit
-    (pip install '.[shell]') there are history and completion. What comes
+    (pip install 'ftpfs-mount[shell]') there are history and completion. What comes
     from a pipe, or with -c, is run until the first failure.
     """
     from ftpfs.commands import files, shell

@@ -29,13 +29,13 @@ from ftpfs import errors
 from ftpfs.core.filesystem import Filesystem
 from ftpfs.core.names.excluded import ExcludingRemote
 from ftpfs.core.writing.spool import Spool
-from ftpfs.daemon import leftovers, logs, mountpoints, places, spools, stores, systemd
+from ftpfs.daemon import leftovers, logs, mountpoints, places, spools, stores, stranger, systemd
 from ftpfs.daemon.offline import Offline
 from ftpfs.daemon.running import LeftBehind, Running
 from ftpfs.ftp.connections.neighbours import Neighbours
 from ftpfs.ftp.memory import Memory
 from ftpfs.ftp.remote import Remote
-from ftpfs.fuse import binding
+from ftpfs.fuse import binding, packages
 from ftpfs.fuse.kernel import KernelView
 from ftpfs.fuse.operations import Look, Operations
 from ftpfs.fuse.passthrough import Passthrough
@@ -71,7 +71,7 @@ def run(config: Config, mountpoint: str) -> int:
     _clear_stale(mountpoint)
     _check_mountpoint(mountpoint)
     chosen = binding.choose(config.mount.binding)
-    _check_device()
+    _check_device(chosen)
     if config.mount.foreground:
         logs.to_stderr(config.mount.log_level)
         _serve(config, mountpoint, chosen, started=lambda _notes: None)
@@ -153,7 +153,7 @@ def _check_mountpoint(mountpoint: str) -> None:
         raise
 
 
-def _check_device() -> None:
+def _check_device(chosen: binding.Binding) -> None:
     if not os.path.exists(binding.FUSE_DEVICE):
         raise errors.NotSupported(
             f"{binding.FUSE_DEVICE} is missing (modprobe fuse; in a container: "
@@ -164,7 +164,8 @@ def _check_device() -> None:
             f"{binding.FUSE_DEVICE} may not be used by this user (chmod 666 {binding.FUSE_DEVICE})"
         )
     if os.getuid() and not (shutil.which("fusermount3") or shutil.which("fusermount")):
-        raise errors.NotSupported("fusermount is missing (Debian, Ubuntu: apt install fuse3)")
+        command = packages.here(3 if chosen.fuse3 else 2)
+        raise errors.NotSupported(f"fusermount is missing ({command})")
 
 
 # The daemon.
@@ -281,7 +282,7 @@ def _serve(
             leftovers.clean_up(remote)
         filesystem = _filesystem(config, offline, spool, place)
         offline.presence.returned = filesystem.server_returned
-        notes = [line for line in (note, stores.trouble(place)) if line]
+        notes = [line for line in (note, stores.trouble(place), stranger.warning()) if line]
         _mount(config, mountpoint, chosen, offline, filesystem, spool, lambda: started(notes))
     finally:
         offline.presence.close()

@@ -6,7 +6,8 @@ between the two, so that `operations` is one class for both. Owns no policy abou
 **Choice.** Measured on one machine, in one run (an in-memory file system, no network): the two read
 equally fast (0.7-1.4 against 1.4 GB/s), write at 1.0 against 1.5 GB/s, and take the same time for
 `ls -l` of 10,000 entries. Therefore ftpfs uses libfuse 3 if it is installed, and nothing is
-missing with libfuse 2.
+missing with libfuse 2. With libfuse 2 it uses fusepy: mfusepy could drive that, too, but fusepy is
+installed wherever mfusepy is, so a third pair would help nobody.
 
 **Thread states.** For each callback on a foreign thread, Python makes a thread state and discards
 it afterwards: two system calls, page faults and an interrupt to the other processor each time. On
@@ -40,7 +41,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftpfs import errors
-from ftpfs.fuse import passthrough
+from ftpfs.fuse import packages, passthrough
 from ftpfs.fuse.operations import Stat
 
 FUSE_DEVICE = "/dev/fuse"
@@ -80,8 +81,8 @@ class Binding:
 
 # In order of preference. Sonames, because only those exist without the -dev packages.
 _CANDIDATES = (
+    Binding("mfusepy", "libfuse3.so.4"),  # as of libfuse 3.17
     Binding("mfusepy", "libfuse3.so.3"),
-    Binding("mfusepy", "libfuse3.so.4"),
     Binding("fusepy", "libfuse.so.2"),
 )
 _IMPORT_NAME = {"fusepy": "fuse", "mfusepy": "mfusepy"}
@@ -95,25 +96,33 @@ def choose(wanted: str = "auto") -> Binding:
     for binding in _CANDIDATES:
         if wanted in ("auto", binding.module) and _usable(binding):
             return binding
-    if wanted == "mfusepy":
-        raise errors.NotSupported(
-            "the Python library mfusepy or libfuse 3 is missing (apt install fuse3 and libfuse3-3, "
-            "or libfuse3-4 as of Debian 13)"
-        )
-    raise errors.NotSupported(
-        "libfuse is missing (apt install fuse3, and libfuse2, or libfuse2t64 as of Debian 13 and "
-        "Ubuntu 24.04)"
-    )
+    raise errors.NotSupported(_missing(wanted))
+
+
+def _missing(wanted: str) -> str:
+    """What is missing for `wanted`, and what to type."""
+    modules = [name for name in ("mfusepy", "fusepy") if wanted in ("auto", name)]
+    present = [name for name in modules if _importable(name)]
+    if not present:
+        what = "libraries fusepy and mfusepy are" if wanted == "auto" else f"library {wanted} is"
+        return f"the Python {what} missing (pip install {' '.join(reversed(modules))})"
+    version = 3 if present[0] == "mfusepy" else 2
+    which = "libfuse" if wanted == "auto" else f"libfuse {version}"
+    return f"{which} is missing ({packages.here(version)})"
 
 
 def _usable(binding: Binding) -> bool:
-    if importlib.util.find_spec(_IMPORT_NAME[binding.module]) is None:
+    if not _importable(binding.module):
         return False
     try:
         ctypes.CDLL(binding.library)
     except OSError:
         return False
     return True
+
+
+def _importable(module: str) -> bool:
+    return importlib.util.find_spec(_IMPORT_NAME[module]) is not None
 
 
 def passthrough_obstacle(binding: Binding, wanted: str) -> str:

@@ -241,8 +241,8 @@ def test_each_hostile_server_has_its_row() -> None:
 
 
 def test_nobody_is_told_to_install_the_project_of_that_name_from_the_index() -> None:
-    """It is another one. `pip install '.[extra]'` installs this one from its folder."""
+    """It is another one. This one is `ftpfs-mount`. A message may tell to uninstall the other."""
     sources = sorted((ROOT / "ftpfs").rglob("*.py"))
-    told = re.compile(r"pip3? install[^\n`]*\bftpfs(?!-mount)")
+    told = re.compile(r"(?:pipx?3?|uv tool|uv pip) install[^\n`]*\bftpfs(?!-mount)")
     found = [path.name for path in [*PAGES, *sources] if told.search(path.read_text())]
     assert not found

@@ -252,9 +252,28 @@ def test_refused_login_says_what_to_do(
 
 
 def test_no_message_tells_to_install_ftpfs_from_the_package_index() -> None:
-    """There the name belongs to another project. A message names the missing library."""
+    """There the name belongs to another project. This one is `ftpfs-mount`."""
     package = Path(ftpfs.__file__).parent
     assert [p.name for p in package.rglob("*.py") if "ftpfs[" in p.read_text()] == []
+
+
+@pytest.mark.mount
+def test_mount_and_doctor_name_the_other_project_called_ftpfs(
+    start_server: StartServer, run: Run, tmp_path: Path
+) -> None:
+    server = start_server("pyftpdlib")
+    other = tmp_path / "site" / "ftpfs-0.2.4.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: ftpfs\nVersion: 0.2.4\n")
+    folder = tmp_path / "mnt"
+    folder.mkdir()
+    more = {"PYTHONPATH": str(other.parent)}
+    mounted = run("mount", url(server), str(folder), password=server.password, **more)
+    assert mounted.returncode == 0, mounted.stderr
+    assert run("umount", str(folder)).returncode == 0
+    named = "another project's ftpfs 0.2.4 is installed here"
+    assert [named in line for line in mounted.stderr.splitlines()] == [True]
+    assert named in run("doctor", url(server), password=server.password, **more).stdout
 
 
 def test_path_behind_a_colon_is_explained() -> None:
