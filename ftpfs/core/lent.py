@@ -9,18 +9,15 @@ Threading: any. `_changed` (Rank.MAPPED) of each watch guards its files. The cou
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections import Counter
 from collections.abc import Callable
 
 from ftpfs import errors
-from ftpfs.core import processes
 from ftpfs.core.files.lending import Lender, Stored, Use, Watch
 from ftpfs.core.files.looks import Looks
 from ftpfs.core.files.openfile import OpenFile
 from ftpfs.core.files.table import OpenFiles
-from ftpfs.core.names.inode import inode
 from ftpfs.core.names.known import KnownNames
 from ftpfs.core.store.lent import Unlent
 from ftpfs.core.store.store import Store
@@ -137,7 +134,7 @@ class LentFiles:
         """The name `path` gets another inode, and libfuse calls the present one `old_inode` from
         now on. False: there is no reason to by now."""
         file = self._files.at(self._files.known_as(path))
-        if file is None or not file.lending.turn():
+        if file is None or not file.lending.turn(old_inode):
             return False
         self._files.stand_for(old_inode, path)
         return True
@@ -152,8 +149,7 @@ class LentFiles:
 
     def _watch_read(self, file: OpenFile) -> bool:
         """Follow the server for programs that read on and do not ask for the size."""
-        reads_on = functools.partial(processes.reads_before, inode(file.path))
-        if self._store is not None and (names := file.lending.loans.due(reads_on)):
+        if self._store is not None and (names := file.lending.loans.due()):
             for name in names:
                 self._store.note_lent(name)
             with contextlib.suppress(errors.FtpfsError):

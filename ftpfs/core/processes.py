@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import signal
+from collections.abc import Collection
 from pathlib import Path
 
 # Open files of a process that are looked at.
@@ -43,8 +44,8 @@ def is_killed(thread: int) -> bool:
     return pending is not None and int(pending, 16) >> (signal.SIGKILL - 1) & 1 == 1
 
 
-def reads_before(number: int, process: int, size: int) -> bool:
-    """Whether a process has a file of this inode number open, and reads nowhere behind `size`.
+def reads_before(numbers: Collection[int], process: int, size: int) -> bool:
+    """Whether a process has a file of one of these inode numbers open, and is before `size` in it.
 
     False if the kernel does not tell, or if it has too many files open to look at all of them.
     """
@@ -56,7 +57,7 @@ def reads_before(number: int, process: int, size: int) -> bool:
     for name in names if len(names) <= MOST_FILES else ():
         with contextlib.suppress(OSError):  # closed meanwhile
             told = dict(_FDINFO.findall((folder / name).read_bytes()))
-            if int(told.get(b"ino", -1)) == number:
+            if int(told.get(b"ino", -1)) in numbers:
                 places.append(int(told[b"pos"]))
     return bool(places) and max(places) < size
 

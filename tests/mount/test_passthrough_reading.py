@@ -188,7 +188,7 @@ def test_open_after_a_change_reads_the_new_content(
             assert subprocess.run(["cat", path], capture_output=True, check=True).stdout == new
             assert path.stat().st_size == size
         assert before[:] == old
-        assert content(fd)[:SIZE] == old
+        assert content(fd) == old
     os.close(fd)
     again = os.open(path, os.O_RDONLY)
     assert content(again) == new
@@ -319,6 +319,26 @@ def test_open_fails_if_the_name_cannot_get_another_inode(
     assert content(fd) == data
     os.close(fd)
     until(lambda: (mounted.path / "file").read_bytes() == new)
+
+
+def test_reader_in_the_middle_of_a_file_gets_nothing_of_a_longer_one(
+    remote_dir: RemoteDir, mount: MountStore
+) -> None:
+    data = data_of(SIZE)
+    make(remote_dir, "log", data)
+    mounted = mount()
+    fd = lent(mounted, "log")
+    found = os.read(fd, MIB)
+    with open(remote_dir.disk / "log", "ab") as log:
+        log.write(b"more")
+    time.sleep(LOOKED_AT_AGAIN)
+    assert os.stat(mounted.path / "log").st_size == SIZE + 4
+    while len(found) < SIZE:
+        found += os.read(fd, MIB)
+        os.stat(mounted.path / "log")
+    assert found == data
+    until(lambda: os.read(fd, 100) == b"more", within=6)  # it is at the end now
+    os.close(fd)
 
 
 # Programs here change it.

@@ -205,11 +205,13 @@ class Lending:
                 return refused.why
         return why
 
-    def turn(self) -> bool:
+    def turn(self, old_inode: str) -> bool:
         """The name has another inode from now on, because a stored content does not fit any more.
-        False: nothing is lent by now, so it keeps the one that it has."""
+        False: nothing is lent by now, so it keeps the one that it has.
+
+        `old_inode`: the path by which the old one is known from now on."""
         with self._state.spool_lock:
-            if not self.loans.turn_locked():
+            if not self.loans.turn_locked(old_inode):
                 return False
             self._uses.clear()
             return True

@@ -10,6 +10,9 @@ see them as if they asked us.
   old content to its end. Ours would get EIO: both are promised.
 - *It grows* (`tail -f`). The kernel reads to the end of the backing file and asks nobody for more.
   What was added on the server is appended to the lent content, before a program sees the new size.
+  A longer file may also be another one, and a program in the middle of a copy must not get the end
+  of that. So something is appended only if a program is at the end of the content, and if the last
+  bytes there are the server's.
 - *A program here writes it.* It gets another inode, too, and its writes come to us as ever. They
   are written into the lent content as well: handles of this machine see each other's writes.
 
@@ -32,8 +35,10 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ftpfs.core import processes
 from ftpfs.core.files.server_file import Epoch
 from ftpfs.core.files.state import FileState
+from ftpfs.core.names.inode import inode
 from ftpfs.core.reading.blocks import Version
 from ftpfs.core.store.lent import LEAST_BYTES, LentContent, NotLent, Unlent
 
@@ -43,6 +48,8 @@ log = logging.getLogger(__name__)
 STILL_SECONDS = 3600.0
 # How much of what a file has grown by is fetched while a program waits for its size (bytes).
 GROW_BYTES = 4 << 20
+# So many bytes before the end have to be the same on the server.
+COMPARED_BYTES = 64 << 10
 # How often the server is asked about a file that the kernel reads (s): if a program may be at its
 # end; and if all of them have not come so far.
 LOOK_SECONDS, LAZY_LOOK_SECONDS = 2.0, 30.0
@@ -89,7 +96,8 @@ class Loan:
         self.number = number
         self.handles: dict[int, int] = {}  # and the process that opened each; 0: unknown
         self.end = content.size  # as far as it has grown
-        self.is_left = False  # it could not be changed, so it stays as it is
+        self.is_left = False  # it stays as it is, whatever happens to the file
+        self.inodes: set[int] = set()  # numbers that the inode has had
         self.looked = time.monotonic()
 
     def change(self, change: Callable[[LentContent], None]) -> bool:
@@ -167,10 +175,11 @@ class Loans:
             self._former.remove(loan)
         self.is_any = bool(self._all())
 
-    def turn_locked(self) -> bool:
+    def turn_locked(self, old_inode: str) -> bool:
         """The name has another inode from now on. False: nothing was lent."""
         if self.current is None:
             return False
+        self.current.inodes.add(inode(old_inode))
         self._former.append(self.current)
         self.current = None
         return True
@@ -208,9 +217,15 @@ class Loans:
             return False
         with self._state.spool_lock:
             growing = self._growing_locked()
+        growing = [found for found in growing if not self._is_read_on(found[0])]
         for loan, size, epoch in growing:
             start = loan.end
-            data = read(start, min(size - start, GROW_BYTES))
+            before = loan.content.read(max(0, start - COMPARED_BYTES), start)
+            data = read(start - len(before), min(size - start, GROW_BYTES) + len(before))
+            if data[: len(before)] != before:
+                loan.is_left = True  # it was replaced
+                continue
+            data = data[len(before) :]
             with self._state.spool_lock:
                 if (loan, size, epoch) not in self._growing_locked() or loan.end != start:
                     continue
@@ -236,29 +251,31 @@ class Loans:
 
     @property
     def shown_size(self) -> int | None:
-        """The size to be shown while the inode's lent content is behind the server's."""
+        """The size to be shown while the inode's lent content is behind the server's, and is to
+        follow that."""
         if self.current is None:
             return None
         with self._state.spool_lock:
             growing = [loan for loan, _, _ in self._growing_locked() if loan is self.current]
-            return growing[0].end if growing else None
+        return growing[0].end if growing and not self._is_read_on(growing[0]) else None
 
-    def due(self, reads_on: Callable[[int, int], bool]) -> list[str]:
-        """The names of lent contents about which the server should be asked now.
-
-        `reads_on(process, size)`: whether the process has this file open, and reads before `size`.
-        """
+    def due(self) -> list[str]:
+        """The names of lent contents about which the server should be asked now."""
         now = time.monotonic()
         with self._state.spool_lock:
-            old = [
-                (loan, loan.end, set(loan.handles.values()))
-                for loan in self._all()
-                if now - loan.looked >= LOOK_SECONDS
-            ]
+            old = [loan for loan in self._all() if now - loan.looked >= LOOK_SECONDS]
         found = []
-        for loan, end, processes in old:
-            is_lazy = all(process and reads_on(process, end) for process in processes)
-            if not is_lazy or now - loan.looked >= LAZY_LOOK_SECONDS:
+        for loan in old:
+            if now - loan.looked >= LAZY_LOOK_SECONDS or not self._is_read_on(loan):
                 loan.looked = now
                 found.append(loan.content.name)
         return found
+
+    def _is_read_on(self, loan: Loan) -> bool:
+        """Whether all programs that have this content open read before its end, as far as the
+        system tells."""
+        with self._state.spool_lock:
+            end, opened = loan.end, set(loan.handles.values())
+            with self._state.changed:
+                numbers = {inode(self._state.path), *loan.inodes}
+        return all(each and processes.reads_before(numbers, each, end) for each in opened)

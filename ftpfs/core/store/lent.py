@@ -86,6 +86,10 @@ class LentContent:
             self._files.remove([self.name])
             self._is_taken_out = True
 
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes [start, end). Raises OSError."""
+        return os.pread(self.fd, end - start, start)
+
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write into what was taken out. Raises OSError."""
         view = memoryview(data)

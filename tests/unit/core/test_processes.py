@@ -15,14 +15,14 @@ def test_process_reads_before_the_end_of_a_file_or_at_it(
 ) -> None:
     path, us = tmp_path / "file", os.getpid()
     path.write_bytes(b"0123456789")
-    number = path.stat().st_ino
-    assert not processes.reads_before(number, us, 10), "it is not open"
+    numbers = {path.stat().st_ino, 1}
+    assert not processes.reads_before(numbers, us, 10), "it is not open"
     with open(path, "rb", buffering=0) as file, open(path, "rb", buffering=0) as other:
         file.read(9)
-        assert processes.reads_before(number, us, 10)
+        assert processes.reads_before(numbers, us, 10)
         other.read(10)
-        assert not processes.reads_before(number, us, 10)
+        assert not processes.reads_before(numbers, us, 10)
         other.seek(0)
         monkeypatch.setattr(processes, "MOST_FILES", 1)
-        assert not processes.reads_before(number, us, 10)
-    assert not processes.reads_before(number, 1 << 30, 10), "no such process"
+        assert not processes.reads_before(numbers, us, 10)
+    assert not processes.reads_before(numbers, 1 << 30, 10), "no such process"
