@@ -123,8 +123,9 @@ def test_small_files_take_no_more_memory_than_the_cache_may_hold(
 ) -> None:
     """A block of ten bytes takes sixty times as much with its key and its places in tables.
 
-    After the first files, a cache that counts only contents grows by 8 MiB, and this one by 0.5.
-    Several folders: behind a listing's back another one is fetched, and both are in memory.
+    After the first files, a cache that counts only contents grows by 8 MiB and more. This one grows
+    by 0.5, and on a busy machine by 4: behind a listing's back another one is fetched, and both are
+    in memory. So the files are in several folders.
     """
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # the heap of one thread serves the others too
     trapped = mount("small-files", SMALL_FILES, options="log_level=info,block_cache=1M")
@@ -142,7 +143,7 @@ def test_small_files_take_no_more_memory_than_the_cache_may_hold(
     read_all(files[:FILLING])
     filled = trapped.memory()
     read_all(files[FILLING:])
-    assert trapped.memory() < filled + 4 * MiB
+    assert trapped.memory() < filled + 6 * MiB
     assert trapped.memory("VmHWM") < listed + 20 * MiB
 
 

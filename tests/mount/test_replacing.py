@@ -125,14 +125,20 @@ def test_long_open_file_is_back_after_a_kill_between_the_steps_of_its_replacemen
     mounted = mount_dir(through=relay, options="block_cache=8M")
     a, b = mounted.path / "open/a", mounted.path / "open/b"
     with reader(b):
-        relay.cut_control(
-            "RNFR", when="before", times=None, where=lambda command: command.arg.endswith("/a")
-        )
+
+        def between(command: Command) -> bool:
+            """The old file has its hidden name by then; and nobody can give it its own one back."""
+            if not command.arg.endswith("/a"):
+                return False
+            relay.refuse_connections("rst")
+            return True
+
+        relay.cut_control("RNFR", when="before", how="fin", where=between)
         renaming = threading.Thread(target=renamed, args=(a, b, errno.ENOTCONN))
         renaming.start()
         until(lambda: not (disk / "b").exists())
         kill(mounted, renaming)
-    relay.clear()
+    relay.refuse_connections(None)
     mounted = mount_dir(through=relay)
     until(lambda: sorted(os.listdir(mounted.path / "open")) == ["a", "b"])
     assert (mounted.path / "open/b").read_bytes() == old
