@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ftpfs import errors
 from ftpfs.commands import arguments
 from ftpfs.errors import printable
 from ftpfs.settings.options import OPTIONS
@@ -18,14 +19,20 @@ from ftpfs.settings.source import Source
 @click.argument("mountpoint", type=arguments.FOLDER, required=False)
 @click.option("--json", is_flag=True, help="Print JSON.")
 @click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
-def status(mountpoint: str | None, json: bool, watch: bool) -> int:
+@click.option("--check", is_flag=True, help="Print one line for a monitor, such as Nagios.")
+def status(mountpoint: str | None, json: bool, watch: bool, check: bool) -> int:
     """Show what the mount at MOUNTPOINT does.
 
     Without MOUNTPOINT, shows all of your mounts. Exits with 1 when a daemon does
     not answer, or an upload failed for good.
+
+    With --check, exits with 0 (OK), 1 (WARNING: ftpfs goes on by itself), 2
+    (CRITICAL: a person must look) or 3 (UNKNOWN).
     """
-    if json and watch:
-        raise arguments.Misuse("either --json or --watch")
+    if json + watch + check > 1:
+        raise arguments.Misuse("either --json or --watch or --check")
+    if check:
+        return _check(mountpoint)
     from ftpfs.commands import mounts, show
 
     if watch:
@@ -37,6 +44,20 @@ def status(mountpoint: str | None, json: bool, watch: bool) -> int:
     else:
         show.status(found, sys.stdout)
     return 0 if all(mount.is_well for mount in found) else 1
+
+
+def _check(mountpoint: str | None) -> int:
+    """Print the line for a monitor. Returns its exit code, whatever happens."""
+    from ftpfs.commands import health, mounts
+
+    try:
+        verdict, line = health.check(mounts.mounts(mountpoint))
+    except (errors.InvalidArgument, errors.NotFound) as error:  # nothing is mounted there
+        verdict, line = health.missing(str(error))
+    except (errors.FtpfsError, OSError) as error:
+        verdict, line = health.unknown(str(error))
+    click.echo(line)
+    return verdict
 
 
 @click.command()

@@ -40,6 +40,7 @@ class Mount:
     report: Report | None  # None: the daemon did not answer
     trouble: str = ""  # why
     waiting: tuple[Waiting, ...] = ()  # files that killed daemons of this server left
+    unseen: bool = False  # no report, and the daemon may well be alive: another user's, say
 
     @property
     def is_well(self) -> bool:
@@ -98,23 +99,32 @@ def mounts(only: str | None = None) -> list[Mount]:
         only = mountpoints.absolute(only)
     here = {each.path: each for each in _mounted(only)}
     found = []
-    trouble: dict[str, str] = {}
+    trouble: dict[str, errors.FtpfsError] = {}
     for daemon in control_socket.daemons(only):
         try:
             report = _report(daemon)
         except errors.ConnectionLost:
             continue  # the daemon ended meanwhile
         except errors.FtpfsError as error:
-            trouble.update((path, str(error)) for path in here if daemon.serves(path))
+            trouble.update((path, error) for path in here if daemon.serves(path))
             continue
         if report.state == "mounted":
             here.pop(report.mountpoint, None)
         found.append(Mount(report.mountpoint, report.status.source, report))
     for path, each in here.items():
-        found.append(Mount(path, each.source, None, trouble.get(path) or _why_silent(path)))
+        found.append(_silent(each, trouble.get(path)))
     if only is not None and not found:
         raise errors.InvalidArgument(f"{only}: nothing of ftpfs is mounted there")
     return _with_what_waits(sorted(found, key=lambda mount: mount.path), everything=only is None)
+
+
+def _silent(mounted: mountpoints.Mountpoint, error: errors.FtpfsError | None) -> Mount:
+    """A mount whose daemon told nothing; `error`: what came of asking, if it has a socket."""
+    if error is None:
+        dead = mountpoints.crashed(mounted.path)
+        return Mount(mounted.path, mounted.source, None, _why_silent(mounted.path), unseen=not dead)
+    stuck = isinstance(error, errors.DeadlineExceeded)
+    return Mount(mounted.path, mounted.source, None, str(error), unseen=not stuck)
 
 
 def _with_what_waits(found: list[Mount], *, everything: bool) -> list[Mount]:

@@ -177,3 +177,33 @@ def test_lazy_unmount_lets_programs_finish(mounted: Mounted, tmp_path: Path) -> 
         assert file.read() == "content"
     until(lambda: not servers.running(pid))
     assert sockets(tmp_path) == []
+
+
+def test_check_gives_monitors_a_line_and_an_exit_code(
+    remote_dir: RemoteDir, relay: Relay, mount_dir: MountDir, tmp_path: Path
+) -> None:
+    mounted = mount_dir(through=relay)
+    (mounted.path / "first").write_bytes(b"the folder takes files")
+    wait_until_sent(mounted.path)
+    done = ftpfs("status", "--check", str(mounted.path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"FTPFS OK: {mounted.path}: nothing waits | files=0 failed=0 ")
+    assert done.stdout.count("\n") == 1
+    for place in (str(tmp_path), str(tmp_path / "none")):
+        done = ftpfs("status", "--check", place)
+        assert done.returncode == 2, done.stdout
+        assert done.stdout.startswith(f"FTPFS CRITICAL: {place}: ")
+
+    relay.stall_data("up", after=0, times=None)
+    (mounted.path / "second").write_bytes(b"closed")
+    pid = status_of(mounted)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not servers.running(pid))
+    done = ftpfs("status", "--check", str(mounted.path))
+    assert done.returncode == 2
+    assert "its daemon died" in done.stdout
+    assert ftpfs("umount", str(mounted.path)).returncode == 1  # what waits is told
+    done = ftpfs("status", "--check")
+    assert done.returncode == 2
+    assert "1 file" in done.stdout
+    assert " | files=1 " in done.stdout

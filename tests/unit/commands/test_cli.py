@@ -80,7 +80,8 @@ class TestUsage:
             (["mount", "host", "m", "--port", "x"], "option port: must be a number"),
             (["put", "-", "host/in/"], "needs a file name"),
             (["serve", NOWHERE], NOWHERE),
-            (["status", "--json", "--watch"], "either --json or --watch"),
+            (["status", "--json", "--watch"], "either --json or --watch or --check"),
+            (["status", "--json", "--check"], "either --json or --watch or --check"),
         ],
     )
     def test_wrong_usage_is_one_line_and_code_2(

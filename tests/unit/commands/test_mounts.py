@@ -295,6 +295,13 @@ class TestMounts:
         (found,) = mounts.mounts()
         assert "did not answer for 0.3 s" in found.trouble
         assert not found.is_well
+        assert not found.unseen
+
+    def test_daemon_of_another_version_is_not_taken_for_a_broken_one(self, serve: Serve) -> None:
+        serve(HERE, status=saying({"pid": 1}))
+        (found,) = mounts.mounts()
+        assert "another version" in found.trouble
+        assert found.unseen
 
     def test_dead_daemon_and_daemon_without_a_socket_are_told_apart(self, system: System) -> None:
         system.mounts.append(OTHER)
@@ -303,6 +310,7 @@ class TestMounts:
         assert "no socket in" in no_socket.trouble
         assert "daemon died" in dead.trouble
         assert dead.source == "ftp://other/"
+        assert (no_socket.unseen, dead.unseen) == (True, False)
 
 
 def _impatient(ask: Callable[..., Iterator[Reply]]) -> Callable[..., Iterator[Reply]]:
