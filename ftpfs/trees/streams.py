@@ -51,11 +51,12 @@ log = logging.getLogger(__name__)
 # Smaller files (bytes) have one stream, unless the user gives a number.
 _WORTH_BYTES = 8 << 20
 _MOST_STREAMS = 16
-# How often the rate is measured (s), what twice the streams have to bring, and up to which growth a
-# rate is steady.
-_MEASURE_SECONDS, _GAIN, _STEADY = 1.0, 1.2, 1.1
-# More streams begin only if this much work (s) is left.
-_WORTH_SECONDS = 5.0
+# How long the rate is measured at most (s), and at least if so many bytes move meanwhile.
+_MEASURE_SECONDS, _SOONEST_SECONDS, _MEASURE_ROUND_TRIPS, _MEASURE_BYTES = 1.0, 0.25, 10, 8 << 20
+# What twice the streams have to bring, and up to which growth a rate is steady.
+_GAIN, _STEADY = 1.2, 1.1
+# More streams begin only if this much work is left (s, and round trips).
+_WORTH_SECONDS, _WORTH_ROUND_TRIPS = 5.0, 50
 # How often the progress is told, and the part saved (s).
 _TICK_SECONDS, _SAVE_SECONDS = 0.1, 5.0
 # Attempts of a stream in a row that bring nothing.
@@ -170,12 +171,12 @@ class Streams:
     # How many.
 
     def _grow(self) -> None:
-        """Once a second: begin more streams, if that made it faster before."""
+        """After each measurement: begin more streams, if that made it faster before."""
         then, missing = self._measured
         now = time.monotonic()
-        if self._streams is not None or now - then < _MEASURE_SECONDS:
-            return
         left = self._pieces.missing
+        if self._streams is not None or not self._is_measured(now - then, missing - left):
+            return
         rate = (missing - left) / (now - then)
         self._measured = now, left
         with self._changed:
@@ -187,12 +188,20 @@ class Streams:
             log.info("%s: %d streams, %.0f bytes/s", self._source, running, rate)
         # While one stream still becomes faster, nothing can be said about two.
         rises = rate > before * _STEADY
-        if rises or self._is_settled or refused or left < rate * _WORTH_SECONDS:
+        # A trial that fails costs what is on its way: so many round trips, whatever the rate is.
+        worth = min(_WORTH_SECONDS, max(1.0, _WORTH_ROUND_TRIPS * self._remote.round_trip()))
+        if rises or self._is_settled or refused or left < rate * worth:
             return
         more = min(2 * running, _MOST_STREAMS, self._room()) - running
         if more > 0:
             self._rate_with_half = rate
             self._add(more)
+
+    def _is_measured(self, seconds: float, moved: int) -> bool:
+        """Whether so many bytes in this time tell a rate."""
+        soon = max(_SOONEST_SECONDS, _MEASURE_ROUND_TRIPS * self._remote.round_trip())
+        is_soon = seconds >= soon and moved >= _MEASURE_BYTES
+        return is_soon or seconds >= _MEASURE_SECONDS
 
     def _add(self, count: int) -> None:
         with self._changed:
