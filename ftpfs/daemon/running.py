@@ -35,6 +35,7 @@ from ftpfs.core.store.presence import Presence
 from ftpfs.core.writing import spool
 from ftpfs.daemon import control_socket, keeping, limits, mountpoints
 from ftpfs.daemon.control_socket import Control, Reply, Report, Request, path_in
+from ftpfs.daemon.status_text import StatusText
 from ftpfs.ftp.remote import Remote
 from ftpfs.model.status import ConnectionStatus, MountStatus, PassthroughStatus, PendingFile
 
@@ -210,10 +211,12 @@ class Running:
 
     def _keep_house(self) -> None:
         progress = Progress()
+        text = StatusText(self._source, self._mountpoint)
         while not self._left.wait(HOUSEKEEPING_SECONDS):
             self._remote.tidy()
             status = self._status()
             self._sample(status)
+            text.tell(status)
             if self._leaving.is_set() and not self._hurried.is_set():
                 self._leave_if_stuck(status, progress)
 

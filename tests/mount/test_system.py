@@ -200,6 +200,24 @@ def test_systemd_is_notified_when_the_mount_answers_and_when_it_stops(
     assert server.password not in ready + said
 
 
+def test_systemd_shows_what_waits_until_it_is_sent(
+    server: FtpServer, mount_server: MountServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        mounted = mount_server(server, server.root, options="limit_up=50K")
+        quiet = systemd.recv(1000).decode().removeprefix("READY=1\n")
+        # Ten seconds of sending: longer than the housekeeper's interval.
+        (mounted.path / "slow").write_bytes(bytes(500_000))
+        shown = systemd.recv(1000).decode()
+        assert shown.startswith(f"{quiet}: 1 to go, ")
+        while shown != quiet:
+            shown = systemd.recv(1000).decode()
+    assert (server.root / "slow").stat().st_size == 500_000
+
+
 def error_of(path: Path) -> int | None:
     try:
         os.stat(path)
