@@ -30,6 +30,7 @@ import codecs
 import contextlib
 import ctypes
 import errno
+import importlib
 import importlib.util
 import operator
 import os
@@ -85,7 +86,8 @@ _CANDIDATES = (
     Binding("mfusepy", "libfuse3.so.3"),
     Binding("fusepy", "libfuse.so.2"),
 )
-_IMPORT_NAME = {"fusepy": "fuse", "mfusepy": "mfusepy"}
+# By what name it is imported: Debian's fusepy is `fusepy`, for its `fuse` is another library.
+_IMPORT_NAMES = {"fusepy": ("fusepy", "fuse"), "mfusepy": ("mfusepy",)}
 
 
 def choose(wanted: str = "auto") -> Binding:
@@ -122,7 +124,7 @@ def _usable(binding: Binding) -> bool:
 
 
 def _importable(module: str) -> bool:
-    return importlib.util.find_spec(_IMPORT_NAME[module]) is not None
+    return any(importlib.util.find_spec(name) for name in _IMPORT_NAMES[module])
 
 
 def passthrough_obstacle(binding: Binding, wanted: str) -> str:
@@ -260,12 +262,19 @@ class _QuickWrites:
 _CAPABILITY = b"security.capability"
 
 
-def _serve_fuse2(operations: Any, mountpoint: str, kwargs: dict[str, Any]) -> None:
-    import fuse
+def _fusepy() -> Any:
+    """The module of fusepy, by whichever name it is installed."""
+    if importlib.util.find_spec("fusepy"):
+        return importlib.import_module("fusepy")
+    return importlib.import_module("fuse")
 
+
+def _serve_fuse2(operations: Any, mountpoint: str, kwargs: dict[str, Any]) -> None:
+    fuse = _fusepy()
+    base: Any = fuse.FUSE
     layout = _StatLayout(fuse.c_stat)
 
-    class Fuse2(_QuickWrites, fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
+    class Fuse2(_QuickWrites, base):  # type: ignore[misc]  # fusepy has no types
         """fusepy, with entries and attributes that bypass its dicts."""
 
         def fgetattr(self, path: bytes | None, buffer: Any, fip: Any) -> int:

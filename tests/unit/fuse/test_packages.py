@@ -104,6 +104,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         ("mfusepy libfuse3.so.4", "mfusepy", "libfuse3.so.4"),
         ("mfusepy fuse libfuse.so.2", "fusepy", "libfuse.so.2"),
         ("fuse libfuse3.so.4 libfuse.so.2", "fusepy", "libfuse.so.2"),
+        ("fusepy libfuse.so.2", "fusepy", "libfuse.so.2"),  # as Debian packages it
     ],
 )
 def test_binding_that_works_is_taken(installed: Any, names: str, module: str, library: str) -> None:
