@@ -40,6 +40,7 @@ FAMILIES = {
     "cache": "cache",
     "fetch": "fetch",
     "keep": "keep",
+    "queue": "queue",
     "doctor": "doctor",
     **dict.fromkeys(("serve", "demo"), "serve"),
     **dict.fromkeys(("install-service", "install-helper"), "install"),

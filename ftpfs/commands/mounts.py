@@ -179,7 +179,56 @@ def _daemons(path: str) -> list[Daemon]:
     return found
 
 
+def _places(path: str | None) -> tuple[list[tuple[Daemon, str]], list[str]]:
+    """The daemons that `path` is about, each with a path inside its mount; None: all daemons.
+
+    And a line for each mount of this user whose daemon has no socket. Raises FtpfsError if the
+    mount of `path` has none.
+    """
+    if path:
+        holder, inside = mountpoints.holding(path)
+        return [(daemon, inside) for daemon in _daemons(holder)], []
+    daemons = control_socket.daemons()
+    silent = [
+        f"{each.path}: {_why_silent(each.path)}"
+        for each in _mounted(None)
+        if not any(daemon.serves(each.path) for daemon in daemons)
+    ]
+    return [(daemon, "/") for daemon in daemons], silent
+
+
+def queued(path: str | None) -> tuple[list[tuple[str, PendingFile]], list[str]]:
+    """What waits at and below `path` (None: on all mounts), each with its local path.
+
+    A daemon names 1,000 files at most, failures first. And a line for each mount that does not
+    answer. Raises FtpfsError.
+    """
+    places, silent = _places(path)
+    found = []
+    for daemon, inside in places:
+        report = _report(daemon)
+        root = report.mountpoint.rstrip("/")
+        found += [
+            (root + each.path, each)
+            for each in report.status.uploads.pending
+            if inside == "/" or (each.path + "/").startswith(inside + "/")
+        ]
+    return found, silent
+
+
 # Telling.
+
+
+def retry(path: str | None) -> list[str]:
+    """Send now what failed, or waits for its next attempt, at and below `path`; None: everywhere.
+
+    Returns a line for each mount that does not answer. Raises FtpfsError.
+    """
+    places, silent = _places(path)
+    for daemon, inside in places:
+        for _reply in control_socket.ask(daemon, "retry", path=inside):
+            pass
+    return silent
 
 
 def forget(path: str | None) -> None:
@@ -232,17 +281,7 @@ def sync(path: str | None, progress: Progress) -> list[str]:
 
     Returns a line for each failure. Raises FtpfsError if the mount of `path` does not answer.
     """
-    failures = []
-    if path:
-        holder, inside = mountpoints.holding(path)
-        places = [(daemon, inside) for daemon in _daemons(holder)]
-    else:
-        places = [(daemon, "/") for daemon in control_socket.daemons()]
-        failures += [
-            f"{each.path}: {_why_silent(each.path)}"
-            for each in _mounted(None)
-            if not any(daemon.serves(each.path) for daemon, _ in places)
-        ]
+    places, failures = _places(path)
     for daemon, inside in places:
         patience = Patience()
         with contextlib.closing(control_socket.ask(daemon, "sync", path=inside)) as replies:

@@ -238,6 +238,24 @@ def kept(found: list[tuple[str, Kept]], out: TextIO) -> None:
     _print(table if found else Text("nothing is kept"), out)
 
 
+def queued(found: list[tuple[str, PendingFile]], out: TextIO) -> None:
+    """Print what waits to be sent: local paths, in the order of sending."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("state", "size", "age", "tries"):
+        table.add_column(title, justify="left" if title == "state" else "right", no_wrap=True)
+    for title in ("path", "last error"):
+        table.add_column(title, overflow="fold")
+    for path, each in found:
+        words = (
+            *(each.state, each.change or decimal(each.size)),
+            *(_duration(time.time() - each.since), str(each.attempts or "")),
+            *(path, each.error or ""),
+        )
+        style = "red" if each.state == "failed" else ""
+        table.add_row(*(Text(printable(word)) for word in words), style=style)
+    _print(table if found else Text("nothing waits"), out)
+
+
 def _add_what_waits(table: Table, mount: Mount) -> None:
     for each in mount.waiting:
         table.add_row("waiting", Text(printable(each.line()), style="bold red"))

@@ -181,6 +181,7 @@ class Running:
                     "follow": self._tell_until_the_end,
                     "sync": self._tell_sync,
                     "forget": self._forget,
+                    "retry": self._retry,
                     "fetch": self._fetch,
                     **keeping.answers(self._filesystem),
                     "hurry": self._hurry,
@@ -387,6 +388,10 @@ class Running:
 
     def _forget(self, request: Request) -> Iterator[Reply]:
         self._filesystem.forget(path_in(request))
+        yield {}
+
+    def _retry(self, request: Request) -> Iterator[Reply]:
+        self._filesystem.retry(path_in(request))
         yield {}
 
     def _fetch(self, request: Request) -> Iterator[Reply]:

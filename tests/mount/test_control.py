@@ -207,3 +207,23 @@ def test_check_gives_monitors_a_line_and_an_exit_code(
     assert done.returncode == 2
     assert "1 file" in done.stdout
     assert " | files=1 " in done.stdout
+
+
+def test_queue_lists_a_refused_file_and_sends_it_after_retry(mounted: Mounted) -> None:
+    (mounted.path / "in").mkdir()
+    (mounted.path / "in" / "first").write_bytes(b"the folder takes files")
+    wait_until_sent(mounted.path)
+    assert ftpfs("queue", "list", str(mounted.path)).stdout == "nothing waits\n"
+    (mounted.disk / "in").chmod(0o555)
+    (mounted.path / "in" / "second").write_bytes(b"refused")
+
+    def listed() -> str:
+        return ftpfs("queue", "list", str(mounted.path / "in")).stdout
+
+    until(lambda: "failed" in listed())
+    assert f"{mounted.path}/in/second" in listed()
+    (mounted.disk / "in").chmod(0o755)
+    done = ftpfs("queue", "retry", str(mounted.path / "in"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    until(lambda: listed() == "nothing waits\n")
+    assert (mounted.disk / "in" / "second").read_bytes() == b"refused"
