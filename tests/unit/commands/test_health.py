@@ -17,6 +17,9 @@ FAILED = pending("/a", "failed", error="552 quota")
 RETRIED = pending("/b", attempts=2, error="connection refused")
 
 
+AN_HOUR_AFTER_1970 = 3600.0
+
+
 def offline(since: float) -> Mount:
     calm = mount(pending("/c"))
     assert calm.report
@@ -31,7 +34,7 @@ def offline(since: float) -> Mount:
         (mount(pending("/c")), Verdict.OK, "/mnt/nas: 1 file, 1.0 kB to go"),
         (mount(RETRIED), Verdict.WARNING, "1 file, 1.0 kB to go, last error: connection refused"),
         (mount(note="not sent by this read-only mount"), Verdict.WARNING, "read-only mount"),
-        (offline(time.time() - 50), Verdict.WARNING, "the server is away for 5"),
+        (offline(AN_HOUR_AFTER_1970), Verdict.WARNING, " s, 1 file, 1.0 kB to go"),
         (mount(FAILED, RETRIED), Verdict.CRITICAL, "/mnt/nas: /a: not uploaded: 552 quota"),
         (mount(FAILED, FAILED), Verdict.CRITICAL, "552 quota, and 1 more"),
         (mount(lost=("x: lost",)), Verdict.CRITICAL, "x: lost"),
@@ -45,6 +48,13 @@ def test_verdict_fits_the_trouble(found: Mount, verdict: Verdict, words: str) ->
     assert told is verdict
     assert line.startswith(f"FTPFS {verdict.name}: ")
     assert words in line
+
+
+def test_time_without_the_server_is_told_in_seconds() -> None:
+    before = time.time()
+    _, line = health.check([offline(before - 50)])
+    told = int(line.partition("the server is away for ")[2].partition(" s")[0])
+    assert 49 <= told <= time.time() - before + 50
 
 
 def test_the_worst_mount_gives_the_verdict_and_is_told_first() -> None:
