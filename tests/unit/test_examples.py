@@ -67,7 +67,7 @@ def test_options_in_the_tables_are_those_of_the_program() -> None:
     found = list(options((DOCS / "coming-from.md").read_text()))
     assert len(found) >= 20
     known = {option.flag for option in OPTIONS.values()}
-    known |= {"--jobs", "--exclude", "--newer-than", "--delete", "--resume"}
+    known |= {"--jobs", "--exclude", "--newer-than", "--delete", "--resume", "--streams"}
     for text in found:
         if text.startswith("-o "):
             parse_options(text.removeprefix("-o "))
