@@ -111,7 +111,7 @@ def test_mount_with_offline_always_needs_no_further_option(
     relay.reset()
     mounted = mount_dir(through=relay, options="offline=always")
     assert (mounted.path / "file").read_bytes() == data
-    assert not relay.commands
+    assert not [each for each in relay.commands if each.verb != "QUIT"]  # of the first mount
 
 
 @pytest.mark.parametrize("name", ["server", "kept", "index.db", "listings.db"])

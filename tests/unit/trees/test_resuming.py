@@ -109,9 +109,9 @@ def sides(
 
 def test_next_run_goes_on_in_the_middle_of_a_file(sides: Sides) -> None:
     sides.interrupt()
-    have = sides.part().stat().st_size
+    have = sides.part().stat().st_blocks * 512  # with several streams, the part has gaps
     assert have > 2 * MIB
-    assert sides.finish() <= SIZE - have + MIB // 4
+    assert sides.finish() <= SIZE - have + MIB
     assert sides.finish() < MIB // 4  # nothing to do
 
 

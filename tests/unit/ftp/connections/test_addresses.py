@@ -45,12 +45,18 @@ def connected(
         remote.close()
 
 
+ESTABLISHED = 1  # TCP_ESTABLISHED of the kernel
+
+
 def peers(port: int) -> set[str]:
-    """The addresses from which connections to a local port come, by the kernel's table."""
+    """The addresses from which connections to a local port come, by the kernel's table.
+
+    Not those that have ended: an earlier test may have had the port.
+    """
     found = set()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        local, remote = line.split()[1:3]
-        if int(remote.split(":")[1], 16) == port:
+        local, remote, state = line.split()[1:4]
+        if int(remote.split(":")[1], 16) == port and int(state, 16) == ESTABLISHED:
             digits = local.split(":")[0]
             found.add(socket.inet_ntoa(bytes.fromhex(digits)[::-1]))
     return found
